@@ -1,0 +1,34 @@
+# make demo    base install in .venv (no torch), a synthetic cohort indexed and searched
+# make test    full install in .venv-dev, linters, types and all tests
+# make bench   the figures of docs/benchmarks.md
+PYTHON ?= python3
+DATA ?=
+
+.PHONY: demo test bench format
+.DELETE_ON_ERROR:
+
+demo: .venv/ready
+	.venv/bin/python -m indexer.demo $(DATA)
+
+test: .venv-dev/ready
+	.venv-dev/bin/ruff check .
+	.venv-dev/bin/ruff format --check .
+	.venv-dev/bin/mypy
+	.venv-dev/bin/pytest
+
+bench: .venv-dev/ready
+	.venv-dev/bin/python -m benchmarks
+
+format: .venv-dev/ready
+	.venv-dev/bin/ruff check --fix .
+	.venv-dev/bin/ruff format .
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv-dev/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-dev
+	.venv-dev/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	touch $@

@@ -1,0 +1,3 @@
+from cxrsearch.cli import main
+
+main()

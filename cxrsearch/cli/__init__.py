@@ -1,0 +1,21 @@
+"""The command ``cxrsearch``. This module imports nothing heavy: ``--help`` is answered at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells give it
+
+
+def main() -> None:
+    """Run the command line; every outcome becomes an exit code (see errors.py) and no traceback."""
+    if sys.argv[1:] in ([], ["--help"], ["-h"]):
+        # The front page is kept as text (a test compares it with what typer would print): building it
+        # takes four times as long as starting Python.
+        with open(os.path.join(os.path.dirname(__file__), "help.txt"), encoding="utf-8") as page:
+            sys.stdout.write(page.read())
+        return
+    from cxrsearch.cli.app import run
+
+    sys.exit(run(sys.argv[1:]))

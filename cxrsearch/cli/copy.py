@@ -1,0 +1,34 @@
+"""cxrsearch copy: an index from a folder to a server, or back."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+# Points written at once; their vectors and payloads together stay below a few MB.
+_BATCH = 500
+
+
+def copy(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The index to copy: a folder or a URL.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="Where to: a new or an empty index, folder or URL.")],
+) -> None:
+    """Copy points, payloads and settings of one index into a new one, either way between folder and server.
+
+    Example: cxrsearch copy chest http://localhost:6333/chest
+    """
+    from cxrsearch.errors import UsageError
+    from cxrsearch.store import create_store, open_store
+
+    with open_store(source) as old, create_store(target, old.facts) as new:
+        if new.count():
+            raise UsageError(f"{target}: holds {new.count()} images already; give a new index")
+        new.declare(old.facts)
+        copied, points_of_old = 0, old.scroll(vectors=True)
+        while points := list(islice(points_of_old, _BATCH)):
+            new.upsert(points)
+            copied += len(points)
+        new.optimise()
+    print(f"copied {copied} images")

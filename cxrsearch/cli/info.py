@@ -1,0 +1,51 @@
+"""cxrsearch info: what an index holds."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from cxrsearch.cli.options import Index, Output
+from cxrsearch.report.rows import Format
+
+
+def info(index: Index, format: Output = Format.TABLE) -> None:
+    """Say what an index holds: fields with types and coverage, counts, the model, sizes.
+
+    Example: cxrsearch info --index chest
+    """
+    from cxrsearch.report.rows import text_of, write_csv, write_json, write_jsonl, write_table
+    from cxrsearch.store import open_store
+    from cxrsearch.where import Missing, Not
+
+    with open_store(index) as store:
+        facts = store.facts
+        images, patients = store.count(), len(store.values("patient"))
+        rows: list[dict[str, Any]] = []
+        for field in facts.all_fields.values():
+            known = store.count(Not(Missing(field.name)))
+            kind = f"list of {field.type}" if field.several else str(field.type)
+            rows.append(
+                {"field": field.name, "type": kind, "images": known, "coverage": known / images if images else 0.0}
+            )
+        size = store.size_bytes()
+        datasets = store.values("dataset")
+    columns = ["field", "type", "images", "coverage"]
+    match format:
+        case Format.TABLE:
+            print(f"images      {images} of {patients} patients")
+            print(f"datasets    {', '.join(f'{text_of(name)} ({number})' for name, number in datasets.items()) or '-'}")
+            print(f"model       {text_of(facts.model)}, {facts.dimensions} dimensions, {facts.fingerprint[:12]}")
+            if size is not None:
+                print(f"on disk     {size / 2**20:.1f} MiB")
+            write_table([{**row, "coverage": f"{row['coverage']:.0%}"} for row in rows], columns)
+        case Format.JSON:
+            whole = {
+                "images": images, "patients": patients, "datasets": datasets, "model": facts.model,
+                "fingerprint": facts.fingerprint, "dimensions": facts.dimensions, "bytes": size, "fields": rows,
+            }  # fmt: skip
+            write_json(whole, sys.stdout)
+        case Format.JSONL:
+            write_jsonl(rows, sys.stdout)
+        case Format.CSV:
+            write_csv(rows, columns, sys.stdout)

@@ -1,0 +1,72 @@
+"""A filter -> counts of images and patients, or the rows themselves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from cxrsearch.clinical import ROW_HASH, Field, Payload, Scalar, nearest, values_of
+from cxrsearch.errors import UsageError
+from cxrsearch.store.contract import VectorStore
+from cxrsearch.where import Expression
+
+MAX_FIELDS = 3
+
+
+@dataclass(frozen=True)
+class Group:
+    """One cell of a cross-count. values: one per field, None for missing.
+
+    patients: different ones; unknown: images without a patient number, which belong to no counted patient.
+    """
+
+    values: tuple[Scalar | None, ...]
+    images: int
+    patients: int
+    unknown: int
+
+
+def check_fields(names: Sequence[str], fields: Mapping[str, Field], option: str) -> None:
+    """Raises UsageError for a field that the index does not have."""
+    for name in names:
+        if name not in fields:
+            near = nearest(name, fields) or f" Fields: {', '.join(sorted(fields))}."
+            raise UsageError(f"{option} {name}: no such field in this index.{near}")
+
+
+def count(store: VectorStore, by: Sequence[str], expression: Expression | None = None) -> tuple[list[Group], Group]:
+    """The groups, largest first, and the total over all images (its ``values`` empty).
+
+    An image with two values of a field is counted in both groups, and once in the total.
+    Raises UsageError for an unknown field, or more than three.
+    """
+    if len(by) > MAX_FIELDS:
+        raise UsageError(f"--by: at most {MAX_FIELDS} fields, not {len(by)}")
+    check_fields(by, store.facts.all_fields, "--by")
+    images: dict[tuple[Scalar | None, ...], int] = defaultdict(int)
+    patients: dict[tuple[Scalar | None, ...], set[str]] = defaultdict(set)
+    unknown: dict[tuple[Scalar | None, ...], int] = defaultdict(int)
+    everyone: set[str] = set()
+    total = without = 0
+    for point in store.scroll(expression, fields=[*by, "patient"]):
+        patient = point.payload.get("patient")
+        total += 1
+        without += patient is None
+        if patient is not None:
+            everyone.add(str(patient))
+        for cell in product(*(values_of(point.payload, name) or [None] for name in by)):
+            images[cell] += 1
+            unknown[cell] += patient is None
+            if patient is not None:
+                patients[cell].add(str(patient))
+    groups = [Group(cell, number, len(patients[cell]), unknown[cell]) for cell, number in images.items()]
+    groups.sort(key=lambda group: (-group.images, [str(value) for value in group.values]))
+    return groups, Group((), total, len(everyone), without)
+
+
+def rows(store: VectorStore, expression: Expression | None = None) -> Iterator[Payload]:
+    """The payload of every image that meets the expression."""
+    for point in store.scroll(expression):
+        yield {name: value for name, value in point.payload.items() if name != ROW_HASH}

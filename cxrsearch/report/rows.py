@@ -1,0 +1,89 @@
+"""Rows in one of the four formats every command prints: table, json, jsonl, csv."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, TextIO
+
+from cxrsearch.clinical import clean
+
+# Cells that begin so are run as formulas by spreadsheets; a leading quote makes them text.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# Width of a table that goes into a file or a pipe, where nothing has a width of its own.
+_PIPED_WIDTH = 200
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+Row = Mapping[str, Any]
+
+
+def write_csv(rows: Iterable[Row], columns: Sequence[str], stream: TextIO) -> None:
+    """Missing cells are empty; several values are joined by ``; ``; formulas are disarmed."""
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([_csv_cell(column) for column in columns])
+    writer.writerows([_csv_cell(row.get(column)) for column in columns] for row in rows)
+
+
+def write_jsonl(rows: Iterable[Row], stream: TextIO) -> None:
+    for row in rows:
+        stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
+def write_json(value: Any, stream: TextIO) -> None:
+    json.dump(value, stream, ensure_ascii=False, indent=2, default=str)
+    stream.write("\n")
+
+
+def write_table(rows: Iterable[Row], columns: Sequence[str], title: str = "", stream: TextIO | None = None) -> None:
+    """A table for eyes; numbers to the right, missing cells blank, no markup from data."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    stream = stream or sys.stdout
+    console = Console(file=stream, width=None if stream.isatty() else _PIPED_WIDTH, highlight=False)
+    shown = list(rows)
+    table = Table(
+        box=box.SIMPLE_HEAD, title=Text(clean(title)) if title else None, title_justify="left", pad_edge=False
+    )
+    for column in columns:
+        numbers = all(isinstance(row.get(column), int | float) for row in shown if row.get(column) is not None)
+        table.add_column(Text(column), justify="right" if numbers and shown else "left", overflow="fold")
+    for row in shown:
+        table.add_row(*(Text(text_of(row.get(column))) for column in columns))
+    console.print(table)
+
+
+def text_of(value: Any) -> str:
+    """One cell as plain text without control characters; empty when missing."""
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return "; ".join(text_of(part) for part in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) >= 1 or value == 0 else f"{value:.3f}"
+    return clean(str(value))
+
+
+def _csv_cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return _csv_cell("; ".join(_csv_cell(part) for part in value))
+    text = "" if value is None else clean(str(value))
+    return "'" + text if text.startswith(_FORMULA_STARTS) else text

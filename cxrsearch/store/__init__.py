@@ -1,0 +1,46 @@
+"""An index by its address: a folder (Qdrant Edge, in this process) or a URL (a Qdrant server)."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cxrsearch.errors import UsageError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from cxrsearch.store.contract import IndexFacts, VectorStore
+
+
+def is_url(address: str) -> bool:
+    return "://" in address
+
+
+def open_store(address: str, write: bool = False) -> AbstractContextManager[VectorStore]:
+    """Open an index that exists. Raises IndexUnavailable or IndexInUse."""
+    if is_url(address):
+        from cxrsearch.store.server import ServerStore
+
+        return closing(ServerStore.connect(address))
+    from cxrsearch.store.edge import EdgeStore
+
+    return closing(EdgeStore.open(_folder(address), write))
+
+
+def create_store(address: str, facts: IndexFacts) -> AbstractContextManager[VectorStore]:
+    """Open an index for writing, making it with ``facts`` where there is none."""
+    if is_url(address):
+        from cxrsearch.store.server import ServerStore
+
+        return closing(ServerStore.connect(address, facts))
+    from cxrsearch.store.edge import EdgeStore
+
+    return closing(EdgeStore.create(_folder(address), facts))
+
+
+def _folder(address: str) -> Path:
+    if not address:
+        raise UsageError("--index: give a folder or a URL such as http://localhost:6333/chest")
+    return Path(address)

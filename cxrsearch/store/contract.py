@@ -1,0 +1,176 @@
+"""What an index can do, whichever engine holds it, and the facts every index keeps about itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrsearch.clinical import SYSTEM_FIELDS, Field, FieldType, Payload
+from cxrsearch.errors import IndexUnavailable, InputError, ModelMismatch
+from cxrsearch.where import Expression
+
+FORMAT = 1
+# A unit vector in float32 is off by rounding only.
+_UNIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """namespace: whose patient numbers; root: the folder that the points' paths are relative to."""
+
+    namespace: str
+    root: str
+
+
+@dataclass(frozen=True)
+class IndexFacts:
+    """What an index says of itself. ``fields`` are the declared ones, without the system fields."""
+
+    model: str
+    fingerprint: str
+    dimensions: int
+    fields: Mapping[str, Field]
+    datasets: Mapping[str, DatasetFacts]
+
+    @property
+    def all_fields(self) -> dict[str, Field]:
+        return {**SYSTEM_FIELDS, **self.fields}
+
+    def check_model(self, name: str, fingerprint: str) -> None:
+        """Raises ModelMismatch when the index was made by another model."""
+        if fingerprint != self.fingerprint:
+            raise ModelMismatch(
+                f"the index was made by model {self.model} ({self.fingerprint[:12]}), not by {name} ({fingerprint[:12]})."
+                " Give that model with --model, or index the images again into a new index."
+            )
+
+    def declaring(self, name: str, dataset: DatasetFacts, fields: Mapping[str, Field]) -> IndexFacts:
+        """These facts with one more dataset. Raises InputError where a field would change its type."""
+        merged = dict(self.fields)
+        for field in fields.values():
+            known = merged.get(field.name)
+            if known is not None and known.type is not field.type:
+                raise InputError(
+                    f"field {field.name!r} is a {known.type} in this index and a {field.type} in dataset {name!r}."
+                    " Rename the field in the dataset TOML or use another index."
+                )
+            merged[field.name] = replace(field, several=field.several or (known is not None and known.several))
+        return replace(self, fields=merged, datasets={**self.datasets, name: dataset})
+
+    def as_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Any, place: str) -> IndexFacts:
+        """Raises IndexUnavailable for facts of another format, or none at all."""
+        if not isinstance(data, dict) or "format" not in data:
+            raise IndexUnavailable(f"{place}: not a cxrsearch index. Make one with cxrsearch index.")
+        if data["format"] != FORMAT:
+            raise IndexUnavailable(
+                f"{place}: index format {str(data['format'])[:20]!r}, this version reads format {FORMAT}."
+                " Use the cxrsearch that made it, or index again."
+            )
+        try:
+            return cls(
+                model=str(data["model"]),
+                fingerprint=str(data["fingerprint"]),
+                dimensions=int(data["dimensions"]),
+                fields={n: Field(n, FieldType(f["type"]), bool(f["several"])) for n, f in data["fields"].items()},
+                datasets={n: DatasetFacts(str(d["namespace"]), str(d["root"])) for n, d in data["datasets"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise IndexUnavailable(f"{place}: its settings are damaged. Restore it or index again.") from None
+
+    @classmethod
+    def from_text(cls, text: str, place: str) -> IndexFacts:
+        try:
+            return cls.from_json(json.loads(text), place)
+        except (json.JSONDecodeError, RecursionError):
+            raise IndexUnavailable(f"{place}: its settings are damaged. Restore it or index again.") from None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One indexed image. id: a UUID as text; vector: (D,) float32 of unit length, None when not asked for."""
+
+    id: str
+    payload: Payload
+    vector: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A neighbour: score is the cosine similarity, -1..1."""
+
+    id: str
+    score: float
+    payload: Payload
+
+
+class VectorStore(Protocol):
+    """An open index. Points, payloads and facts survive a crash once the call that stored them returned."""
+
+    facts: IndexFacts
+
+    def declare(self, facts: IndexFacts) -> None:
+        """Make these the facts of the index; payload indexes of new fields exist before they are."""
+        ...
+
+    def upsert(self, points: Sequence[Point]) -> None:
+        """Store points; a point of the same id is replaced. Raises ValueError for vectors that are not
+        (D,), finite and of unit length."""
+        ...
+
+    def set_payload(self, id: str, payload: Payload) -> None:
+        """Replace the whole payload of a stored point; its vector stays."""
+        ...
+
+    def query(self, vector: NDArray[np.float32], limit: int, expression: Expression | None = None) -> list[Scored]:
+        """The most similar points that meet the expression, best first; ties in no order."""
+        ...
+
+    def scroll(
+        self, expression: Expression | None = None, fields: Collection[str] | None = None, vectors: bool = False
+    ) -> Iterator[Point]:
+        """Every point that meets the expression, in order of id. ``fields``: only these of the payload."""
+        ...
+
+    def count(self, expression: Expression | None = None) -> int: ...
+
+    def values(self, field: str) -> Mapping[str, int]:
+        """The values of a keyword field and how many points have each."""
+        ...
+
+    def delete(self, expression: Expression) -> int:
+        """Delete every point that meets the expression; how many they were."""
+        ...
+
+    def optimise(self) -> None:
+        """Build what makes searching fast; called once when a bulk job ends."""
+        ...
+
+    def size_bytes(self) -> int | None:
+        """Space on disk; None when the engine does not say."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def check_vectors(points: Sequence[Point], dimensions: int) -> list[NDArray[np.float32]]:
+    """The vectors of points, fit to be stored. Raises ValueError: engines accept NaN silently."""
+    vectors = []
+    for point in points:
+        vector = point.vector
+        if vector is None or vector.shape != (dimensions,):
+            shape = None if vector is None else vector.shape
+            raise ValueError(f"point {point.id}: vector of shape {shape}, the index holds ({dimensions},)")
+        length = float(np.linalg.norm(vector.astype(np.float64)))
+        if not abs(length - 1.0) < _UNIT_TOLERANCE:  # also false for NaN and infinity
+            raise ValueError(f"point {point.id}: vector of length {length}, not 1")
+        vectors.append(vector)
+    return vectors

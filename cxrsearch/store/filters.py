@@ -1,0 +1,69 @@
+"""One expression tree -> the filter of either engine.
+
+qdrant-client and qdrant-edge name and build the same conditions differently; :class:`Engine` is the
+list of those constructors, and :func:`translate` the one walk over the tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cxrsearch.clinical import Scalar
+from cxrsearch.where import And, Compare, Contains, Equals, Expression, Missing, Not, Or
+
+_BOUND = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Constructors of one engine's conditions; their results are opaque here.
+
+    number and date take a key and one or two of lt, lte, gt, gte.
+    """
+
+    match: Callable[[str, str | bool], Any]
+    match_any: Callable[[str, Sequence[str]], Any]
+    words: Callable[[str, str], Any]
+    number: Callable[..., Any]
+    date: Callable[..., Any]
+    missing: Callable[[str], Any]
+    filter: Callable[..., Any]
+
+
+def translate(expression: Expression, engine: Engine, dates: frozenset[str]) -> Any:
+    """The engine's filter. ``dates``: the names of the fields that are dates."""
+
+    def condition(node: Expression) -> Any:
+        match node:
+            case And(parts):
+                return engine.filter(must=[condition(part) for part in parts])
+            case Or(parts):
+                return engine.filter(should=[condition(part) for part in parts])
+            case Not(part):
+                return engine.filter(must_not=[condition(part)])
+            case Missing(field):
+                return engine.missing(field)
+            case Contains(field, text):
+                return engine.words(field, text)
+            case Compare(field, operator, value):
+                bound = {_BOUND[operator]: value}
+                return engine.date(field, **bound) if field in dates else engine.number(field, **bound)
+            case Equals(field, values):
+                return equals(field, values)
+
+    def equals(field: str, values: tuple[Scalar, ...]) -> Any:
+        if len(values) > 1 and field not in dates and all(isinstance(value, str) for value in values):
+            return engine.match_any(field, [str(value) for value in values])
+        return engine.filter(should=[equal(field, value) for value in values])
+
+    def equal(field: str, value: Scalar) -> Any:
+        if field in dates:
+            return engine.date(field, gte=value, lte=value)
+        if isinstance(value, str | bool):
+            return engine.match(field, value)
+        return engine.number(field, gte=value, lte=value)
+
+    node = condition(expression)
+    return node if isinstance(expression, And | Or | Not) else engine.filter(must=[node])

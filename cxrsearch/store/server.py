@@ -1,0 +1,250 @@
+"""An index on a Qdrant server: one collection, its facts in the collection's metadata.
+
+The address is ``http://host:6333/collection`` (or https). gRPC is used when the server answers there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import grpc
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from cxrsearch import settings
+from cxrsearch.clinical import Field, FieldType, Payload
+from cxrsearch.errors import IndexUnavailable, UsageError
+from cxrsearch.store.contract import IndexFacts, Point, Scored, check_vectors
+from cxrsearch.store.filters import Engine, translate
+from cxrsearch.where import Expression
+
+_METADATA_KEY = "cxrsearch"
+_SEARCH_BREADTH = 512  # as in edge.py
+_HNSW = models.HnswConfigDiff(m=32, ef_construct=256)
+_PAGE = 1_000
+# Transport errors are tried again after these pauses, in seconds; an answer from the server never is.
+_PAUSES = (0.5, 1.0, 2.0, 4.0)
+_TRANSIENT_GRPC = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+T = TypeVar("T")
+
+_FILTERS = Engine(
+    match=lambda key, value: models.FieldCondition(key=key, match=models.MatchValue(value=value)),
+    match_any=lambda key, values: models.FieldCondition(key=key, match=models.MatchAny(any=list(values))),
+    words=lambda key, text: models.FieldCondition(key=key, match=models.MatchText(text=text)),
+    number=lambda key, **bounds: models.FieldCondition(key=key, range=models.Range(**bounds)),
+    date=lambda key, **bounds: models.FieldCondition(key=key, range=models.DatetimeRange(**bounds)),
+    missing=lambda key: models.IsEmptyCondition(is_empty=models.PayloadField(key=key)),
+    filter=lambda **parts: models.Filter(**parts),
+)
+
+
+class ServerStore:
+    """A VectorStore on one collection of a Qdrant server. Use :meth:`connect`."""
+
+    def __init__(self, client: QdrantClient, collection: str, place: str, facts: IndexFacts | None = None) -> None:
+        """``place`` names the index in messages. With ``facts``, a missing collection is made.
+
+        Raises IndexUnavailable.
+        """
+        self._client, self._collection, self._place = client, collection, place
+        if facts is not None and not self._call(lambda: client.collection_exists(collection)):
+            self._create(facts)
+        self.facts = self._read_facts()
+
+    @classmethod
+    def connect(cls, address: str, facts: IndexFacts | None = None) -> ServerStore:
+        """Raises UsageError for an address that is none, IndexUnavailable when no server answers."""
+        url = urlsplit(address)
+        collection = url.path.strip("/")
+        try:
+            port = url.port
+        except ValueError:
+            port = -1
+        if url.scheme not in ("http", "https") or not url.hostname or not collection or "/" in collection or port == -1:
+            raise UsageError(f"--index {_without_secret(address)}: write it as http://host:6333/collection")
+        if url.username or url.password:
+            raise UsageError("--index: put no password in the address; set CXRSEARCH_QDRANT_API_KEY")
+        server = f"{url.scheme}://{url.hostname}:{port or 6333}"
+        client = _client(server)
+        return cls(client, collection, f"{server}/{collection}", facts)
+
+    def declare(self, facts: IndexFacts) -> None:
+        self._index_fields({n: f for n, f in facts.fields.items() if n not in self.facts.fields})
+        metadata = {_METADATA_KEY: facts.as_json()}
+        self._call(lambda: self._client.update_collection(self._collection, metadata=metadata))
+        self.facts = facts
+
+    def upsert(self, points: Sequence[Point]) -> None:
+        vectors = check_vectors(points, self.facts.dimensions)
+        made: list[models.PointStruct] = [
+            models.PointStruct(id=point.id, vector=vector.tolist(), payload=dict(point.payload))
+            for point, vector in zip(points, vectors, strict=True)
+        ]
+        self._call(lambda: self._client.upsert(self._collection, points=made, wait=True))
+
+    def set_payload(self, id: str, payload: Payload) -> None:
+        self._call(
+            lambda: self._client.overwrite_payload(self._collection, payload=dict(payload), points=[id], wait=True)
+        )
+
+    def query(self, vector: NDArray[np.float32], limit: int, expression: Expression | None = None) -> list[Scored]:
+        found = self._call(
+            lambda: self._client.query_points(
+                self._collection,
+                query=vector.tolist(),
+                limit=limit,
+                query_filter=self._filter(expression),
+                with_payload=True,
+                search_params=models.SearchParams(hnsw_ef=max(_SEARCH_BREADTH, limit)),
+            )
+        )
+        return [Scored(str(p.id), float(p.score), p.payload or {}) for p in found.points]
+
+    def scroll(
+        self, expression: Expression | None = None, fields: Collection[str] | None = None, vectors: bool = False
+    ) -> Iterator[Point]:
+        offset: Any = None
+        while True:
+            # offset is bound now: the lambda may run again after a transport error
+            records, offset = self._call(
+                lambda at=offset: self._client.scroll(  # type: ignore[misc]
+                    self._collection,
+                    scroll_filter=self._filter(expression),
+                    limit=_PAGE,
+                    offset=at,
+                    with_payload=True if fields is None else list(fields),
+                    with_vectors=vectors,
+                )
+            )
+            for record in records:
+                vector = np.array(record.vector, dtype=np.float32) if vectors else None
+                yield Point(str(record.id), record.payload or {}, vector)
+            if offset is None:
+                return
+
+    def count(self, expression: Expression | None = None) -> int:
+        wanted = self._filter(expression)
+        return self._call(lambda: self._client.count(self._collection, count_filter=wanted, exact=True)).count
+
+    def values(self, field: str) -> Mapping[str, int]:
+        limit = max(1, self.count())
+        found = self._call(lambda: self._client.facet(self._collection, key=field, limit=limit, exact=True))
+        return {str(hit.value): hit.count for hit in found.hits}
+
+    def delete(self, expression: Expression) -> int:
+        count, condition = self.count(expression), self._filter(expression)
+        selector = models.FilterSelector(filter=condition)
+        self._call(lambda: self._client.delete(self._collection, points_selector=selector, wait=True))
+        return count
+
+    def optimise(self) -> None:
+        """The server builds its graph by itself, in the background."""
+
+    def size_bytes(self) -> int | None:
+        return None
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _create(self, facts: IndexFacts) -> None:
+        vectors = models.VectorParams(size=facts.dimensions, distance=models.Distance.DOT)
+        self._call(lambda: self._client.create_collection(self._collection, vectors_config=vectors, hnsw_config=_HNSW))
+        self._index_fields(facts.all_fields)
+        metadata = {_METADATA_KEY: facts.as_json()}  # last: a collection without it is not an index yet
+        self._call(lambda: self._client.update_collection(self._collection, metadata=metadata))
+
+    def _read_facts(self) -> IndexFacts:
+        if not self._call(lambda: self._client.collection_exists(self._collection)):
+            raise IndexUnavailable(
+                f"{self._place}: no such index. Make one with: cxrsearch index DATASET --index {self._place}"
+            )
+        metadata = self._call(lambda: self._client.get_collection(self._collection)).config.metadata or {}
+        return IndexFacts.from_json(metadata.get(_METADATA_KEY), self._place)
+
+    def _index_fields(self, fields: Mapping[str, Field]) -> None:
+        for field in fields.values():
+            self._call(
+                lambda f=field: self._client.create_payload_index(  # type: ignore[misc]
+                    self._collection, field_name=f.name, field_schema=_schema(f.type), wait=True
+                )
+            )
+
+    def _filter(self, expression: Expression | None) -> models.Filter | None:
+        if expression is None:
+            return None
+        dates = frozenset(n for n, f in self.facts.all_fields.items() if f.type is FieldType.DATE)
+        made: models.Filter = translate(expression, _FILTERS, dates)
+        return made
+
+    def _call(self, request: Callable[[], T]) -> T:
+        """The request's answer; transport errors are tried again, then reported."""
+        for pause in (*_PAUSES, None):
+            try:
+                return request()
+            except (ResponseHandlingException, httpx.TransportError, grpc.RpcError) as error:
+                if isinstance(error, grpc.RpcError) and error.code() not in _TRANSIENT_GRPC:
+                    raise IndexUnavailable(
+                        f"{self._place}: the server refused ({error.code().name.lower()})."
+                    ) from None
+                if pause is None:
+                    what = "gave no answer in time" if _timed_out(error) else "does not answer"
+                    raise IndexUnavailable(
+                        f"{self._place}: the server {what} (tried {len(_PAUSES) + 1} times). Is it running and reachable?"
+                        " CXRSEARCH_QDRANT_TIMEOUT sets the seconds waited."
+                    ) from None
+                time.sleep(pause)
+            except UnexpectedResponse as error:
+                hint = " Set CXRSEARCH_QDRANT_API_KEY." if error.status_code in (401, 403) else ""
+                raise IndexUnavailable(
+                    f"{self._place}: the server answered {error.status_code} {error.reason_phrase}.{hint}"
+                ) from None
+        raise AssertionError("unreachable: the last pause is None")
+
+
+def _client(server: str) -> QdrantClient:
+    """A client that speaks gRPC where the server does, else REST."""
+    options: dict[str, Any] = {
+        "url": server, "api_key": settings.qdrant_api_key(), "timeout": settings.qdrant_timeout(),
+        "check_compatibility": False,
+    }  # fmt: skip
+    fast = QdrantClient(**options, prefer_grpc=True)
+    try:
+        fast.get_collections()
+        return fast
+    except Exception:  # whatever stands in the way of gRPC, REST gives the error worth reading
+        fast.close()
+        return QdrantClient(**options)
+
+
+def _timed_out(error: Exception) -> bool:
+    source = error.source if isinstance(error, ResponseHandlingException) else error
+    if isinstance(source, grpc.RpcError):
+        return bool(source.code() == grpc.StatusCode.DEADLINE_EXCEEDED)
+    return isinstance(source, httpx.TimeoutException)
+
+
+def _schema(kind: FieldType) -> Any:
+    match kind:
+        case FieldType.KEYWORD:
+            return models.PayloadSchemaType.KEYWORD
+        case FieldType.INTEGER:
+            return models.PayloadSchemaType.INTEGER
+        case FieldType.FLOAT:
+            return models.PayloadSchemaType.FLOAT
+        case FieldType.BOOLEAN:
+            return models.PayloadSchemaType.BOOL
+        case FieldType.DATE:
+            return models.PayloadSchemaType.DATETIME
+        case FieldType.TEXT:
+            return models.TextIndexParams(type="text", tokenizer=models.TokenizerType.WORD, lowercase=True)  # type: ignore[arg-type]
+
+
+def _without_secret(address: str) -> str:
+    return address.rsplit("@", 1)[-1]

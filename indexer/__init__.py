@@ -1,0 +1,1 @@
+"""Fills an index: a dataset TOML becomes records, records become points."""

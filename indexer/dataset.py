@@ -1,0 +1,222 @@
+"""A dataset TOML and its table -> :class:`Record`\\ s, checked whole before the first image is read."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from collections.abc import Mapping as Dictionary
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from cxrsearch.clinical import Payload, nearest
+from cxrsearch.errors import MappingError
+from indexer.mapping import FieldMapping, Mapping, load_mapping
+
+_PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+# Bad cells shown before the rest is only counted.
+_SHOWN_ERRORS = 3
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a dataset, before it is read.
+
+    key: its path relative to the dataset's root, with forward slashes: what its identity is made of.
+    row: the table's line (2 is the first after the header), None without a table.
+    problem: why there is no image to read, else None.
+    patient, study: the real identifiers; they never leave this process but as keyed pseudonyms.
+    """
+
+    key: str
+    path: Path
+    row: int | None
+    payload: Payload
+    patient: str | None
+    study: str | None
+    problem: str | None = None
+
+
+@dataclass
+class Dataset:
+    """A mapping bound to a root folder. ``records()`` may be walked again and again."""
+
+    mapping: Mapping
+    root: Path
+    table: pd.DataFrame | None
+    missing: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.missing = frozenset(self.mapping.missing)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._rows())
+
+    def records(self) -> Iterator[Record]:
+        for line, key, path, row, problem in self._rows():
+            payload, ids = self._facts(row, key, None)
+            yield Record(key, path, line, payload, ids["patient"], ids["study"], problem)
+
+    def complete(self, record: Record, header: Dictionary[str, str]) -> tuple[Record, list[str]]:
+        """The record with what the DICOM header tells, and the fields whose value there was unusable."""
+        unusable: list[str] = []
+        payload, ids = self._facts({}, record.key, header, unusable, dicom_only=True)
+        whole = Record(
+            record.key, record.path, record.row, record.payload | payload,
+            ids["patient"] or record.patient, ids["study"] or record.study, record.problem,
+        )  # fmt: skip
+        return whole, unusable
+
+    def row_hash(self, record: Record) -> str:
+        """Changes when a fact of the record or the meaning of the mapping's DICOM fields changes."""
+        dicom = {name: s.model_dump(mode="json") for name, s in self.mapping.sources.items() if s.dicom}
+        facts = [record.payload, record.patient, record.study, dicom]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+    def _facts(
+        self,
+        row: Dictionary[str, str],
+        key: str,
+        header: Dictionary[str, str] | None,
+        unusable: list[str] | None = None,
+        dicom_only: bool = False,
+    ) -> tuple[Payload, dict[str, str | None]]:
+        payload: Payload = {}
+        ids: dict[str, str | None] = {"patient": None, "study": None}
+        for name, source in self.mapping.sources.items():
+            if dicom_only and source.dicom is None:
+                continue
+            raw = source.raw(row, key, header)
+            if raw is None:
+                continue
+            if not isinstance(source, FieldMapping):
+                ids[name] = source.text(raw, self.missing)
+                continue
+            try:
+                value = source.value(raw, self.missing)
+            except ValueError:
+                if unusable is None:
+                    raise
+                unusable.append(name.removeprefix("fields."))
+                continue
+            if value is not None:
+                payload[name.removeprefix("fields.")] = value
+        return payload, ids
+
+    def _rows(self) -> Iterator[tuple[int | None, str, Path, dict[str, str], str | None]]:
+        if self.table is None:
+            found = {p for pattern in self.mapping.images.glob for p in self.root.glob(pattern) if p.is_file()}
+            for path in sorted(found):
+                yield None, path.relative_to(self.root).as_posix(), path, {}, None
+            return
+        columns = [str(c) for c in self.table.columns]
+        for line, cells in zip(self.table.index, self.table.itertuples(index=False, name=None), strict=True):
+            row = dict(zip(columns, cells, strict=True))
+            if any(row[name] not in allowed for name, allowed in self.mapping.select.items()):
+                continue
+            key, path, problem = self._image(row)
+            yield int(line), key, path, row, problem
+
+    def _image(self, row: dict[str, str]) -> tuple[str, Path, str | None]:
+        template = self.mapping.images.path or ""
+        key = _PLACEHOLDER.sub(lambda m: row[m.group(1)], template)
+        if "*" in template:  # a cell is text, never a pattern
+            pattern = _PLACEHOLDER.sub(lambda m: glob.escape(row[m.group(1)]), template)
+            matches = sorted(self.root.glob(pattern)) if _stays_inside(key) else []
+            if len(matches) != 1:
+                return key, self.root / key, f"{len(matches)} files match {template!r}"
+            key = matches[0].relative_to(self.root).as_posix()
+        path = self.root / key
+        if not _stays_inside(key) or not path.resolve().is_relative_to(self.root.resolve()):
+            return key, path, "outside"
+        return key, path, None
+
+
+def _stays_inside(key: str) -> bool:
+    return not key.startswith(("/", "\\")) and ".." not in re.split(r"[/\\]", key) and "\x00" not in key
+
+
+def load(dataset: str, root: Path | None = None) -> Dataset:
+    """The dataset named by a TOML file, a shipped mapping or a folder of DICOM files.
+
+    ``root`` overrides the mapping's image root. Raises MappingError, which names the column, the row
+    and the value that are wrong.
+    """
+    mapping, base = load_mapping(dataset)
+    folder = root if root is not None else base / mapping.images.root
+    if not folder.is_dir():
+        raise MappingError(f"{folder}: no such folder. Say with --root where the images of {mapping.name!r} are.")
+    table = _read_table(mapping, folder) if mapping.images.table is not None else None
+    loaded = Dataset(mapping, folder, table)
+    if table is not None:
+        _check_columns(mapping, table)
+        _check_values(loaded, table)
+    elif column := next((f"{n}: column {s.column!r}" for n, s in mapping.sources.items() if s.column), None):
+        raise MappingError(f"{mapping.name}: {column}: this mapping has no table to take a column from")
+    if next(loaded._rows(), None) is None:
+        what = f"files matching {', '.join(mapping.images.glob)}" if table is None else "rows left after [select]"
+        raise MappingError(f"{mapping.name}: no {what} in {folder}. Is --root right?")
+    return loaded
+
+
+def _read_table(mapping: Mapping, folder: Path) -> pd.DataFrame:
+    path = folder / (mapping.images.table or "")
+    if not path.is_file():
+        raise MappingError(f"{path}: no such table. Say with --root where the dataset {mapping.name!r} is.")
+    try:
+        table = pd.read_csv(
+            path, dtype=str, keep_default_na=False, na_filter=False, encoding=mapping.images.encoding,
+            sep="\t" if path.suffix == ".tsv" else ",",
+        )  # fmt: skip
+    except (UnicodeDecodeError, LookupError):
+        raise MappingError(
+            f"{path.name}: not text in {mapping.images.encoding}; set images.encoding (latin-1 is common)"
+        ) from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        raise MappingError(f"{path.name}: not a table that can be read: {str(error).splitlines()[0][:160]}") from None
+    table.index = pd.RangeIndex(2, len(table) + 2)  # the line a person sees in a spreadsheet
+    return table
+
+
+def _check_columns(mapping: Mapping, table: pd.DataFrame) -> None:
+    used = {f"{name}.column": s.column for name, s in mapping.sources.items() if s.column is not None}
+    used |= {f"select.{name}": name for name in mapping.select}
+    used |= {f"images.path ({{{name}}})": name for name in _PLACEHOLDER.findall(mapping.images.path or "")}
+    known = [str(c) for c in table.columns]
+    for place, column in used.items():
+        if column not in known:
+            listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+            raise MappingError(
+                f"{mapping.name}: {place}: {mapping.images.table} has no column {column!r}."
+                f"{nearest(column, known)} Its columns: {listed}."
+            )
+
+
+def _check_values(dataset: Dataset, table: pd.DataFrame) -> None:
+    """Every distinct cell of every mapped column is converted once, so that no run fails half way."""
+    mapping = dataset.mapping
+    chosen = table
+    for column, allowed in mapping.select.items():
+        chosen = chosen[chosen[column].isin(allowed)]
+    problems = []
+    for name, source in mapping.fields.items():
+        if source.column is None:
+            continue
+        for cell, lines in chosen.groupby(source.column, sort=False).groups.items():
+            try:
+                source.value(str(cell), dataset.missing)
+            except ValueError as error:
+                problems.append(
+                    f"column {source.column!r}, row {lines[0]}: the value {str(cell)[:60]!r} {error}"
+                    f" ({len(lines)} row{'s' if len(lines) > 1 else ''}; field {name}, {source.type})"
+                )
+    if problems:
+        more = f"\n  and {len(problems) - _SHOWN_ERRORS} more" if len(problems) > _SHOWN_ERRORS else ""
+        raise MappingError(
+            f"{mapping.images.table}: " + "\n  ".join(problems[:_SHOWN_ERRORS]) + more
+            + "\n  Correct the cell, map it in values, or list it as missing."
+        )  # fmt: skip

@@ -1,0 +1,247 @@
+"""The dataset TOML: its schema, and how a cell, a path or a DICOM value becomes a clinical fact.
+
+Documented for its users in docs/mapping.md. A misspelt key is an error, not a silent nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping as Dictionary
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import Field as Declared
+
+from cxrsearch.clinical import SYSTEM_FIELDS, Field, FieldType, Scalar, Value, clean, convert, nearest, valid_field_name
+from cxrsearch.errors import MappingError
+
+Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+# A value counts as a number when float() reads it; used by `present = "number"`.
+_LARGEST_TOML = 1_000_000
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """Where a value comes from: exactly one of ``column``, ``path``, ``dicom``, ``constant``."""
+
+    column: str | None = None
+    path: Literal["stem", "folder", "full"] | None = None
+    dicom: str | None = None
+    constant: Scalar | None = None
+    pattern: str | None = None
+    missing: Texts = []
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"no regular expression: {error}") from None
+        return pattern
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in ("column", "path", "dicom", "constant") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("needs exactly one of column, path, dicom, constant")
+        return self
+
+    def raw(self, row: Dictionary[str, str], key: str, header: Dictionary[str, str] | None) -> str | None:
+        """The text before any conversion; None when the header that holds it is not read yet."""
+        if self.column is not None:
+            return row[self.column]
+        if self.dicom is not None:
+            return None if header is None else header.get(self.dicom, "")
+        if self.path is not None:
+            path = PurePosixPath(key)
+            return {"stem": path.stem, "folder": path.parent.name, "full": key}[self.path]
+        return str(self.constant)
+
+    def text(self, raw: str, missing: frozenset[str]) -> str | None:
+        """The text that carries the value: cleaned, the pattern's first group taken; None when missing."""
+        text = clean(raw)
+        if text == "" or text in missing or text in self.missing:
+            return None
+        if self.pattern is not None:
+            found = re.search(self.pattern, text)
+            if found is None:
+                return None
+            text = clean(found.group(1) if found.re.groups else found.group(0))
+        return text or None
+
+
+class Identifier(Source):
+    """A patient or study identifier. ``namespace`` tells apart equal numbers of different hospitals."""
+
+    namespace: str | None = None
+
+
+class FieldMapping(Source):
+    """A clinical field: its source and how the text becomes a value."""
+
+    type: FieldType
+    separator: str | None = None
+    values: dict[str, Scalar] = {}
+    formats: Texts = []
+    present: Literal["number", "text"] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.present and self.type is not FieldType.BOOLEAN:
+            raise ValueError("present needs type = 'boolean'")
+        if self.formats and self.type is not FieldType.DATE:
+            raise ValueError("formats needs type = 'date'")
+        return self
+
+    def value(self, raw: str, missing: frozenset[str]) -> Value | None:
+        """The value in a raw text; None when missing. Raises ValueError for text that is no such value."""
+        text = self.text(raw, missing)
+        if self.present is not None:
+            return self._is_present(text)
+        if text is None:
+            return None
+        if self.separator is None:
+            return self._scalar(text)
+        parts = [part.strip() for part in text.split(self.separator)]
+        values = [self._scalar(part) for part in parts if part and part not in self.missing]
+        return list(dict.fromkeys(values)) or None
+
+    def _is_present(self, text: str | None) -> bool:
+        if text is None or self.present == "text":
+            return text is not None
+        try:
+            float(text)
+        except ValueError:
+            return False
+        return True
+
+    def _scalar(self, text: str) -> Scalar:
+        mapped = self.values.get(text)
+        return convert(text if mapped is None else str(mapped), self.type, self.formats)
+
+
+class Images(_Strict):
+    """Where the images are: a table with a path template over its columns, or a glob."""
+
+    root: str = "."
+    table: str | None = None
+    encoding: str = "utf-8-sig"
+    path: str | None = None
+    glob: Texts = []
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.table is None) != (self.path is None) or (self.table is None) == (not self.glob):
+            raise ValueError("needs either table and path, or glob")
+        return self
+
+
+class Mapping(_Strict):
+    """A whole dataset TOML."""
+
+    name: str = Declared(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    images: Images
+    missing: Texts = []
+    select: dict[str, Texts] = {}
+    patient: Identifier | None = None
+    study: Identifier | None = None
+    fields: dict[str, FieldMapping] = {}
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        for name in self.fields:
+            if name in SYSTEM_FIELDS:
+                raise ValueError(f"fields.{name}: this name is used by cxrsearch itself")
+            if not valid_field_name(name):
+                raise ValueError(f"fields.{name}: a field name is small letters, digits and _, a letter first")
+        return self
+
+    @property
+    def declared(self) -> dict[str, Field]:
+        return {name: Field(name, f.type, f.separator is not None) for name, f in self.fields.items()}
+
+    @property
+    def patient_namespace(self) -> str:
+        return (self.patient.namespace if self.patient else None) or self.name
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Every source by the name its errors use."""
+        named: dict[str, Source] = {f"fields.{name}": field for name, field in self.fields.items()}
+        return named | {n: s for n, s in (("patient", self.patient), ("study", self.study)) if s is not None}
+
+    @property
+    def dicom_keywords(self) -> tuple[str, ...]:
+        return tuple(sorted({s.dicom for s in self.sources.values() if s.dicom is not None}))
+
+
+def shipped() -> list[str]:
+    """Names of the mappings that come with the package."""
+    folder = resources.files("indexer") / "datasets"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_mapping(dataset: str) -> tuple[Mapping, Path]:
+    """The mapping named by a TOML file, a shipped name or a folder of DICOM files, and the folder
+    its image root is relative to.
+
+    Raises MappingError.
+    """
+    path = Path(dataset)
+    if path.is_dir():
+        return _parse(_shipped_text("dicom-folder"), "dicom-folder"), path
+    if path.suffix == ".toml" or path.exists():
+        try:
+            if path.stat().st_size > _LARGEST_TOML:
+                raise MappingError(f"{dataset}: larger than 1 MB; a dataset TOML holds a mapping, not data")
+            return _parse(path.read_text("utf-8"), dataset), path.parent
+        except UnicodeDecodeError:
+            raise MappingError(f"{dataset}: not a text file in UTF-8; write a dataset TOML (docs/mapping.md)") from None
+        except OSError as error:
+            raise MappingError(f"{dataset}: cannot be read ({error.strerror})") from None
+    if dataset in shipped():
+        return _parse(_shipped_text(dataset), dataset), Path()
+    raise MappingError(
+        f"{dataset}: no such file, and no shipped mapping of that name.{nearest(dataset, shipped())}"
+        f" Shipped: {', '.join(shipped())}."
+    )
+
+
+def _shipped_text(name: str) -> str:
+    return (resources.files("indexer") / "datasets" / f"{name}.toml").read_text("utf-8")
+
+
+def _parse(text: str, name: str) -> Mapping:
+    try:
+        return Mapping.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise MappingError(f"{name}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise MappingError(f"{name}: nested too deeply for a dataset TOML") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the mapping"
+        what = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            known = _keys_at(first["loc"])
+            what = f"no such key.{nearest(str(first['loc'][-1]), known)}"
+        raise MappingError(f"{name}: {place}: {what}") from None
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    models: dict[str, type[BaseModel]] = {
+        "images": Images,
+        "patient": Identifier,
+        "study": Identifier,
+        "fields": FieldMapping,
+    }
+    model = models.get(str(location[0]), Mapping) if len(location) > 1 else Mapping
+    return list(model.model_fields)
