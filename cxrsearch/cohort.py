@@ -56,7 +56,7 @@ def count(store: VectorStore, by: Sequence[str], expression: Expression | None =
         without += patient is None
         if patient is not None:
             everyone.add(str(patient))
-        for cell in product(*(values_of(point.payload, name) or [None] for name in by)):
+        for cell in product(*(_cell(point.payload, name) for name in by)):
             images[cell] += 1
             unknown[cell] += patient is None
             if patient is not None:
@@ -64,6 +64,10 @@ def count(store: VectorStore, by: Sequence[str], expression: Expression | None =
     groups = [Group(cell, number, len(patients[cell]), unknown[cell]) for cell, number in images.items()]
     groups.sort(key=lambda group: (-group.images, [str(value) for value in group.values]))
     return groups, Group((), total, len(everyone), without)
+
+
+def _cell(payload: Payload, name: str) -> Sequence[Scalar | None]:
+    return values_of(payload, name) or (None,)
 
 
 def rows(store: VectorStore, expression: Expression | None = None) -> Iterator[Payload]:

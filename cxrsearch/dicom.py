@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom import pixels as dicom_pixels
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.pixels.processing import apply_modality_lut
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
 from cxrsearch.errors import ImageError, Reason
@@ -89,7 +90,7 @@ def _stored_values(dataset: Dataset, name: str) -> NDArray[Any]:
         if syntax in _JPEG_IMAGECODECS:
             values = _jpeg(dataset, rows, columns)
         elif syntax in _DECODERS:
-            values = dicom_pixels.pixel_array(dataset, decoding_plugin=_DECODERS[syntax])
+            values = pixel_array(dataset, decoding_plugin=_DECODERS[syntax])
         else:
             raise ImageError(Reason.UNSUPPORTED, f"{name}: transfer syntax {syntax.name} is not supported")
     except ImageError:
@@ -122,7 +123,7 @@ def _tone(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.float32]:
     inside = _inside(dataset, stored)
     # PS3.3 C.11.1: Modality LUT, or rescale slope and intercept.
     if "ModalityLUTSequence" in dataset:
-        values = np.asarray(dicom_pixels.apply_modality_lut(stored, dataset), dtype=np.float32)
+        values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float32)
     else:
         values = stored.astype(np.float32)
         slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
@@ -163,18 +164,18 @@ def _window(dataset: Dataset, stored: NDArray[Any], values: NDArray[np.float32])
         )
         entries = min(entries or 65536, table.size)
         position = np.clip(np.rint(values).astype(np.int64) - first, 0, entries - 1)
-        return table[position].astype(np.float32) / np.float32(2**bits - 1)
+        return np.asarray(table[position] / np.float32(2**bits - 1), dtype=np.float32)
     center, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
     if center is None or width is None or width <= 0:
         return None
     function = str(dataset.get("VOILUTFunction", "LINEAR"))
     if function == "SIGMOID":
-        return (1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - center) / width, -50, 50)))).astype(np.float32)
+        return np.asarray(1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - center) / width, -50, 50))), dtype=np.float32)
     if function == "LINEAR_EXACT" or width <= 1:
         scaled = (values - center) / width + 0.5
     else:
         scaled = (values - (center - 0.5)) / (width - 1.0) + 0.5
-    return np.clip(scaled, 0.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(scaled, 0.0, 1.0), dtype=np.float32)
 
 
 def _square_pixels(dataset: Dataset, shown: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -188,7 +189,7 @@ def _square_pixels(dataset: Dataset, shown: NDArray[np.float32]) -> NDArray[np.f
     if height == shown.shape[0]:
         return shown
     resized = Image.fromarray(shown).resize((shown.shape[1], height), Image.Resampling.BILINEAR)
-    return np.clip(np.asarray(resized), 0.0, 1.0)
+    return np.asarray(np.clip(np.asarray(resized), 0.0, 1.0), dtype=np.float32)
 
 
 def _number(dataset: Dataset, keyword: str) -> float | None:

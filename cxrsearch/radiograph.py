@@ -110,20 +110,20 @@ def check_size(width: int, height: int, name: str) -> None:
 def stretch(values: NDArray[np.float32], inside: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
     """Percentiles 0.5 to 99.5 of the values (of those ``inside``) become 0..1; the rest is clipped."""
     sample = values if inside is None else values[inside]
-    low, high = np.percentile(sample, TONE_PERCENTILES) if sample.size else (0.0, 0.0)
+    low, high = (float(v) for v in np.percentile(sample, TONE_PERCENTILES)) if sample.size else (0.0, 0.0)
     if high <= low:
         low, high = float(values.min()), float(values.max())
-    span = max(float(high) - float(low), np.finfo(np.float32).tiny)
-    return np.clip((values - np.float32(low)) / np.float32(span), 0.0, 1.0, dtype=np.float32)
+    span = np.float32(max(high - low, 1e-30))  # a flat image stays flat
+    return np.asarray(np.clip((values - np.float32(low)) / span, 0.0, 1.0), dtype=np.float32)
 
 
 def _decode_picture(data: bytes, name: str) -> tuple[NDArray[np.float32], str]:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     Image.MAX_IMAGE_PIXELS = None  # our own limit, checked below, has its own message
     try:
         picture: Image.Image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF", "BMP", "WEBP"))
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(
             Reason.NOT_AN_IMAGE, f"{name}: not a DICOM, PNG, JPEG, TIFF, BMP or WebP file by its first bytes"
         ) from None

@@ -143,9 +143,10 @@ def parse(text: str, fields: Mapping[str, Field], vocabulary: Vocabulary | None 
         what = "unexpected end" if at_end else f"unexpected {_short(str(error.token))}"
         raise WhereError(text, position, f"{what}; expected {_expected(error.accepts or error.expected)}") from None
     except UnexpectedCharacters as error:
-        mark = text[error.pos_in_stream]
+        position = error.pos_in_stream or 0
+        mark = text[position]
         what = "this quote is never closed" if mark in "\"'" else f"unexpected {mark!r}"
-        raise WhereError(text, error.pos_in_stream, what) from None
+        raise WhereError(text, position, what) from None
     except UnexpectedInput:
         raise WhereError(text, 0, "cannot be understood") from None
     _check_depth(text, tree)

@@ -117,7 +117,8 @@ def write_cohort(folder: Path, patients: int = 40, size: int = 320, seed: int = 
             rows.append(
                 {
                     "file": name, "patient": patient, "site": scanner.site, "finding": finding,
-                    "outcome": outcome if known else "", "icu": ("N", "Y", "Y")[OUTCOMES.index(outcome)] if known else "",
+                    "outcome": outcome if known else "",
+                    "icu": ("N", "Y", "Y")[OUTCOMES.index(outcome)] if known else "",
                     "age": age, "sex": sex, "study_date": facts["day"], "notes": _note(finding, outcome, visit),
                 }
             )  # fmt: skip

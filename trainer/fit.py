@@ -162,7 +162,7 @@ def train(config: Config, data: Labelled, log: Callable[[dict[str, float]], None
     fitting, choosing, judging = data.part(~validation & ~test), data.part(validation), data.part(test)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = Network(Architecture(config.image_size, config.dimensions, config.layers, config.width))
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(network)
     warm_up = NormalizedSoftmaxLoss(len(config.classes), config.dimensions, temperature=0.1).to(device)
     similarity, miner = MultiSimilarityLoss(alpha=2, beta=50, base=0.5), MultiSimilarityMiner(epsilon=0.1)
@@ -173,7 +173,7 @@ def train(config: Config, data: Labelled, log: Callable[[dict[str, float]], None
         optimiser, config.learning_rate, total_steps=steps * config.epochs, pct_start=0.15
     )
     best: tuple[float, int, dict[str, Any]] = (-1.0, 0, {})
-    history = []
+    history: list[dict[str, float]] = []
     for epoch in range(1, config.epochs + 1):
         started, losses = time.monotonic(), []
         network.train()

@@ -45,7 +45,8 @@ class IndexFacts:
         """Raises ModelMismatch when the index was made by another model."""
         if fingerprint != self.fingerprint:
             raise ModelMismatch(
-                f"the index was made by model {self.model} ({self.fingerprint[:12]}), not by {name} ({fingerprint[:12]})."
+                f"the index was made by model {self.model} ({self.fingerprint[:12]}),"
+                f" not by {name} ({fingerprint[:12]})."
                 " Give that model with --model, or index the images again into a new index."
             )
 

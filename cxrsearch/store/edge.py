@@ -38,7 +38,7 @@ _PAGE = 1_000
 _BOOLEANS = {True: "true", False: "false"}
 
 _FILTERS = Engine(
-    match=lambda key, value: edge.FieldCondition(key, match=edge.MatchValue(_BOOLEANS.get(value, value))),  # type: ignore[call-overload]
+    match=lambda key, value: edge.FieldCondition(key, match=edge.MatchValue(_packed(value))),
     match_any=lambda key, values: edge.FieldCondition(key, match=edge.MatchAny(list(values))),
     words=lambda key, text: edge.FieldCondition(key, match=edge.MatchText(text)),
     number=lambda key, **bounds: edge.FieldCondition(key, range=edge.RangeFloat(**bounds)),
@@ -210,12 +210,13 @@ class EdgeStore:
 
 
 def _pack(payload: Payload) -> dict[str, Any]:
-    def packed(value: Value) -> Any:
-        if isinstance(value, list):
-            return [packed(v) for v in value]
-        return _BOOLEANS[value] if isinstance(value, bool) else value
+    return {name: _packed(value) for name, value in payload.items()}
 
-    return {name: packed(value) for name, value in payload.items()}
+
+def _packed(value: Value) -> Any:
+    if isinstance(value, list):
+        return [_packed(part) for part in value]
+    return _BOOLEANS[value] if isinstance(value, bool) else value
 
 
 def _schema(kind: FieldType) -> Any:
@@ -235,7 +236,7 @@ def _schema(kind: FieldType) -> Any:
 def _locked(folder: Path, write: bool) -> TextIO:
     try:
         # A reader of a read-only folder can lock too: flock needs no write permission.
-        file = open(folder / "lock", "a+" if write or not (folder / "lock").exists() else "r", encoding="ascii")
+        file = open(folder / "lock", "a+" if write or not (folder / "lock").exists() else "r", encoding="ascii")  # noqa: SIM115
     except OSError as error:
         raise IndexUnavailable(f"{folder}: its lock file cannot be opened ({error.strerror})") from None
     try:

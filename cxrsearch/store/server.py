@@ -140,6 +140,7 @@ class ServerStore:
 
     def delete(self, expression: Expression) -> int:
         count, condition = self.count(expression), self._filter(expression)
+        assert condition is not None
         selector = models.FilterSelector(filter=condition)
         self._call(lambda: self._client.delete(self._collection, points_selector=selector, wait=True))
         return count
@@ -196,7 +197,8 @@ class ServerStore:
                 if pause is None:
                     what = "gave no answer in time" if _timed_out(error) else "does not answer"
                     raise IndexUnavailable(
-                        f"{self._place}: the server {what} (tried {len(_PAUSES) + 1} times). Is it running and reachable?"
+                        f"{self._place}: the server {what} (tried {len(_PAUSES) + 1} times)."
+                        " Is it running and reachable?"
                         " CXRSEARCH_QDRANT_TIMEOUT sets the seconds waited."
                     ) from None
                 time.sleep(pause)
