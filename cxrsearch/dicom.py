@@ -8,6 +8,8 @@ be installed; those that crash the process on damaged files (gdcm) or are GPL (l
 from __future__ import annotations
 
 import io
+import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +24,8 @@ from pydicom.uid import UID
 
 from cxrsearch.errors import ImageError, Reason
 from cxrsearch.radiograph import check_size, stretch
+
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its log quotes header values too
 
 # Transfer syntax UID (PS3.6 A) -> pydicom decoding plugin; "" for native pixel data.
 _DECODERS = {
@@ -49,6 +53,12 @@ def decode(data: bytes, name: str, keywords: Sequence[str] = ()) -> tuple[NDArra
 
     Raises ImageError. No header value ever enters its message.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote header values
+        return _decode(data, name, keywords)
+
+
+def _decode(data: bytes, name: str, keywords: Sequence[str]) -> tuple[NDArray[np.float32], Mapping[str, str]]:
     try:
         dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
     except Exception as error:

@@ -111,13 +111,16 @@ def run(
         writer = _Writer(dataset, store, encoder, identity, summary, rejected)
         readers = _Readers(workers, encoder.card.image_size, dataset.mapping.dicom_keywords)
         try:
-            for task, outcome in readers.read(tasks):
-                writer.take(task, outcome)
-                progress.advance()
-            writer.flush()
-            store.optimise()
-        except KeyboardInterrupt:
-            summary.interrupted = True
+            with _Interruption() as interruption:
+                for task, outcome in readers.read(tasks):
+                    writer.take(task, outcome)
+                    progress.advance()
+                    if interruption.asked:
+                        summary.interrupted = True
+                        break
+                writer.flush()
+            if not summary.interrupted:
+                store.optimise()
         finally:
             readers.stop()
     summary.seconds = time.monotonic() - started
@@ -282,6 +285,25 @@ def _read(task: _Task, image_size: int, keywords: tuple[str, ...]) -> _Read | Im
         return _Read(sha256, picture, image.width, image.height, image.header)
     except ImageError as error:
         return error
+
+
+class _Interruption:
+    """Ctrl-C asks the run to end after the image in hand, so that what is counted is what is stored;
+    a second one ends it at once."""
+
+    asked = False
+
+    def __enter__(self) -> _Interruption:
+        self._former = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._former)
+
+    def _ask(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 class _Progress:

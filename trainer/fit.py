@@ -32,7 +32,7 @@ from trainer.metrics import RetrievalMetrics, retrieval_metrics
 from trainer.network import Architecture, Network
 from trainer.sampling import class_batches, vary
 
-# Mean distance of an embedding from the mean of all (0: all alike; 1: spread over the whole sphere).
+# Mean distance of an embedding from the mean of its batch (0: all alike; 1: spread over the whole sphere).
 COLLAPSED_SPREAD = 0.02
 _EMA_DECAY = 0.99
 
@@ -52,6 +52,7 @@ class Config(BaseModel):
     name: str
     data: list[Source]
     label: str = "finding"
+    intended_use: dict[str, str] = {}  # for, not_for, data_licence: words for the card
     classes: dict[str, list[str]]
     seed: int = 0
     image_size: int = 224
@@ -175,7 +176,7 @@ def train(config: Config, data: Labelled, log: Callable[[dict[str, float]], None
     best: tuple[float, int, dict[str, Any]] = (-1.0, 0, {})
     history: list[dict[str, float]] = []
     for epoch in range(1, config.epochs + 1):
-        started, losses = time.monotonic(), []
+        started, losses, spreads = time.monotonic(), [], []
         network.train()
         for batch in class_batches(fitting.labels.tolist(), fitting.patients, config.images_per_class, rng):
             images = torch.from_numpy(fitting.pixels[batch]).to(device).float().div_(255).unsqueeze(1)
@@ -194,8 +195,9 @@ def train(config: Config, data: Labelled, log: Callable[[dict[str, float]], None
             schedule.step()
             _average(averaged, network, min(_EMA_DECAY, len(history) / 4 + 0.5))
             losses.append(float(loss.detach()))
+            spreads.append(float((embedding - embedding.mean(dim=0)).norm(dim=1).mean().detach()))
+        spread = float(np.mean(spreads))
         found = embed(averaged, choosing.pixels)
-        spread = float(np.linalg.norm(found - found.mean(axis=0), axis=1).mean())
         score = retrieval_metrics(found, choosing.labels.tolist(), choosing.patients)
         line = {
             "epoch": epoch, "loss": float(np.mean(losses)), "spread": spread,
@@ -235,6 +237,7 @@ def card_of(config: Config, fit: Fit, command: str) -> dict[str, Any]:
         "trained_on": [source.mapping for source in config.data],
         "classes": config.classes,
         "images": fit.images,
+        "intended_use": config.intended_use,
         "command": command,
         "seed": config.seed,
         "epoch": fit.epoch,

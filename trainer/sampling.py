@@ -16,7 +16,7 @@ from torch.nn import functional
 def class_batches(
     labels: Sequence[int], patients: Sequence[str], per_class: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.int64]]:
-    """Batches of ``per_class`` images of every class, until the largest class has been seen once.
+    """Batches of ``per_class`` images of every class, as many as the largest class has images.
 
     Each class draws patients without repetition, then one image of each, so a batch rarely holds two
     images of one patient, and a small class is repeated as often as the largest needs.
@@ -24,7 +24,7 @@ def class_batches(
     images: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, (label, patient) in enumerate(zip(labels, patients, strict=True)):
         images[label][patient].append(index)
-    steps = math.ceil(max(len(group) for group in images.values()) / per_class)
+    steps = math.ceil(max(sum(map(len, group.values())) for group in images.values()) / per_class)
     queues: dict[int, list[str]] = {label: [] for label in images}
     for _ in range(steps):
         batch = []

@@ -54,14 +54,14 @@ def write_table(rows: Iterable[Row], columns: Sequence[str], title: str = "", st
     stream = stream or sys.stdout
     console = Console(file=stream, width=None if stream.isatty() else _PIPED_WIDTH, highlight=False)
     shown = list(rows)
-    table = Table(
-        box=box.SIMPLE_HEAD, title=Text(clean(title)) if title else None, title_justify="left", pad_edge=False
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         numbers = all(isinstance(row.get(column), int | float) for row in shown if row.get(column) is not None)
         table.add_column(Text(column), justify="right" if numbers and shown else "left", overflow="fold")
     for row in shown:
         table.add_row(*(Text(text_of(row.get(column))) for column in columns))
+    if title:
+        console.print(Text(clean(title)))
     console.print(table)
 
 

@@ -66,12 +66,7 @@ class EdgeStore:
             facts = _read_facts(folder)
             if not (folder / "shard" / "edge_config.json").is_file():
                 raise IndexUnavailable(f"{folder / 'shard'}: missing or incomplete. Restore the index or index again.")
-            try:
-                shard = edge.EdgeShard.load(str(folder / "shard"))
-            except Exception as error:  # the engine raises bare Exception
-                raise IndexUnavailable(
-                    f"{folder / 'shard'}: cannot be opened ({_first_line(error)}). Restore the index or index again."
-                ) from None
+            shard = _load(folder)
         except BaseException:
             lock.close()
             raise
@@ -165,6 +160,9 @@ class EdgeStore:
     def optimise(self) -> None:
         self._shard.optimize()
         self._shard.flush()
+        # Loading removes the segments that were merged away; now, so that no search has to.
+        self._shard.close()
+        self._shard = _load(self.folder)
 
     def size_bytes(self) -> int:
         blocks = sum(path.stat().st_blocks for path in self.folder.rglob("*") if path.is_file())
@@ -246,6 +244,24 @@ def _locked(folder: Path, write: bool) -> TextIO:
         who = "being searched or written" if write else "being written"
         raise IndexInUse(f"{folder}: this index is {who} by another process. Try again when it is done.") from None
     return file
+
+
+def _load(folder: Path) -> edge.EdgeShard:
+    """The shard, loaded by one process at a time: after a crash, loading tidies the files up."""
+    try:
+        turn = (folder / "lock").open("r+")
+        fcntl.lockf(turn, fcntl.LOCK_EX)  # independent of the flock that readers share
+    except OSError:
+        turn = None  # a read-only folder, where nothing can be tidied up
+    try:
+        return edge.EdgeShard.load(str(folder / "shard"))
+    except Exception as error:  # the engine raises bare Exception
+        raise IndexUnavailable(
+            f"{folder / 'shard'}: cannot be opened ({_first_line(error)}). Restore the index or index again."
+        ) from None
+    finally:
+        if turn is not None:
+            turn.close()
 
 
 def _read_facts(folder: Path) -> IndexFacts:

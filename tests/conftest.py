@@ -1,0 +1,112 @@
+"""Fixtures build real things: a cohort of DICOM phantoms, an index in Qdrant Edge, a model folder."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cxrsearch.encoder import DEFAULT_MODEL
+from indexer.phantoms import write_cohort
+
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command line gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests make their own pseudonym key and never touch the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXRSEARCH_KEY_FILE", str(tmp_path_factory.mktemp("key") / "key"))
+        yield
+
+
+@pytest.fixture
+def cxrsearch(capfd: pytest.CaptureFixture[str]) -> Run:
+    """The command line, run in this process: ``cxrsearch("search", path, ...)``."""
+    from cxrsearch.cli.app import run
+
+    def call(*arguments: object) -> Ran:
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.err
+        return Ran(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def cxrsearch_process() -> Run:
+    """The command line in a process of its own."""
+
+    def call(*arguments: object, input: str | None = None) -> Ran:
+        command = [sys.executable, "-m", "cxrsearch", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, input=input, check=False)
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset TOML of 24 phantom patients (32 DICOM files, two sites). Not to be written to."""
+    return write_cohort(tmp_path_factory.mktemp("cohort"), patients=24, size=192)
+
+
+@pytest.fixture(scope="session")
+def _indexed(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from cxrsearch.cli.app import run
+
+    index = tmp_path_factory.mktemp("indexed") / "index"
+    assert run(["index", str(cohort), "--index", str(index), "--workers", "2"]) == 0
+    return index
+
+
+@pytest.fixture
+def index(_indexed: Path, tmp_path: Path) -> Path:
+    """An index of the cohort, to do with as the test likes."""
+    return Path(shutil.copytree(_indexed, tmp_path / "index"))
+
+
+@pytest.fixture
+def other_model(tmp_path: Path) -> Path:
+    """A model folder that works like the shipped one and is another: one byte of its metadata differs."""
+    import hashlib
+    import json
+
+    import onnx
+
+    folder = Path(shutil.copytree(DEFAULT_MODEL, tmp_path / "other-model"))
+    model = onnx.load(folder / "encoder.onnx")
+    model.doc_string = "another"
+    onnx.save(model, folder / "encoder.onnx")
+    card = json.loads((folder / "model.json").read_text("utf-8"))
+    card["name"] = "other"
+    card["sha256"]["encoder.onnx"] = hashlib.sha256((folder / "encoder.onnx").read_bytes()).hexdigest()
+    (folder / "model.json").write_text(json.dumps(card), "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The real radiographs; the test is skipped where they are not."""
+    if not DATA.is_dir():
+        pytest.skip(f"needs the real images of {DATA}, which are not here")
+    return DATA
