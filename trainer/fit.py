@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pytorch_metric_learning.losses import MultiSimilarityLoss, NormalizedSoftmaxLoss
 from pytorch_metric_learning.miners import MultiSimilarityMiner
+from torch.nn import functional
 
 from cxrsearch import radiograph
 from cxrsearch.clinical import values_of
@@ -93,10 +94,14 @@ class Labelled:
 
 @dataclass
 class Fit:
-    """What a training run gives: the chosen network, its figures on patients it never saw, the history."""
+    """What a training run gives: the chosen network, its figures on patients it never saw, the history.
+
+    floor: the same figures, on the same images, of 32 x 32 thumbnails instead of embeddings.
+    """
 
     network: Network
     test: RetrievalMetrics
+    floor: RetrievalMetrics
     epoch: int
     images: dict[str, int]
     history: list[dict[str, float]] = field(default_factory=list)
@@ -216,7 +221,18 @@ def train(config: Config, data: Labelled, log: Callable[[dict[str, float]], None
     averaged.load_state_dict(best[2])
     figures = retrieval_metrics(embed(averaged, judging.pixels), judging.labels.tolist(), judging.patients)
     sizes = {"train": len(fitting.labels), "validation": len(choosing.labels), "test": len(judging.labels)}
-    return Fit(averaged.cpu(), figures, best[1], sizes, history)
+    floor = retrieval_metrics(thumbnails(judging.pixels), judging.labels.tolist(), judging.patients)
+    return Fit(averaged.cpu(), figures, floor, best[1], sizes, history)
+
+
+def thumbnails(pixels: NDArray[np.uint8], size: int = 32) -> NDArray[np.float32]:
+    """(N, S, S) uint8 -> (N, size * size) float32: what a search by looks alone would compare.
+
+    Centred on their mean and brought to unit length.
+    """
+    small = functional.interpolate(torch.from_numpy(pixels).float().unsqueeze(1), (size, size), mode="area").flatten(1)
+    centred = small - small.mean(dim=1, keepdim=True)
+    return np.asarray(functional.normalize(centred, dim=1).numpy(), dtype=np.float32)
 
 
 def _average(averaged: Network, network: Network, decay: float) -> None:
@@ -245,6 +261,7 @@ def card_of(config: Config, fit: Fit, command: str) -> dict[str, Any]:
             "what": "patients held out of training and of every choice; exact search, the query's patient left out",
             **asdict(fit.test),
         },
+        "floor": {"what": "the same images compared by 32 x 32 thumbnails", **asdict(fit.floor)},
     }
 
 

@@ -37,8 +37,10 @@ def train(
         )
 
     result = fit.run(config, out, log)
-    figures = result.test
-    print(
-        f"epoch {result.epoch} chosen; {figures.queries} images of held-out patients: P@1 {figures.precision_at_1:.3f},"
-        f" MAP@R {figures.map_at_r:.3f}, vote accuracy {figures.vote_accuracy:.3f}\nmodel: {out / 'model'}"
-    )
+    print(f"epoch {result.epoch} chosen; on {result.test.queries} images of patients held out of everything:")
+    for name, figures in (("embedding", result.test), ("32 x 32 thumbnails", result.floor)):
+        print(
+            f"  {name:<18}  P@1 {figures.precision_at_1:.3f}  MAP@R {figures.map_at_r:.3f}"
+            f"  vote accuracy {figures.vote_accuracy:.3f}"
+        )
+    print(f"model: {out / 'model'}")

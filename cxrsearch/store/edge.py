@@ -24,15 +24,11 @@ from numpy.typing import NDArray
 
 from cxrsearch.clinical import Field, FieldType, Payload, Value
 from cxrsearch.errors import IndexInUse, IndexUnavailable
-from cxrsearch.store.contract import IndexFacts, Point, Scored, check_vectors
+from cxrsearch.store.contract import EXACT_BELOW_KB, SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
 from cxrsearch.store.filters import Engine, translate
 from cxrsearch.where import Expression
 
-# Neighbours examined per query: with 100,000 random vectors recall@10 stays above 0.99 (docs/benchmarks.md).
-_SEARCH_BREADTH = 512
 _HNSW = edge.HnswIndexConfig(m=32, ef_construct=256, full_scan_threshold=10_000)
-# Smaller segments than this (in KB of vectors) are searched exactly, which is as fast and needs no graph.
-_INDEXING_THRESHOLD_KB = 10_000
 _PAGE = 1_000
 # Edge 0.9.0 turns MatchValue(True) into the number 1, which matches no boolean: they are kept as keywords.
 _BOOLEANS = {True: "true", False: "false"}
@@ -93,7 +89,7 @@ class EdgeStore:
             vectors=vectors,
             wal_enabled=False,
             hnsw_config=_HNSW,
-            optimizers=edge.EdgeOptimizersConfig(indexing_threshold=_INDEXING_THRESHOLD_KB),
+            optimizers=edge.EdgeOptimizersConfig(indexing_threshold=EXACT_BELOW_KB),
         )
         (folder / "shard").mkdir()
         store = cls(folder, facts, edge.EdgeShard.create(str(folder / "shard"), config), lock)
@@ -123,7 +119,7 @@ class EdgeStore:
             query=edge.Query.Nearest(vector.tolist()),
             filter=self._filter(expression),
             with_payload=True,
-            params=edge.SearchParams(hnsw_ef=max(_SEARCH_BREADTH, limit)),
+            params=edge.SearchParams(hnsw_ef=max(SEARCH_BREADTH, limit)),
         )
         return [Scored(str(p.id), float(p.score), self._unpack(p.payload)) for p in self._shard.query(request)]
 

@@ -20,12 +20,11 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from cxrsearch import settings
 from cxrsearch.clinical import Field, FieldType, Payload
 from cxrsearch.errors import IndexUnavailable, UsageError
-from cxrsearch.store.contract import IndexFacts, Point, Scored, check_vectors
+from cxrsearch.store.contract import EXACT_BELOW_KB, SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
 from cxrsearch.store.filters import Engine, translate
 from cxrsearch.where import Expression
 
 _METADATA_KEY = "cxrsearch"
-_SEARCH_BREADTH = 512  # as in edge.py
 _HNSW = models.HnswConfigDiff(m=32, ef_construct=256)
 _PAGE = 1_000
 # Transport errors are tried again after these pauses, in seconds; an answer from the server never is.
@@ -102,7 +101,7 @@ class ServerStore:
                 limit=limit,
                 query_filter=self._filter(expression),
                 with_payload=True,
-                search_params=models.SearchParams(hnsw_ef=max(_SEARCH_BREADTH, limit)),
+                search_params=models.SearchParams(hnsw_ef=max(SEARCH_BREADTH, limit)),
             )
         )
         return [Scored(str(p.id), float(p.score), p.payload or {}) for p in found.points]
@@ -156,7 +155,12 @@ class ServerStore:
 
     def _create(self, facts: IndexFacts) -> None:
         vectors = models.VectorParams(size=facts.dimensions, distance=models.Distance.DOT)
-        self._call(lambda: self._client.create_collection(self._collection, vectors_config=vectors, hnsw_config=_HNSW))
+        optimizers = models.OptimizersConfigDiff(indexing_threshold=EXACT_BELOW_KB)
+        self._call(
+            lambda: self._client.create_collection(
+                self._collection, vectors_config=vectors, hnsw_config=_HNSW, optimizers_config=optimizers
+            )
+        )
         self._index_fields(facts.all_fields)
         metadata = {_METADATA_KEY: facts.as_json()}  # last: a collection without it is not an index yet
         self._call(lambda: self._client.update_collection(self._collection, metadata=metadata))
