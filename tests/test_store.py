@@ -1,8 +1,12 @@
 """The contract every engine keeps: Qdrant Edge, qdrant-client in memory, and a server where there is one."""
 
 import dataclasses
+import http.server
 import math
 import os
+import re
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,8 +38,9 @@ FIELDS = {
     )
 }
 FACTS = IndexFacts("model-a", "f" * 64, D, FIELDS, {"set": DatasetFacts("hospital", "/data")})
-# Pinned: metadata of collections came with 1.16.
-QDRANT_IMAGE = "qdrant/qdrant:v1.16.3"
+ROOT = Path(__file__).parent.parent
+# The server that docker/compose.yaml starts is the one that is tested.
+QDRANT_IMAGE = re.search(r"image: (\S+)", (ROOT / "docker" / "compose.yaml").read_text("utf-8")).group(1)  # type: ignore[union-attr]
 
 
 def unit(*seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -363,6 +368,44 @@ def test_a_server_that_does_not_answer_is_named_after_some_tries(monkeypatch: py
     with pytest.raises(IndexUnavailable, match=r"127.0.0.1:9/x: the server does not answer \(tried 3 times\)"), \
             open_store("http://127.0.0.1:9/x"):  # fmt: skip
         pass
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    """A server with one answer to everything."""
+
+    status = 401
+
+    def do_GET(self) -> None:
+        if self.status == 0:
+            time.sleep(3)
+        self.send_response(self.status or 200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, "the server answered 401 Unauthorized. Set CXRSEARCH_QDRANT_API_KEY."),
+        (500, "the server answered 500"),
+        (0, r"gave no answer in time \(tried 2 times\)"),
+    ],
+)
+def test_a_server_that_refuses_or_is_too_slow(monkeypatch: pytest.MonkeyPatch, status: int, message: str) -> None:
+    monkeypatch.setattr("cxrsearch.store.server._PAUSES", (0.01,))
+    monkeypatch.setattr("cxrsearch.store.server._GRPC_PROBE_SECONDS", 1)
+    monkeypatch.setenv("CXRSEARCH_QDRANT_TIMEOUT", "1")
+    monkeypatch.setattr(_Answers, "status", status)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(IndexUnavailable, match=message), open_store(f"http://127.0.0.1:{server.server_port}/x"):
+            pass
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_scores_of_edge_are_exact_on_a_small_index(tmp_path: Path) -> None:

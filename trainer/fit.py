@@ -280,5 +280,5 @@ def run(config_path: Path, folder: Path, log: Callable[[dict[str, float]], None]
             log(line)
 
         fit = train(config, data, both)
-    export(fit.network, folder / "model", card_of(config, fit, f"cxrsearch train {config_path}"))
+    export(fit.network, folder / "model", card_of(config, fit, f"cxrsearch train {config_path} --out {folder}"))
     return fit

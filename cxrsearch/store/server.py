@@ -5,7 +5,9 @@ The address is ``http://host:6333/collection`` (or https). gRPC is used when the
 
 from __future__ import annotations
 
+import sys
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -29,6 +31,8 @@ _HNSW = models.HnswConfigDiff(m=32, ef_construct=256)
 _PAGE = 1_000
 # Transport errors are tried again after these pauses, in seconds; an answer from the server never is.
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
+_GRPC_PROBE_SECONDS = 3  # a firewall that swallows gRPC packets must not cost the whole time-out
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _TRANSIENT_GRPC = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 T = TypeVar("T")
@@ -71,6 +75,8 @@ class ServerStore:
         if url.username or url.password:
             raise UsageError("--index: put no password in the address; set CXRSEARCH_QDRANT_API_KEY")
         server = f"{url.scheme}://{url.hostname}:{port or 6333}"
+        if settings.qdrant_api_key() and url.scheme == "http" and url.hostname not in _THIS_MACHINE:
+            print(f"cxrsearch: the API key goes to {url.hostname} unencrypted; use https", file=sys.stderr)
         client = _client(server)
         return cls(client, collection, f"{server}/{collection}", facts)
 
@@ -216,17 +222,18 @@ class ServerStore:
 
 def _client(server: str) -> QdrantClient:
     """A client that speaks gRPC where the server does, else REST."""
-    options: dict[str, Any] = {
-        "url": server, "api_key": settings.qdrant_api_key(), "timeout": settings.qdrant_timeout(),
-        "check_compatibility": False,
-    }  # fmt: skip
-    fast = QdrantClient(**options, prefer_grpc=True)
-    try:
-        fast.get_collections()
-        return fast
-    except Exception:  # whatever stands in the way of gRPC, REST gives the error worth reading
-        fast.close()
-        return QdrantClient(**options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a key sent without encryption: connect() has said so in our words
+        options: dict[str, Any] = {"url": server, "api_key": settings.qdrant_api_key(), "check_compatibility": False}
+        probe = QdrantClient(**options, prefer_grpc=True, timeout=_GRPC_PROBE_SECONDS)
+        try:
+            probe.get_collections()
+            grpc_answers = True
+        except Exception:  # whatever stands in the way of gRPC, REST gives the error worth reading
+            grpc_answers = False
+        finally:
+            probe.close()
+        return QdrantClient(**options, prefer_grpc=grpc_answers, timeout=settings.qdrant_timeout())
 
 
 def _timed_out(error: Exception) -> bool:

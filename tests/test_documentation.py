@@ -1,0 +1,87 @@
+"""The README's and the pages' commands are run, and what they promise is there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+from indexer.phantoms import write_cohort
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+
+
+def test_the_commands_of_the_readme_run(cxrsearch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_cohort(Path("demo/phantoms"), size=160)
+    text = (ROOT / "README.md").read_text("utf-8")
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    commands = [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    assert len(commands) >= 6
+    commands.sort(key=lambda command: "cxrsearch search" in command)  # the README shows a search before it indexes
+    for command in commands:
+        ran = cxrsearch(*shlex.split(command)[1:])
+        assert ran.code == 0, (command, ran.err)
+        assert ran.out
+
+
+def test_the_search_that_is_shown_has_the_columns_it_has(
+    cxrsearch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_cohort(Path("demo/phantoms"))
+    assert cxrsearch("index", "demo/phantoms/dataset.toml", "--index", "demo/index-phantoms").code == 0
+    block = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)[0]
+    command, shown = block.split("\n", 1)
+    printed = cxrsearch(*shlex.split(command[2:])[1:]).out
+
+    def form(text: str) -> list[str]:
+        """Pseudonyms depend on the key and last digits on the processor; the rest is compared."""
+        text = re.sub(r"[A-Z2-7]{16}", "PATIENT", text)
+        text = re.sub(r"\d\.\d{4}", "SCORE", text)
+        return [" ".join(re.sub(r"[^\x20-\x7e]+", "", line).split()) for line in text.splitlines() if line.strip()]
+
+    assert form(shown) == form(printed)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    for name in re.findall(
+        r"`((?:cxrsearch|indexer|trainer|benchmarks|docs|docker|tests)/[\w./-]+)`", page.read_text("utf-8")
+    ):
+        assert (ROOT / name).exists(), name
+
+
+def test_every_command_has_help_with_an_example_of_itself(cxrsearch: Run) -> None:
+    from cxrsearch.cli.app import app
+
+    for command in app.registered_commands:
+        ran = cxrsearch(command.name, "--help")
+        assert ran.code == 0
+        assert f"Example: cxrsearch {command.name} " in " ".join(ran.out.split())
+
+
+def test_the_figures_of_the_readme_are_those_of_the_card() -> None:
+    import json
+
+    card = json.loads((ROOT / "cxrsearch/models/cxr-first/model.json").read_text("utf-8"))
+    text = (ROOT / "README.md").read_text("utf-8")
+    for part in ("figures", "floor"):
+        for name in ("precision_at_1", "map_at_r", "vote_accuracy"):
+            assert f"{card[part][name]:.3f}" in text
+    assert f"{sum(card['images'].values()):,} public images" in text
+
+
+def test_the_error_of_the_where_page_is_the_error(cxrsearch: Run, index: Path) -> None:
+    page = (ROOT / "docs/where.md").read_text("utf-8")
+    command, *shown = re.search(r"    \$ (cxrsearch cohort.*?)\n\n", page, re.DOTALL)[1].split("\n")  # type: ignore[index]
+    arguments = [str(index) if word == "chest" else word for word in shlex.split(command)[1:]]
+    assert cxrsearch(*arguments).err.rstrip("\n").split("\n") == [line.removeprefix("    ") for line in shown]
