@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -52,15 +53,13 @@ with every point, and so misses none. Memory is the peak of a process that opene
 
 
 def _measure_open(folder: Path) -> None:
-    import resource
-
     started = time.perf_counter()
     store = EdgeStore.open(folder)
     opened = time.perf_counter() - started
     queries = unit_vectors(QUERIES, store.facts.dimensions, seed=1)
     for query in queries:  # the index as a search leaves it in memory, before the brute-force copy joins it
         store.query(query, 10)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    memory = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
     points = list(store.scroll(vectors=True))
     gallery = np.stack([point.vector for point in points if point.vector is not None])
     for name, expression in FILTERS.items():

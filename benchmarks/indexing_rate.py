@@ -16,11 +16,17 @@ from cxrsearch.store.edge import EdgeStore
 from indexer import dataset, pipeline
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
-SETS = ("covid-chestxray", "darkcovidnet", "covid-cxnet")
+MAPPING = """
+name = "all"
+[images]
+glob = ["covid-chestxray/images/*", "darkcovidnet/*/*", "covid-cxnet/*"]
+"""
 ROUNDS = 3
+BATCH = 32
 
 
 def measure(folder: Path) -> str:
+    folder.mkdir()
     if not DATA.is_dir():
         return f"## Indexing rate\n\nNot measured: the images of {DATA.name} are not here.\n"
     encoder, alone, indexed = Encoder(DEFAULT_MODEL), [], []
@@ -31,12 +37,12 @@ def measure(folder: Path) -> str:
     return f"""\
 ## Indexing rate: files to a flushed index
 
-`benchmarks/indexing_rate.py`, {" + ".join(SETS)} of `../shared/data` (JPEG, longest side 512), \
+`benchmarks/indexing_rate.py`, all images of `../shared/data` (JPEG, longest side 512) in one run, \
 {os.cpu_count()} workers, median of {ROUNDS} alternating rounds.
 
 | | images/s |
 |---|---|
-| the encoder alone, on ready-made batches of {pipeline.BATCH} | {best:.0f} |
+| the encoder alone, on ready-made batches of {BATCH} | {best:.0f} |
 | `cxrsearch index`: read, embed, store, flush | {reached:.0f} |
 | **ratio** (target: 0.90) | **{reached / best:.2f}** |
 """
@@ -44,23 +50,24 @@ def measure(folder: Path) -> str:
 
 def _encoder_alone(encoder: Encoder) -> float:
     rng = np.random.default_rng(0)
-    pictures = list(rng.random((pipeline.BATCH, encoder.card.image_size, encoder.card.image_size), dtype=np.float32))
+    pictures = list(rng.random((BATCH, encoder.card.image_size, encoder.card.image_size), dtype=np.float32))
     encoder.embed(pictures)
     started, batches = time.perf_counter(), 12
     for _ in range(batches):
         encoder.embed(pictures)
-    return batches * pipeline.BATCH / (time.perf_counter() - started)
+    return batches * BATCH / (time.perf_counter() - started)
 
 
 def _indexing(encoder: Encoder, folder: Path) -> float:
     identity = load_identity(settings.key_file(), create=True)
     assert identity is not None
     facts = IndexFacts(encoder.card.name, encoder.card.fingerprint, encoder.card.dimensions, {}, {})
-    store, images, seconds = EdgeStore.create(folder, facts), 0, 0.0
-    for name in SETS:
-        data = dataset.load(name, DATA / name)
-        store.declare(store.facts.declaring(name, DatasetFacts(name, str(data.root)), data.mapping.declared))
-        summary = pipeline.run(data, store, encoder, identity, os.cpu_count() or 1, None, folder / "rejected.jsonl")
-        images, seconds = images + summary.indexed, seconds + summary.seconds
+    store = EdgeStore.create(folder, facts)
+    mapping = folder.with_suffix(".toml")
+    mapping.write_text(MAPPING)
+    data = dataset.load(str(mapping), DATA)
+    store.declare(store.facts.declaring("all", DatasetFacts("all", ""), {}))
+    with (folder / "rejected.jsonl").open("w") as rejected:
+        summary = pipeline.run(data, store, DEFAULT_MODEL, identity, rejected, pipeline.Options(os.cpu_count() or 1))
     store.close()
-    return images / seconds
+    return summary.indexed / summary.seconds

@@ -48,6 +48,8 @@ SYSTEM_FIELDS = {
         Field("path", FieldType.KEYWORD),
         Field("width", FieldType.INTEGER),
         Field("height", FieldType.INTEGER),
+        Field("projection", FieldType.KEYWORD),
+        Field("frame", FieldType.INTEGER),
         Field("image_sha256", FieldType.KEYWORD),
     )
 }

@@ -60,9 +60,15 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     UNSUPPORTED = "unsupported"
     NO_PIXELS = "no-pixels"
-    SEVERAL_FRAMES = "several-frames"
+    CINE = "cine"
     BLANK = "blank"
-    BAD_VALUE = "bad-value"
+    MODALITY = "modality"
+    BODY_PART = "body-part"
+    VIEW = "view"
+    PRESENTATION_STATE = "presentation-state"
+    REPORT = "report"
+    DOCUMENT = "document"
+    DIRECTORY = "directory"
     READER_DIED = "reader-died"
 
 

@@ -7,6 +7,7 @@ a record number is reversed by trying all numbers; this is not, without the key.
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import hmac
 import os
@@ -18,6 +19,11 @@ from pathlib import Path
 from cxrsearch.errors import InputError
 
 _KEY_BYTES = 32
+
+
+def forgotten(pseudonym: str) -> str:
+    """What is remembered of a pseudonym that was forgotten: enough to know it again, not to tell it."""
+    return hashlib.sha256(b"forgotten:" + pseudonym.encode("utf-8")).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,19 @@ class Identity:
 
     def study(self, namespace: str, identifier: str) -> str:
         return self._text("study", namespace, identifier)
+
+    def path(self, dataset: str, key: str) -> str:
+        """A token in place of a path that may name a patient."""
+        return self._text("path", dataset, key)
+
+    def shift_date(self, namespace: str, identifier: str, date: str) -> str:
+        """The date (YYYY-MM-DD) moved back by this patient's own number of days, 1 to 3,652.
+
+        The days between two dates of one patient stay what they are. Before year 1 it stays at its beginning.
+        """
+        days = 1 + int.from_bytes(self._digest("date", namespace, identifier)[:8], "big") % 3652
+        ordinal = datetime.date.fromisoformat(date).toordinal() - days
+        return datetime.date.fromordinal(max(1, ordinal)).isoformat()
 
     def point(self, dataset: str, key: str) -> str:
         """The id of the image ``key`` of a dataset: a UUID laid out as version 5 of RFC 9562, a name-based one."""

@@ -30,18 +30,39 @@ TONE_PERCENTILES = (0.5, 99.5)
 
 
 @dataclass(frozen=True)
+class Gates:
+    """Which DICOM files are let in; each has its own reason and its own switch of cxrsearch index.
+
+    modalities: codes let in (PS3.3 C.7.3.1.1.1), None for all. What a header does not say is let in.
+    """
+
+    modalities: frozenset[str] | None = frozenset({"CR", "DX"})
+    any_body_part: bool = False
+    frontal_only: bool = False
+
+
+DEFAULT_GATES = Gates()
+# For an image that a person chose: it is what they say it is.
+OPEN = Gates(modalities=None, any_body_part=True)
+
+
+@dataclass(frozen=True)
 class Radiograph:
     """One radiograph and what its file says of itself.
 
     pixels: (H, W) float32 in 0..1, bright bone on dark air (MONOCHROME1 already inverted).
     sha256: of the file's bytes, hexadecimal.
     format: "dicom", "png", "jpeg", "tiff", "bmp" or "webp".
+    frame: 1, or its number in a file of several.
+    projection: "frontal" or "lateral" where a DICOM header says so.
     header: the DICOM keywords that were asked for and are present, as text; empty for other formats.
     """
 
     pixels: NDArray[np.float32]
     sha256: str
     format: str
+    frame: int = 1
+    projection: str | None = None
     header: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -53,49 +74,69 @@ class Radiograph:
         return int(self.pixels.shape[1])
 
 
-def read(path: Path, keywords: Sequence[str] = ()) -> Radiograph:
-    """Read one radiograph. ``keywords`` are DICOM keywords to bring along (``PatientID``, ...).
+def read(path: Path, keywords: Sequence[str] = (), gates: Gates = OPEN) -> list[Radiograph]:
+    """Read the radiographs of a file: one, or the frames of a DICOM file that holds several.
 
+    ``keywords`` are DICOM keywords to bring along (``PatientID``, ...).
     Raises ImageError, with a :class:`Reason`, for every file that gives no radiograph.
     """
-    return decode(read_bytes(path), path.name, keywords)
+    return decode(read_bytes(path), path.name, keywords, gates)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a regular file of a plausible size. Raises ImageError."""
+def read_bytes(path: Path, name: str | None = None) -> bytes:
+    """The bytes of a regular file of a plausible size. Raises ImageError, which calls it ``name``."""
+    name = name or path.name
     try:
         if not path.is_file():
             what = "is a folder, not a file" if path.is_dir() else "does not exist or is no regular file"
-            raise ImageError(Reason.MISSING, f"{path.name}: {what}")
+            raise ImageError(Reason.MISSING, f"{name}: {what}")
         size = path.stat().st_size
         if size == 0:
-            raise ImageError(Reason.EMPTY, f"{path.name}: the file is empty")
+            raise ImageError(Reason.EMPTY, f"{name}: the file is empty")
         if size > MAX_FILE_BYTES:
             limit = MAX_FILE_BYTES // 2**20
-            raise ImageError(Reason.TOO_LARGE, f"{path.name}: {size / 2**20:.0f} MiB, above the {limit} MiB limit")
+            raise ImageError(Reason.TOO_LARGE, f"{name}: {size / 2**20:.0f} MiB, above the {limit} MiB limit")
         return path.read_bytes()
-    except OSError as error:
-        raise ImageError(Reason.UNREADABLE, f"{path.name}: cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or "not a file name"
+        raise ImageError(Reason.UNREADABLE, f"{name}: cannot be read ({what})") from None
 
 
-def decode(data: bytes, name: str, keywords: Sequence[str] = ()) -> Radiograph:
-    """The radiograph in a file's bytes. ``name`` is used in messages only. Raises ImageError."""
-    header: Mapping[str, str] = {}
+def decode(data: bytes, name: str, keywords: Sequence[str] = (), gates: Gates = OPEN) -> list[Radiograph]:
+    """The radiographs in a file's bytes. ``name`` is used in messages only. Raises ImageError."""
+    sha256 = digest(data)
     if data[128:132] == b"DICM" or data[:2] in (b"\x08\x00", b"\x02\x00"):
         from cxrsearch import dicom  # 0.3 s of import that a PNG does not need
 
-        pixels, header = dicom.decode(data, name, keywords)
-        kind = "dicom"
+        found = dicom.decode(data, name, keywords, gates)
+        images = [
+            Radiograph(pixels, sha256, "dicom", frame, found.projection, found.header)
+            for frame, pixels in enumerate(found.frames, start=1)
+        ]
     else:
         pixels, kind = _decode_picture(data, name)
-    if pixels.size == 0 or float(pixels.max()) <= float(pixels.min()):
+        images = [Radiograph(pixels, sha256, kind)]
+    if any(image.pixels.size == 0 or float(np.ptp(image.pixels)) <= 0 for image in images):
         raise ImageError(Reason.BLANK, f"{name}: every pixel has the same value")
-    return Radiograph(pixels, digest(data), kind, header)
+    return images
 
 
 def digest(data: bytes) -> str:
     """What tells whether a file changed, and whether two files are one: sha256, hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def projection(view: str) -> str | None:
+    """ "frontal" or "lateral" of what a header or a table calls the view; None when it does not say.
+
+    View Position (PS3.3 C.8.11.5, CS) is AP, PA, LL, RL and others; sites write LATERAL, "LARGE LATERAL", "AP Supine".
+    """
+    words = view.upper().replace("_", " ").split()
+    if {"L", "LL", "RL", "LAT", "LATERAL"} & set(words):
+        return "lateral"
+    if {"AP", "PA", "FRONTAL"} & set(words):
+        return "frontal"
+    return None
 
 
 def check_size(width: int, height: int, name: str) -> None:
@@ -132,9 +173,10 @@ def _decode_picture(data: bytes, name: str) -> tuple[NDArray[np.float32], str]:
     kind = str(picture.format).lower()
     check_size(picture.width, picture.height, name)
     if getattr(picture, "n_frames", 1) > 1:
-        raise ImageError(Reason.SEVERAL_FRAMES, f"{name}: holds several pictures; one file is one radiograph")
+        raise ImageError(Reason.CINE, f"{name}: an animation or several pages, not a radiograph")
     try:
-        picture = ImageOps.exif_transpose(picture)
+        if kind == "tiff" or "exif" in picture.info:  # looking for an orientation takes as long as decoding
+            picture = ImageOps.exif_transpose(picture)
         return _gray(picture), kind
     except Exception as error:
         raise ImageError(Reason.TRUNCATED, f"{name}: truncated or damaged {kind} ({type(error).__name__})") from None
@@ -145,14 +187,15 @@ def _gray(picture: Image) -> NDArray[np.float32]:
     if picture.mode.startswith(("I", "F")):
         values = np.asarray(picture, dtype=np.float32)
         return stretch(np.nan_to_num(values, posinf=0.0, neginf=0.0))
-    return np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)
+    gray = picture if picture.mode == "L" else picture.convert("L")
+    return np.asarray(np.multiply(np.asarray(gray), np.float32(1 / 255), dtype=np.float32))
 
 
 def canonical(radiograph: Radiograph, size: int) -> NDArray[np.float32]:
-    """The picture the encoder sees: (size, size) float32 in 0..1.
+    """The picture the encoder sees: (size, size) float32 in 0..1, in steps of 1/255.
 
-    The longer side becomes ``size`` (bilinear with antialiasing), the aspect is kept, and the
-    rest is padded with black on both sides.
+    The longer side becomes ``size`` (bilinear with antialiasing), the aspect is kept, and the rest is padded with
+    black on both sides. The steps let training and indexing hold and send a picture as bytes, and lose nothing.
     """
     from PIL import Image
 
@@ -162,5 +205,5 @@ def canonical(radiograph: Radiograph, size: int) -> NDArray[np.float32]:
     resized = Image.fromarray(radiograph.pixels).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
     square = np.zeros((size, size), dtype=np.float32)
     top, left = (size - height) // 2, (size - width) // 2
-    square[top : top + height, left : left + width] = np.clip(np.asarray(resized), 0.0, 1.0)
-    return square
+    square[top : top + height, left : left + width] = np.rint(np.clip(np.asarray(resized), 0.0, 1.0) * 255)
+    return square / np.float32(255)

@@ -53,12 +53,17 @@ def search(
 
     A query's patient is known when its file is in the index, or from the DICOM header when there is
     a pseudonym key; its images, and the image itself, are left out unless ``same_patient``.
+    A file of several radiographs is searched by each; behind the first, ``path#2`` and so on.
     Raises ImageError for an image that cannot be read.
     """
-    images = [radiograph.read(path, ("PatientID",)) for path in paths]
-    vectors = encoder.embed([radiograph.canonical(image, encoder.card.image_size) for image in images])
+    shown = [
+        (path if image.frame == 1 else path.with_name(f"{path.name}#{image.frame}"), image)
+        for path in paths
+        for image in radiograph.read(path, ("PatientID",))
+    ]
+    vectors = encoder.embed([radiograph.canonical(image, encoder.card.image_size) for _, image in shown])
     results = []
-    for path, image, vector in zip(paths, images, vectors, strict=True):
+    for (path, image), vector in zip(shown, vectors, strict=True):
         same_file = Equals("image_sha256", (image.sha256,))
         patients = _patients(store, same_file, image, identity)
         wanted = expression

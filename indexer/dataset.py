@@ -6,39 +6,23 @@ import glob
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from collections.abc import Mapping as Dictionary
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 from cxrsearch.clinical import Payload, nearest
 from cxrsearch.errors import MappingError
 from indexer.mapping import FieldMapping, Mapping, load_mapping
+from indexer.record import Record
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 # Bad cells shown before the rest is only counted.
 _SHOWN_ERRORS = 3
-
-
-@dataclass(frozen=True)
-class Record:
-    """One image of a dataset, before it is read.
-
-    key: its path relative to the dataset's root, with forward slashes: what its identity is made of.
-    row: the table's line (2 is the first after the header), None without a table.
-    problem: why there is no image to read, else None.
-    patient, study: the real identifiers; they never leave this process but as keyed pseudonyms.
-    """
-
-    key: str
-    path: Path
-    row: int | None
-    payload: Payload
-    patient: str | None
-    study: str | None
-    problem: str | None = None
 
 
 @dataclass
@@ -52,6 +36,11 @@ class Dataset:
 
     def __post_init__(self) -> None:
         self.missing = frozenset(self.mapping.missing)
+
+    def set_paths(self, way: Literal["relative", "hashed"]) -> None:
+        """Keep paths otherwise than the mapping says."""
+        privacy = self.mapping.privacy.model_copy(update={"paths": way})
+        self.mapping = self.mapping.model_copy(update={"privacy": privacy})
 
     def __len__(self) -> int:
         return sum(1 for _ in self._rows())
@@ -74,7 +63,7 @@ class Dataset:
     def row_hash(self, record: Record) -> str:
         """Changes when a fact of the record or the meaning of the mapping's DICOM fields changes."""
         dicom = {name: s.model_dump(mode="json") for name, s in self.mapping.sources.items() if s.dicom}
-        facts = [record.payload, record.patient, record.study, dicom]
+        facts = [record.payload, record.patient, record.study, dicom, self.mapping.privacy.model_dump(mode="json")]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
     def _facts(
@@ -109,9 +98,7 @@ class Dataset:
 
     def _rows(self) -> Iterator[tuple[int | None, str, Path, dict[str, str], str | None]]:
         if self.table is None:
-            found = {p for pattern in self.mapping.images.glob for p in self.root.glob(pattern) if p.is_file()}
-            for path in sorted(found):
-                yield None, path.relative_to(self.root).as_posix(), path, {}, None
+            yield from self._files()
             return
         columns = [str(c) for c in self.table.columns]
         for line, cells in zip(self.table.index, self.table.itertuples(index=False, name=None), strict=True):
@@ -120,6 +107,18 @@ class Dataset:
                 continue
             key, path, problem = self._image(row)
             yield int(line), key, path, row, problem
+
+    def _files(self) -> Iterator[tuple[int | None, str, Path, dict[str, str], str | None]]:
+        """Every file that the globs find; a DICOMDIR is followed to the files it lists, and is none itself."""
+        found = {p for pattern in self.mapping.images.glob for p in self.root.glob(pattern) if p.is_file()}
+        keys = {p.relative_to(self.root).as_posix(): p for p in found if p.name != "DICOMDIR"}
+        for directory in sorted(p for p in found if p.name == "DICOMDIR"):
+            folder = directory.parent.relative_to(self.root)
+            keys |= {(folder / name).as_posix(): directory.parent / name for name in referenced_files(directory)}
+        resolved = self.root.resolve()
+        for key, path in sorted(keys.items()):
+            inside = _stays_inside(key) and path.resolve().is_relative_to(resolved)
+            yield None, key, path, {}, None if inside else "outside"
 
     def _image(self, row: dict[str, str]) -> tuple[str, Path, str | None]:
         template = self.mapping.images.path or ""
@@ -134,6 +133,24 @@ class Dataset:
         if not _stays_inside(key) or not path.resolve().is_relative_to(self.root.resolve()):
             return key, path, "outside"
         return key, path, None
+
+
+def referenced_files(directory: Path) -> list[str]:
+    """The files a DICOMDIR lists (PS3.3 F.3.2.2, Referenced File ID), relative to its folder.
+
+    Read as a data set: pydicom's FileSet is not for files one does not trust. Raises MappingError.
+    """
+    import pydicom
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            records = pydicom.dcmread(directory).get("DirectoryRecordSequence") or []
+            ids = [record.get("ReferencedFileID") for record in records]
+            parts = [[part] if isinstance(part, str) else list(map(str, part)) for part in ids if part]
+    except Exception as error:
+        raise MappingError(f"{directory.name}: not a DICOMDIR that can be read ({type(error).__name__})") from None
+    return sorted({"/".join(part) for part in parts})
 
 
 def _stays_inside(key: str) -> bool:

@@ -17,9 +17,9 @@ from pydantic import Field as Declared
 
 from cxrsearch.clinical import SYSTEM_FIELDS, Field, FieldType, Scalar, Value, clean, convert, nearest, valid_field_name
 from cxrsearch.errors import MappingError
+from indexer.privacy import Privacy, identifying
 
 Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
-# A value counts as a number when float() reads it; used by `present = "number"`.
 _LARGEST_TOML = 1_000_000
 
 
@@ -99,6 +99,8 @@ class FieldMapping(Source):
             raise ValueError("present needs type = 'boolean'")
         if self.formats and self.type is not FieldType.DATE:
             raise ValueError("formats needs type = 'date'")
+        if self.separator is not None and self.type is FieldType.TEXT:
+            raise ValueError("a text is one value; separator needs another type")
         return self
 
     def value(self, raw: str, missing: frozenset[str]) -> Value | None:
@@ -154,6 +156,16 @@ class Mapping(_Strict):
     patient: Identifier | None = None
     study: Identifier | None = None
     fields: dict[str, FieldMapping] = {}
+    privacy: Privacy = Privacy()
+
+    @model_validator(mode="after")
+    def _identifiers(self) -> Self:
+        if self.identifiers and not self.privacy.allow_identifiers:
+            raise ValueError(
+                f"{self.identifiers[0]} can identify a patient. Leave it out, or set allow_identifiers = true"
+                " under [privacy] (docs/privacy.md)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -165,8 +177,18 @@ class Mapping(_Strict):
         return self
 
     @property
+    def entering(self) -> dict[str, FieldMapping]:
+        """The fields that enter an index: free text only where the mapping lets it in."""
+        return {n: f for n, f in self.fields.items() if f.type is not FieldType.TEXT or self.privacy.free_text}
+
+    @property
     def declared(self) -> dict[str, Field]:
-        return {name: Field(name, f.type, f.separator is not None) for name, f in self.fields.items()}
+        return {name: Field(name, f.type, f.separator is not None) for name, f in self.entering.items()}
+
+    @property
+    def identifiers(self) -> list[str]:
+        """Declared DICOM keywords that can identify a patient."""
+        return sorted(f.dicom for f in self.fields.values() if f.dicom and identifying(f.dicom, f.type))
 
     @property
     def patient_namespace(self) -> str:
@@ -175,7 +197,7 @@ class Mapping(_Strict):
     @property
     def sources(self) -> dict[str, Source]:
         """Every source by the name its errors use."""
-        named: dict[str, Source] = {f"fields.{name}": field for name, field in self.fields.items()}
+        named: dict[str, Source] = {f"fields.{name}": field for name, field in self.entering.items()}
         return named | {n: s for n, s in (("patient", self.patient), ("study", self.study)) if s is not None}
 
     @property
@@ -198,6 +220,8 @@ def load_mapping(dataset: str) -> tuple[Mapping, Path]:
     path = Path(dataset)
     if path.is_dir():
         return _parse(_shipped_text("dicom-folder"), "dicom-folder"), path
+    if path.name == "DICOMDIR" and path.is_file():
+        return _parse(_shipped_text("dicom-folder").replace('"**/*"', '"DICOMDIR"'), "dicom-folder"), path.parent
     if path.suffix == ".toml" or path.exists():
         try:
             if path.stat().st_size > _LARGEST_TOML:
@@ -242,6 +266,7 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
         "patient": Identifier,
         "study": Identifier,
         "fields": FieldMapping,
+        "privacy": Privacy,
     }
     model = models.get(str(location[0]), Mapping) if len(location) > 1 else Mapping
     return list(model.model_fields)

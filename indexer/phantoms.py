@@ -70,6 +70,9 @@ type = "date"
 [fields.notes]
 column = "notes"
 type = "text"
+
+[privacy]
+free_text = true
 """
 
 

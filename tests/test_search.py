@@ -232,14 +232,14 @@ def test_cohort_mistakes(cxrsearch: Run, index: Path) -> None:
 
 
 def test_forget_by_pseudonym_or_by_the_real_identifier(cxrsearch: Run, index: Path) -> None:
-    pseudonym = counts(cxrsearch, index)[0]["patient"]
+    pseudonym = next(row["patient"] for row in counts(cxrsearch, index) if "PH0006" not in row["path"])
     images = len(counts(cxrsearch, index, "--where", f"patient = '{pseudonym}'"))
     ran = cxrsearch("forget", pseudonym, "--index", index)
-    assert ran.out == f"deleted {images} image{'s' if images > 1 else ''}\n"
+    assert ran.out.startswith(f"deleted {images} image{'s' if images > 1 else ''};")
     assert len(counts(cxrsearch, index)) == 32 - images
     again = cxrsearch("forget", pseudonym, "--index", index)
     assert again.code == 4
-    assert cxrsearch("forget", "PH0006", "--index", index).out == "deleted 2 images\n"
+    assert cxrsearch("forget", "PH0006", "--index", index).out.startswith("deleted 2 images;")
     unknown = cxrsearch("forget", "MRN-1234567", "--index", index)
     assert unknown.code == 4
     assert "1234567" not in unknown.err
@@ -304,4 +304,4 @@ def test_a_search_changes_nothing_and_a_missing_shard_is_named(
     shutil.rmtree(index / "shard")
     ran = cxrsearch_process("search", image(cohort), "--index", index)
     assert ran.code == 5
-    assert "shard: missing or incomplete" in ran.err
+    assert "edge_config.json: missing. Restore the index from a backup" in ran.err

@@ -339,6 +339,9 @@ def test_a_shard_that_is_gone_or_damaged(tmp_path: Path) -> None:
 
     EdgeStore.create(tmp_path / "index", FACTS).close()
     (tmp_path / "index" / "shard" / "edge_config.json").write_text("{", "utf-8")
+    with pytest.raises(IndexUnavailable, match=r"shard/edge_config\.json: damaged"):
+        EdgeStore.open(tmp_path / "index")
+    (tmp_path / "index" / "manifest.json").unlink()
     with pytest.raises(IndexUnavailable, match="shard: cannot be opened"):
         EdgeStore.open(tmp_path / "index")
     shutil.rmtree(tmp_path / "index" / "shard")

@@ -28,6 +28,7 @@ from torch.nn import functional
 from cxrsearch import radiograph
 from cxrsearch.clinical import values_of
 from cxrsearch.errors import ImageError, InputError
+from cxrsearch.radiograph import DEFAULT_GATES
 from indexer import dataset as datasets
 from trainer.metrics import RetrievalMetrics, retrieval_metrics
 from trainer.network import Architecture, Network
@@ -124,12 +125,13 @@ def load_labelled(config: Config, base: Path) -> Labelled:
             if label is None or record.patient is None or record.problem is not None:
                 continue
             try:
-                picture = radiograph.canonical(radiograph.read(record.path), config.image_size)
+                images = radiograph.read(record.path, gates=DEFAULT_GATES)
             except ImageError:
                 continue
-            pixels.append(np.rint(picture * 255).astype(np.uint8))
-            labels.append(label)
-            patients.append(f"{data.mapping.patient_namespace}/{record.patient}")
+            for image in images:
+                pixels.append(np.rint(radiograph.canonical(image, config.image_size) * 255).astype(np.uint8))
+                labels.append(label)
+                patients.append(f"{data.mapping.patient_namespace}/{record.patient}")
     if len(set(labels)) < 2:
         raise InputError(f"{config.name}: fewer than two classes have images with a patient number; nothing to learn")
     return Labelled(np.stack(pixels), np.array(labels), patients)

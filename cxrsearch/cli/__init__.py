@@ -16,6 +16,10 @@ def main() -> None:
         with open(os.path.join(os.path.dirname(__file__), "help.txt"), encoding="utf-8") as page:
             sys.stdout.write(page.read())
         return
-    from cxrsearch.cli.app import run
+    try:
+        from cxrsearch.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while still importing
+        code = INTERRUPTED
+    sys.exit(code)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cxrsearch import __version__
-from cxrsearch.cli import INTERRUPTED, cohort, copy, forget, index, info, search, train
+from cxrsearch.cli import INTERRUPTED, backup, cohort, copy, forget, index, info, search, train
 from cxrsearch.clinical import clean
 from cxrsearch.errors import CxrSearchError
 
@@ -47,6 +47,8 @@ app.command("cohort")(cohort.cohort)
 app.command("info")(info.info)
 app.command("forget")(forget.forget)
 app.command("copy")(copy.copy)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.command("train")(train.train)
 
 

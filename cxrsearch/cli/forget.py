@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -21,7 +22,7 @@ def forget(
     """
     from cxrsearch import settings
     from cxrsearch.errors import InputError
-    from cxrsearch.identity import load_identity
+    from cxrsearch.identity import forgotten, load_identity
     from cxrsearch.store import open_store
     from cxrsearch.where import Equals
 
@@ -30,8 +31,13 @@ def forget(
         identity = load_identity(settings.key_file())
         if identity is not None:
             names += sorted({identity.patient(d.namespace, patient) for d in store.facts.datasets.values()})
-        deleted = store.delete(Equals("patient", tuple(names)))
-        if not deleted:
+        known = Equals("patient", tuple(names))
+        found = {str(p.payload["patient"]) for p in store.scroll(known, fields=["patient"])}
+        if not found:
             # The identifier is not repeated: it may be a real one, and messages end up in logs.
             raise InputError("no image of this patient is in the index. Give the pseudonym that search shows.")
-    print(f"deleted {deleted} image{'s' if deleted > 1 else ''}")
+        # Remembered first: a run that is killed here can be repeated, and indexing leaves the patient out already.
+        more = store.facts.forgotten | {forgotten(name) for name in found}
+        store.declare(replace(store.facts, forgotten=more))
+        deleted = store.erase(known)
+    print(f"deleted {deleted} image{'s' if deleted > 1 else ''}; indexing again leaves this patient out (--again)")

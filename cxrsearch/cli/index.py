@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -17,11 +21,22 @@ if TYPE_CHECKING:
     from indexer.pipeline import Summary
 
 
+class Views(StrEnum):
+    ALL = "all"
+    FRONTAL = "frontal"
+
+
+class Paths(StrEnum):
+    RELATIVE = "relative"
+    HASHED = "hashed"
+
+
 def index(
     dataset: Annotated[
         str,
         typer.Argument(
-            metavar="DATASET", help="A dataset TOML, the name of a shipped mapping, or a folder of DICOM files."
+            metavar="DATASET",
+            help="A dataset TOML, the name of a shipped mapping, a folder of DICOM files, a DICOMDIR.",
         ),
     ],
     index: Index,
@@ -32,10 +47,34 @@ def index(
     workers: Annotated[
         int, typer.Option("--workers", min=1, max=256, help="Processes that read images.")
     ] = os.cpu_count() or 1,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many images.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many files.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the mapping and show what it gives; read no image.")
     ] = False,
+    modality: Annotated[
+        list[str] | None,
+        typer.Option("--modality", metavar="CODE", help="DICOM modalities to take beside CR and DX: RF, OT, SC, ..."),
+    ] = None,
+    any_body_part: Annotated[
+        bool, typer.Option("--any-body-part", help="Take DICOM files of another body part than the chest too.")
+    ] = False,
+    views: Annotated[Views, typer.Option("--views", help="frontal leaves lateral views out.")] = Views.ALL,
+    paths: Annotated[
+        Paths | None, typer.Option("--paths", help="Keep relative paths in the index, or keyed tokens instead.")
+    ] = None,
+    rejected: Annotated[
+        Path | None, typer.Option("--rejected", metavar="FILE", help="Where rejected files are listed.")
+    ] = None,
+    retry_rejected: Annotated[
+        bool, typer.Option("--retry-rejected", help="Only the files that the last run rejected.")
+    ] = False,
+    max_rejected: Annotated[
+        int, typer.Option("--max-rejected", min=0, max=100, help="Stop when more than this percentage is rejected.")
+    ] = 50,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete indexed images that the dataset no longer has.")
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Take in patients that cxrsearch forget deleted.")] = False,
 ) -> int:
     """Put a dataset into an index, made when there is none. Run it again to go on, or to take in changes.
 
@@ -44,32 +83,91 @@ def index(
     from indexer import dataset as datasets
 
     data = datasets.load(dataset, root)
+    if paths is not None:
+        data.set_paths("hashed" if paths is Paths.HASHED else "relative")
     if dry_run:
         _describe(data, limit)
         return 0
     from cxrsearch import settings
     from cxrsearch.encoder import DEFAULT_MODEL, Encoder
     from cxrsearch.identity import load_identity
+    from cxrsearch.radiograph import Gates
     from cxrsearch.store import create_store, is_url
     from cxrsearch.store.contract import DatasetFacts, IndexFacts
     from indexer import pipeline
 
-    encoder = Encoder(model or DEFAULT_MODEL)
+    folder = model or DEFAULT_MODEL
+    card = Encoder(folder).card  # runs it once here: each process has one of its own
     identity = load_identity(settings.key_file(), create=True)
     assert identity is not None
-    empty = IndexFacts(encoder.card.name, encoder.card.fingerprint, encoder.card.dimensions, {}, {})
-    facts = DatasetFacts(data.mapping.patient_namespace, str(data.root.resolve()))
-    with create_store(index, empty.declaring(data.mapping.name, facts, data.mapping.declared)) as store:
-        store.facts.check_model(encoder.card.name, encoder.card.fingerprint)
-        declared = store.facts.declaring(data.mapping.name, facts, data.mapping.declared)
+    mapping = data.mapping
+    shown_root = "" if mapping.privacy.paths == "hashed" else str(data.root.resolve())
+    facts = DatasetFacts(mapping.patient_namespace, shown_root, tuple(mapping.identifiers))
+    empty = IndexFacts(card.name, card.fingerprint, card.dimensions, {}, {})
+    _warn(data)
+    list_of_rejected = rejected or (Path("rejected.jsonl") if is_url(index) else Path(index) / "rejected.jsonl")
+    only = _labels(list_of_rejected) if retry_rejected else None
+    modalities = frozenset({"CR", "DX", *(code.upper() for code in modality or [])})
+    options = pipeline.Options(
+        workers, Gates(modalities, any_body_part, views is Views.FRONTAL), limit, only, again, prune, max_rejected / 100
+    )
+    with create_store(index, empty.declaring(mapping.name, facts, mapping.declared)) as store:
+        store.facts.check_model(card.name, card.fingerprint)
+        declared = store.facts.declaring(mapping.name, facts, mapping.declared)
         if declared != store.facts:
             store.declare(declared)
-        rejected = Path("rejected.jsonl") if is_url(index) else Path(index) / "rejected.jsonl"
-        summary = pipeline.run(data, store, encoder, identity, workers, limit, rejected)
-    _report(summary, rejected)
+        with _listing(list_of_rejected) as lines:
+            place = None if is_url(index) else Path(index)
+            summary = pipeline.run(data, store, folder, identity, lines, options, place)
+    _report(summary, list_of_rejected)
     if summary.interrupted:
         return INTERRUPTED
     return 3 if summary.rejected else 0
+
+
+@contextmanager
+def _listing(path: Path) -> Iterator[TextIO]:
+    """A new list of rejected files, readable by its owner only, which takes the old one's place at the end.
+
+    A run that fails leaves the old list, so that --retry-rejected can be run again.
+    """
+    draft = path.with_name(path.name + ".new")
+    with draft.open("w", encoding="utf-8") as lines:
+        draft.chmod(0o600)
+        yield lines
+    draft.replace(path)
+
+
+def _labels(path: Path) -> frozenset[str]:
+    """The files that the last run rejected. Raises InputError."""
+    from cxrsearch.errors import InputError
+
+    try:
+        return frozenset(str(json.loads(line)["path"]) for line in path.read_text("utf-8").splitlines())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no list of rejected files; index without --retry-rejected") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: not a list of rejected files; index without --retry-rejected") from None
+
+
+def _warn(data: Dataset) -> None:
+    """What the security officer would want to be told before it happens."""
+    from cxrsearch.clinical import FieldType
+
+    mapping = data.mapping
+    texts = [name for name, mapped in mapping.fields.items() if mapped.type is FieldType.TEXT]
+    if texts and mapping.privacy.free_text:
+        print(
+            f"note: free text ({', '.join(texts)}) enters the index as it is, names and all (docs/privacy.md)",
+            file=sys.stderr,
+        )
+    elif texts:
+        print(
+            f"note: free text ({', '.join(texts)}) is left out; free_text = true under [privacy] lets it in",
+            file=sys.stderr,
+        )
+    if mapping.identifiers:
+        print(f"note: {', '.join(mapping.identifiers)} can identify patients and enter the index", file=sys.stderr)
 
 
 def _describe(data: Dataset, limit: int | None) -> None:
@@ -106,8 +204,13 @@ def _report(summary: Summary, rejected: Path) -> None:
     rate = f", {summary.indexed / summary.seconds:.0f} images/s" if summary.indexed and summary.seconds else ""
     print(
         f"{summary.indexed} indexed, {summary.updated} updated, {summary.unchanged} unchanged,"
-        f" {sum(summary.rejected.values())} rejected in {summary.seconds:.1f} s{rate}"
+        f" {summary.rejected.total()} rejected in {summary.seconds:.1f} s{rate}"
     )
+    if summary.gone:
+        what = "were deleted" if summary.pruned else "are still in the index; --prune deletes them"
+        print(f"{summary.gone} images that the dataset no longer has {what}")
+    if summary.forgotten:
+        print(f"{summary.forgotten} files of forgotten patients were left out; --again takes them in")
     for reason, number in summary.rejected.most_common():
         print(f"  rejected: {number} {reason}", file=sys.stderr)
     if summary.rejected:

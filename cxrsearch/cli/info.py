@@ -36,14 +36,25 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
             print(f"images      {images} of {patients} patients")
             print(f"datasets    {', '.join(f'{text_of(name)} ({number})' for name, number in datasets.items()) or '-'}")
             print(f"model       {text_of(facts.model)}, {facts.dimensions} dimensions, {facts.fingerprint[:12]}")
+            for name, dataset in facts.datasets.items():
+                if dataset.identifiers:
+                    print(f"identifiers {text_of(name)}: {', '.join(dataset.identifiers)} (allow_identifiers)")
             if size is not None:
                 print(f"on disk     {size / 2**20:.1f} MiB")
             write_table([{**row, "coverage": f"{row['coverage']:.0%}"} for row in rows], columns)
         case Format.JSON:
+            identifiers = {name: list(dataset.identifiers) for name, dataset in facts.datasets.items()}
             whole = {
-                "images": images, "patients": patients, "datasets": datasets, "model": facts.model,
-                "fingerprint": facts.fingerprint, "dimensions": facts.dimensions, "bytes": size, "fields": rows,
-            }  # fmt: skip
+                "images": images,
+                "patients": patients,
+                "datasets": datasets,
+                "model": facts.model,
+                "fingerprint": facts.fingerprint,
+                "dimensions": facts.dimensions,
+                "identifiers": {name: named for name, named in identifiers.items() if named},
+                "bytes": size,
+                "fields": rows,
+            }
             write_json(whole, sys.stdout)
         case Format.JSONL:
             write_jsonl(rows, sys.stdout)

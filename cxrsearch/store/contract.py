@@ -27,10 +27,12 @@ _UNIT_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """namespace: whose patient numbers; root: the folder that the points' paths are relative to."""
+    """namespace: whose patient numbers; root: the folder that the points' paths are relative to, empty where they are
+    hashed; identifiers: DICOM attributes that can identify a patient and were let in all the same."""
 
     namespace: str
     root: str
+    identifiers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class IndexFacts:
     dimensions: int
     fields: Mapping[str, Field]
     datasets: Mapping[str, DatasetFacts]
+    forgotten: frozenset[str] = frozenset()  # what identity.forgotten() gives of each
 
     @property
     def all_fields(self) -> dict[str, Field]:
@@ -70,7 +73,7 @@ class IndexFacts:
         return replace(self, fields=merged, datasets={**self.datasets, name: dataset})
 
     def as_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, **asdict(self)}
+        return {"format": FORMAT, **asdict(self), "forgotten": sorted(self.forgotten)}
 
     @classmethod
     def from_json(cls, data: Any, place: str) -> IndexFacts:
@@ -88,7 +91,11 @@ class IndexFacts:
                 fingerprint=str(data["fingerprint"]),
                 dimensions=int(data["dimensions"]),
                 fields={n: Field(n, FieldType(f["type"]), bool(f["several"])) for n, f in data["fields"].items()},
-                datasets={n: DatasetFacts(str(d["namespace"]), str(d["root"])) for n, d in data["datasets"].items()},
+                datasets={
+                    n: DatasetFacts(str(d["namespace"]), str(d["root"]), tuple(map(str, d["identifiers"])))
+                    for n, d in data["datasets"].items()
+                },
+                forgotten=frozenset(map(str, data["forgotten"])),
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise IndexUnavailable(f"{place}: its settings are damaged. Restore it or index again.") from None
@@ -155,6 +162,10 @@ class VectorStore(Protocol):
 
     def delete(self, expression: Expression) -> int:
         """Delete every point that meets the expression; how many they were."""
+        ...
+
+    def erase(self, expression: Expression) -> int:
+        """Delete as :meth:`delete` does, leaving no bytes of the points behind where the engine is ours to say."""
         ...
 
     def optimise(self) -> None:

@@ -3,6 +3,7 @@
     INDEX/index.json   the facts
     INDEX/shard/       the engine's files
     INDEX/lock         shared by readers, exclusive for the writer
+    INDEX/manifest.json  what the files were when the writer closed them (manifest.py)
 
 The shard has no write-ahead log, whose lock would keep a second reader out; instead every write is
 flushed before it returns.
@@ -10,11 +11,13 @@ flushed before it returns.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,12 +27,15 @@ from numpy.typing import NDArray
 
 from cxrsearch.clinical import Field, FieldType, Payload, Value
 from cxrsearch.errors import IndexInUse, IndexUnavailable
+from cxrsearch.store import manifest
 from cxrsearch.store.contract import EXACT_BELOW_KB, SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
 from cxrsearch.store.filters import Engine, translate
-from cxrsearch.where import Expression
+from cxrsearch.where import Expression, Not
 
 _HNSW = edge.HnswIndexConfig(m=32, ef_construct=256, full_scan_threshold=10_000)
 _PAGE = 1_000
+# What a process killed while it made an index may have left.
+_OWN_FILES = {"lock", "shard", "rejected.jsonl", "rejected.jsonl.new", "index.json.new", "manifest.json"}
 # Edge 0.9.0 turns MatchValue(True) into the number 1, which matches no boolean: they are kept as keywords.
 _BOOLEANS = {True: "true", False: "false"}
 
@@ -47,9 +53,9 @@ _FILTERS = Engine(
 class EdgeStore:
     """A VectorStore on a local folder. Use :meth:`open` and :meth:`create`."""
 
-    def __init__(self, folder: Path, facts: IndexFacts, shard: edge.EdgeShard, lock: TextIO) -> None:
+    def __init__(self, folder: Path, facts: IndexFacts, shard: edge.EdgeShard, lock: TextIO, write: bool) -> None:
         self.folder, self.facts = folder, facts
-        self._shard, self._lock = shard, lock
+        self._shard, self._lock, self._write = shard, lock, write
 
     @classmethod
     def open(cls, folder: Path, write: bool = False) -> EdgeStore:
@@ -59,14 +65,18 @@ class EdgeStore:
             raise IndexUnavailable(f"{folder}: {what}. Make one with: cxrsearch index DATASET --index {folder}")
         lock = _locked(folder, write)
         try:
+            _finish_erasing(folder, write)
             facts = _read_facts(folder)
+            manifest.check(folder)
             if not (folder / "shard" / "edge_config.json").is_file():
                 raise IndexUnavailable(f"{folder / 'shard'}: missing or incomplete. Restore the index or index again.")
+            if write:
+                manifest.remove(folder)
             shard = _load(folder)
         except BaseException:
             lock.close()
             raise
-        return cls(folder, facts, shard, lock)
+        return cls(folder, facts, shard, lock, write)
 
     @classmethod
     def create(cls, folder: Path, facts: IndexFacts) -> EdgeStore:
@@ -77,22 +87,14 @@ class EdgeStore:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise IndexUnavailable(f"{folder}: cannot be made ({error.strerror})") from None
-        foreign = sorted(set(os.listdir(folder)) - {"lock", "shard", "rejected.jsonl", "index.json.new"})
+        foreign = sorted(set(os.listdir(folder)) - _OWN_FILES)
         if foreign:
             raise IndexUnavailable(
                 f"{folder}: holds other files ({foreign[0]!r}) and no index. Give an empty or a new folder."
             )
         lock = _locked(folder, write=True)
         shutil.rmtree(folder / "shard", ignore_errors=True)  # of a process killed before its index.json was written
-        vectors = edge.EdgeVectorParams(size=facts.dimensions, distance=edge.Distance.Dot)
-        config = edge.EdgeConfig(
-            vectors=vectors,
-            wal_enabled=False,
-            hnsw_config=_HNSW,
-            optimizers=edge.EdgeOptimizersConfig(indexing_threshold=EXACT_BELOW_KB),
-        )
-        (folder / "shard").mkdir()
-        store = cls(folder, facts, edge.EdgeShard.create(str(folder / "shard"), config), lock)
+        store = cls(folder, facts, _new_shard(folder / "shard", facts.dimensions), lock, write=True)
         store._index_fields(facts.all_fields)
         store._write_facts(facts)
         return store
@@ -153,12 +155,29 @@ class EdgeStore:
         self._update(edge.UpdateOperation.delete_points_by_filter(condition))
         return count
 
+    def erase(self, expression: Expression) -> int:
+        """The points that stay are written into a new shard, which takes the place of the old one."""
+        count = self.count(expression)
+        if not count:
+            return 0
+        new = self.folder / "shard.new"
+        shutil.rmtree(new, ignore_errors=True)
+        kept = EdgeStore(self.folder, self.facts, _new_shard(new, self.facts.dimensions), self._lock, write=True)
+        kept._index_fields(self.facts.all_fields)
+        points = self.scroll(Not(expression), vectors=True)
+        while batch := list(islice(points, _PAGE)):
+            kept.upsert(batch)
+        kept._shard.close()
+        self._shard.close()
+        # From the first rename on, the new shard is whole: opening finishes the rest (_finish_erasing).
+        (self.folder / "shard").rename(self.folder / "shard.old")
+        _finish_erasing(self.folder, write=True)
+        self._shard = _load(self.folder)
+        return count
+
     def optimise(self) -> None:
         self._shard.optimize()
         self._shard.flush()
-        # Loading removes the segments that were merged away; now, so that no search has to.
-        self._shard.close()
-        self._shard = _load(self.folder)
 
     def size_bytes(self) -> int:
         blocks = sum(path.stat().st_blocks for path in self.folder.rglob("*") if path.is_file())
@@ -166,6 +185,11 @@ class EdgeStore:
 
     def close(self) -> None:
         self._shard.close()
+        if self._write:
+            # Loading removes the segments that were merged away; now, so that no search has to.
+            _load(self.folder).close()
+            with contextlib.suppress(OSError):  # on a full disk: an index without a manifest is not checked
+                manifest.write(self.folder)
         self._lock.close()  # closing the file gives the lock back
 
     def _update(self, operation: edge.UpdateOperation) -> None:
@@ -240,6 +264,30 @@ def _locked(folder: Path, write: bool) -> TextIO:
         who = "being searched or written" if write else "being written"
         raise IndexInUse(f"{folder}: this index is {who} by another process. Try again when it is done.") from None
     return file
+
+
+def _new_shard(path: Path, dimensions: int) -> edge.EdgeShard:
+    config = edge.EdgeConfig(
+        vectors=edge.EdgeVectorParams(size=dimensions, distance=edge.Distance.Dot),
+        wal_enabled=False,
+        hnsw_config=_HNSW,
+        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=EXACT_BELOW_KB),
+    )
+    path.mkdir()
+    return edge.EdgeShard.create(str(path), config)
+
+
+def _finish_erasing(folder: Path, write: bool) -> None:
+    """What a process killed while erasing left to do: its new shard is whole once the old one was renamed."""
+    new, old = folder / "shard.new", folder / "shard.old"
+    if not new.exists() and not old.exists():
+        return
+    if not write:
+        raise IndexUnavailable(f"{folder}: deleting a patient was interrupted; run the same cxrsearch forget again.")
+    if not (folder / "shard").exists():
+        new.rename(folder / "shard")
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _load(folder: Path) -> edge.EdgeShard:

@@ -150,6 +150,10 @@ class ServerStore:
         self._call(lambda: self._client.delete(self._collection, points_selector=selector, wait=True))
         return count
 
+    def erase(self, expression: Expression) -> int:
+        """Deleted; when its bytes leave the server's disk is up to its optimiser."""
+        return self.delete(expression)
+
     def optimise(self) -> None:
         """The server builds its graph by itself, in the background."""
 

@@ -1,0 +1,93 @@
+"""An index as one file, whichever engine holds it, and back.
+
+A ZIP file of facts.json, points/NNNNNN.jsonl with vectors/NNNNNN.f32 (little-endian float32, one row a point), and
+manifest.json with the sha256 of each of them. Nothing in it is executed, nothing is unpacked to a path it names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxrsearch.errors import InputError
+from cxrsearch.store.contract import IndexFacts, Point, VectorStore
+
+_BATCH = 1_000
+_MANIFEST = "manifest.json"
+# A batch is far smaller; a part that says more of itself is an attack or damage.
+_LARGEST_PART = 512 * 2**20
+
+
+def save(store: VectorStore, file: Path) -> int:
+    """Write every point, payload and setting of an index; how many points. Raises InputError.
+
+    Written beside and renamed, so that ``file`` is whole or not there.
+    """
+    draft = file.with_name(file.name + ".new")
+    sums: dict[str, str] = {}
+    points, count = store.scroll(vectors=True), 0
+    try:
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            draft.chmod(0o600)  # an index holds clinical facts
+
+            def put(name: str, content: bytes) -> None:
+                sums[name] = hashlib.sha256(content).hexdigest()
+                archive.writestr(name, content)
+
+            put("facts.json", json.dumps(store.facts.as_json()).encode())
+            for number in range(1_000_000):
+                batch = list(islice(points, _BATCH))
+                if not batch:
+                    break
+                lines = [json.dumps({"id": p.id, "payload": p.payload}, ensure_ascii=False) for p in batch]
+                put(f"points/{number:06d}.jsonl", "\n".join(lines).encode())
+                vectors = np.stack([p.vector for p in batch if p.vector is not None])
+                put(f"vectors/{number:06d}.f32", vectors.astype("<f4").tobytes())
+                count += len(batch)
+            archive.writestr(_MANIFEST, json.dumps(sums))
+        draft.replace(file)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise InputError(f"{file}: cannot be written ({error.strerror})") from None
+    return count
+
+
+class Backup:
+    """A backup file, checked whole when it is opened. Raises InputError."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        try:
+            self._archive = zipfile.ZipFile(file)
+            self._sums: dict[str, str] = dict(json.loads(self._part(_MANIFEST)))
+            for name, expected in self._sums.items():
+                if hashlib.sha256(self._part(name)).hexdigest() != expected:
+                    raise InputError(f"{file}: damaged ({name}); use another backup")
+            facts: Any = json.loads(self._part("facts.json"))
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+        except (zipfile.BadZipFile, KeyError, ValueError, TypeError, RecursionError, EOFError, NotImplementedError):
+            raise InputError(f"{file}: not a backup of cxrsearch, or damaged; use another backup") from None
+        except Exception as error:  # zlib.error and its like have no common class
+            raise InputError(f"{file}: damaged ({type(error).__name__}); use another backup") from None
+        self.facts = IndexFacts.from_json(facts, str(file))
+
+    def points(self) -> Iterator[list[Point]]:
+        """The points, a batch at a time."""
+        for name in sorted(name for name in self._sums if name.startswith("points/")):
+            lines = [json.loads(line) for line in self._part(name).decode().split("\n")]
+            raw = self._part(name.replace("points/", "vectors/").replace(".jsonl", ".f32"))
+            vectors = np.frombuffer(raw, dtype="<f4").reshape(len(lines), -1).astype(np.float32)
+            yield [Point(line["id"], line["payload"], v) for line, v in zip(lines, vectors, strict=True)]
+
+    def _part(self, name: str) -> bytes:
+        if self._archive.getinfo(name).file_size > _LARGEST_PART:
+            raise InputError(f"{self.file}: {name} is too large for a backup of cxrsearch")
+        return self._archive.read(name)

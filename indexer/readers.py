@@ -1,0 +1,196 @@
+"""Processes that read files and embed what they read, each file in bounded time and memory.
+
+Each process has an encoder of its own on one core: the cores never wait for each other, and a vector is a thousandth
+of the picture to send. (One encoder on all cores, fed by reading processes, reached 79 % of its own rate on two cores;
+this reaches more than 90 %.) A decoder that ends its process, or takes too long, costs the file it was at and no other.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import signal
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrsearch import radiograph
+from cxrsearch.encoder import Encoder
+from cxrsearch.errors import ImageError, Reason
+from cxrsearch.radiograph import Gates, Radiograph
+from indexer.record import Record
+
+# Files a process takes at once: a batch for its encoder.
+CHUNK = 16
+# Chunks given out per process, so that none waits for the writer.
+_AHEAD = 3
+# The slowest syntax takes half a second for a large radiograph.
+SECONDS_PER_FILE = 60
+# Address space of a worker; reading the largest allowed image takes under 2 GiB.
+MEMORY_BYTES = 6 * 2**30
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the index has of a file: its hash, its row's hash, and the size of its image."""
+
+    sha256: str
+    row_hash: str
+    width: int
+    height: int
+    projection: str | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """label: what messages call the file: its path, or a token where paths name patients."""
+
+    record: Record
+    label: str
+    row_hash: str
+    known: Known | None
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """One radiograph: its embedding, (D,) float32 of unit length, and the size and projection it had."""
+
+    vector: NDArray[np.float32]
+    width: int
+    height: int
+    projection: str | None
+
+
+@dataclass(frozen=True)
+class Read:
+    """A file that was read. images: None when the file is the one already indexed."""
+
+    sha256: str
+    images: list[Embedded] | None
+    header: Mapping[str, str] = field(default_factory=dict)
+
+
+Outcome = Read | ImageError
+
+
+@dataclass(frozen=True)
+class How:
+    """What every process needs to know: the model folder, DICOM keywords to bring along, who is let in."""
+
+    model: Path
+    keywords: tuple[str, ...]
+    gates: Gates
+
+
+class Readers:
+    """A pool of processes that read and embed, in order, within a bounded window."""
+
+    def __init__(self, workers: int, how: How) -> None:
+        self.workers, self.how = workers, how
+        self.pool = self._start(workers)
+
+    def read(self, tasks: Iterator[Task]) -> Iterator[tuple[Task, Outcome]]:
+        waiting: deque[tuple[list[Task], Future[list[Outcome]]]] = deque()
+        while chunk := list(islice(tasks, CHUNK)):
+            waiting.append((chunk, self.pool.submit(read_files, chunk)))
+            if len(waiting) >= self.workers * _AHEAD:
+                yield from self._next(waiting)
+        while waiting:
+            yield from self._next(waiting)
+
+    def stop(self) -> None:
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def _next(self, waiting: deque[tuple[list[Task], Future[list[Outcome]]]]) -> list[tuple[Task, Outcome]]:
+        chunk, future = waiting.popleft()
+        try:
+            return list(zip(chunk, future.result(), strict=True))
+        except BrokenProcessPool:
+            # Which file it was is not known: this chunk is read one by one, the others once more in a new pool.
+            outcomes = [(task, self._read_alone(task)) for task in chunk]
+            self.pool = self._start(self.workers)
+            again = [(other, self.pool.submit(read_files, other)) for other, _ in waiting]
+            waiting.clear()
+            waiting.extend(again)
+            return outcomes
+
+    def _read_alone(self, task: Task) -> Outcome:
+        with self._start(1) as alone:
+            try:
+                return alone.submit(read_files, [task]).result()[0]
+            except BrokenProcessPool:
+                return ImageError(
+                    Reason.READER_DIED,
+                    f"{task.label}: reading it ended the process that did, or took more than {SECONDS_PER_FILE} s",
+                )
+
+    def _start(self, workers: int) -> ProcessPoolExecutor:
+        # Not forked: a fork of a process with threads may deadlock.
+        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _ready, (self.how,))
+
+
+_how: How
+_encoder: Encoder
+
+
+def _ready(how: How) -> None:
+    global _how, _encoder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    _how, _encoder = how, Encoder(how.model, threads=1)
+
+
+def read_files(tasks: list[Task]) -> list[Outcome]:
+    """In a process of the pool: each file read, and all their pictures embedded at once."""
+    outcomes = [_read_file(task) for task in tasks]
+    pictures = [picture for found in outcomes if isinstance(found, _Pictures) for picture in found.pictures]
+    vectors = iter(_encoder.embed(pictures)) if pictures else iter(())
+    return [found.embedded(vectors) if isinstance(found, _Pictures) else found for found in outcomes]
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """A file between reading and embedding."""
+
+    images: list[Radiograph]
+    pictures: list[NDArray[np.float32]]
+
+    def embedded(self, vectors: Iterator[NDArray[np.float32]]) -> Read:
+        images = [Embedded(next(vectors), image.width, image.height, image.projection) for image in self.images]
+        return Read(self.images[0].sha256, images, self.images[0].header)
+
+
+def _read_file(task: Task) -> _Pictures | Outcome:
+    signal.alarm(SECONDS_PER_FILE)  # unanswered, it ends the process: also inside a decoder's own code
+    try:
+        return _decode_file(task)
+    except ImageError as error:
+        return error
+    except MemoryError:
+        return ImageError(Reason.TOO_LARGE, f"{task.label}: reading it takes more than {MEMORY_BYTES // 2**30} GiB")
+    finally:
+        signal.alarm(0)
+
+
+def _decode_file(task: Task) -> _Pictures | Read:
+    record, known = task.record, task.known
+    if record.problem == "outside":
+        raise ImageError(Reason.OUTSIDE_ROOT, "the dataset names a file outside its folder")
+    if record.problem is not None:
+        raise ImageError(Reason.MISSING, record.problem)
+    data = radiograph.read_bytes(record.path, task.label)
+    sha256 = radiograph.digest(data)
+    same = known is not None and known.sha256 == sha256
+    if same and (not _how.keywords or (known is not None and known.row_hash == task.row_hash)):
+        return Read(sha256, None)
+    images = radiograph.decode(data, task.label, _how.keywords, _how.gates)
+    if same:
+        return Read(sha256, None, images[0].header)
+    return _Pictures(images, [radiograph.canonical(image, _encoder.card.image_size) for image in images])
