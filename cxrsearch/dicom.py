@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import logging
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,20 +56,18 @@ def decode(data: bytes, name: str, keywords: Sequence[str], gates: Gates) -> Dec
     Raises ImageError. No header value ever enters its message.
     """
     check_inflation(data, MAX_FILE_BYTES, name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote header values
-        try:
-            dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
-        except Exception as error:
-            what = f"{name}: not a readable DICOM file ({type(error).__name__})"
-            raise ImageError(Reason.NOT_AN_IMAGE, what) from None
-        try:
-            return _decode(dataset, name, keywords, gates)
-        except ImageError:
-            raise
-        except Exception as error:  # pydicom converts values when they are asked for, and broken ones then
-            what = f"{name}: its header cannot be used ({type(error).__name__})"
-            raise ImageError(Reason.UNSUPPORTED, what) from None
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
+    except Exception as error:
+        what = f"{name}: not a readable DICOM file ({type(error).__name__})"
+        raise ImageError(Reason.NOT_AN_IMAGE, what) from None
+    try:
+        return _decode(dataset, name, keywords, gates)
+    except ImageError:
+        raise
+    except Exception as error:  # pydicom converts values when they are asked for, and broken ones then
+        what = f"{name}: its header cannot be used ({type(error).__name__})"
+        raise ImageError(Reason.UNSUPPORTED, what) from None
 
 
 def _decode(dataset: Dataset, name: str, keywords: Sequence[str], gates: Gates) -> Decoded:

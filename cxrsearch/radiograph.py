@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,12 @@ def read_bytes(path: Path, name: str | None = None) -> bytes:
 
 def decode(data: bytes, name: str, keywords: Sequence[str] = (), gates: Gates = OPEN) -> list[Radiograph]:
     """The radiographs in a file's bytes. ``name`` is used in messages only. Raises ImageError."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # decoders' warnings quote the file's own text
+        return _decode(data, name, keywords, gates)
+
+
+def _decode(data: bytes, name: str, keywords: Sequence[str], gates: Gates) -> list[Radiograph]:
     sha256 = digest(data)
     if data[128:132] == b"DICM" or data[:2] in (b"\x08\x00", b"\x02\x00"):
         from cxrsearch import dicom  # 0.3 s of import that a PNG does not need
@@ -172,12 +179,14 @@ def _decode_picture(data: bytes, name: str) -> tuple[NDArray[np.float32], str]:
         raise ImageError(Reason.TRUNCATED, f"{name}: damaged picture ({type(error).__name__})") from None
     kind = str(picture.format).lower()
     check_size(picture.width, picture.height, name)
-    if getattr(picture, "n_frames", 1) > 1:
-        raise ImageError(Reason.CINE, f"{name}: an animation or several pages, not a radiograph")
     try:
+        if getattr(picture, "n_frames", 1) > 1:
+            raise ImageError(Reason.CINE, f"{name}: an animation or several pages, not a radiograph")
         if kind == "tiff" or "exif" in picture.info:  # looking for an orientation takes as long as decoding
             picture = ImageOps.exif_transpose(picture)
         return _gray(picture), kind
+    except ImageError:
+        raise
     except Exception as error:
         raise ImageError(Reason.TRUNCATED, f"{name}: truncated or damaged {kind} ({type(error).__name__})") from None
 

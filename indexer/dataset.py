@@ -21,6 +21,9 @@ from indexer.mapping import FieldMapping, Mapping, load_mapping
 from indexer.record import Record
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+# A million patients with a hundred facts each fit; a cell of a gigabyte, or ten million columns, do not.
+_LARGEST_TABLE = 512 * 2**20
+_LONGEST_HEADER = 2**20
 # Bad cells shown before the rest is only counted.
 _SHOWN_ERRORS = 3
 
@@ -184,6 +187,7 @@ def _read_table(mapping: Mapping, folder: Path) -> pd.DataFrame:
     path = folder / (mapping.images.table or "")
     if not path.is_file():
         raise MappingError(f"{path}: no such table. Say with --root where the dataset {mapping.name!r} is.")
+    _check_table_size(path)
     try:
         table = pd.read_csv(
             path, dtype=str, keep_default_na=False, na_filter=False, encoding=mapping.images.encoding,
@@ -197,6 +201,16 @@ def _read_table(mapping: Mapping, folder: Path) -> pd.DataFrame:
         raise MappingError(f"{path.name}: not a table that can be read: {str(error).splitlines()[0][:160]}") from None
     table.index = pd.RangeIndex(2, len(table) + 2)  # the line a person sees in a spreadsheet
     return table
+
+
+def _check_table_size(path: Path) -> None:
+    """Raises MappingError for a table that would take the memory of the machine."""
+    if path.stat().st_size > _LARGEST_TABLE:
+        raise MappingError(f"{path.name}: larger than {_LARGEST_TABLE // 2**20} MiB; split the table")
+    with path.open("rb") as file:
+        if len(file.readline(_LONGEST_HEADER + 1)) > _LONGEST_HEADER:
+            limit = _LONGEST_HEADER // 2**20
+            raise MappingError(f"{path.name}: its first line is longer than {limit} MiB; not a table")
 
 
 def _check_columns(mapping: Mapping, table: pd.DataFrame) -> None:

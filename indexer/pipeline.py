@@ -9,18 +9,17 @@ by being started again.
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import TextIO
 
 from cxrsearch.clinical import ROW_HASH, Payload, clean
-from cxrsearch.errors import ImageError, IndexUnavailable, InputError, Reason
+from cxrsearch.errors import ImageError, InputError, Reason
 from cxrsearch.identity import Identity, forgotten
 from cxrsearch.radiograph import DEFAULT_GATES, Gates, projection
 from cxrsearch.store.contract import Point, VectorStore
@@ -35,8 +34,6 @@ from indexer.record import Record
 _BATCH = 128
 # Files looked at before the share of rejected ones is held against the mapping.
 _BEFORE_JUDGING = 100
-# Space a batch and the engine's own files may take; a full disk under a memory map ends the process.
-_SPARE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -87,18 +84,16 @@ class Summary:
 
 def run(
     dataset: Dataset, store: VectorStore, model: Path, identity: Identity, rejected: TextIO, options: Options,
-    place: Path | None = None,
 ) -> Summary:  # fmt: skip
     """Bring the index up to the dataset. A file that cannot be read is rejected and the run goes on.
 
-    model: a model folder. rejected: where rejections are written, one JSON object a line. place: the folder whose
-    disk can fill up.
+    model: a model folder. rejected: where rejections are written, one JSON object a line.
     Ctrl-C ends it early, with what was stored so far kept; ``Summary.interrupted`` says so.
-    Raises InputError when more than ``max_rejected`` of the files are rejected, IndexUnavailable when the disk is full.
+    Raises InputError when more than ``max_rejected`` of the files are rejected.
     """
     total = min(len(dataset) if options.only is None else len(options.only), options.limit or len(dataset))
     summary, started = Summary(total), time.monotonic()
-    writer = _Writer(dataset, store, identity, rejected, options, summary, place)
+    writer = _Writer(dataset, store, identity, rejected, options, summary)
     readers = Readers(options.workers, How(model, dataset.mapping.dicom_keywords, options.gates))
     try:
         with Progress(total) as progress, _Interruption() as interruption:
@@ -124,11 +119,11 @@ class _Writer:
 
     def __init__(
         self, dataset: Dataset, store: VectorStore, identity: Identity, rejected: TextIO,
-        options: Options, summary: Summary, place: Path | None,
+        options: Options, summary: Summary,
     ) -> None:  # fmt: skip
         self.dataset, self.mapping, self.store = dataset, dataset.mapping, store
-        self.identity, self.rejected, self.options, self.summary, self.place = (
-            identity, rejected, options, summary, place,
+        self.identity, self.rejected, self.options, self.summary = (
+            identity, rejected, options, summary,
         )  # fmt: skip
         self.known = self._known()
         self.seen: set[str] = set()
@@ -151,9 +146,11 @@ class _Writer:
         patient = None
         if record.patient is not None:
             patient = self.identity.patient(self.mapping.patient_namespace, record.patient)
-            if not self.options.again and forgotten(patient) in self.store.facts.forgotten:
-                self.summary.forgotten += 1
-                return
+            if (trace := forgotten(patient)) in self.store.facts.forgotten:
+                if not self.options.again:
+                    self.summary.forgotten += 1
+                    return
+                self.store.declare(replace(self.store.facts, forgotten=self.store.facts.forgotten - {trace}))
         self.summary.unusable.update(unusable)
         if outcome.images is not None:
             for frame, image in enumerate(outcome.images, start=1):
@@ -170,7 +167,6 @@ class _Writer:
         """Store the batch; once this returns, its images count as indexed."""
         if not self.batch:
             return
-        self._check_space()
         self.store.upsert(self.batch)
         self.summary.indexed += len(self.batch)
         self.batch = []
@@ -249,13 +245,6 @@ class _Writer:
             raise InputError(
                 f"{bad} of the first {seen} files were rejected, {number} of them as {reason}: the mapping or --root is"
                 " probably wrong. If it is not, raise --max-rejected."
-            )
-
-    def _check_space(self) -> None:
-        if self.place is not None and (free := shutil.disk_usage(self.place).free) < _SPARE_BYTES:
-            raise IndexUnavailable(
-                f"{self.place}: the disk is full ({free // 2**20} MiB left). {self.summary.indexed} images were added,"
-                " and the index can be used. Make room and run the same command again."
             )
 
 

@@ -117,8 +117,7 @@ def index(
         if declared != store.facts:
             store.declare(declared)
         with _listing(list_of_rejected) as lines:
-            place = None if is_url(index) else Path(index)
-            summary = pipeline.run(data, store, folder, identity, lines, options, place)
+            summary = pipeline.run(data, store, folder, identity, lines, options)
     _report(summary, list_of_rejected)
     if summary.interrupted:
         return INTERRUPTED

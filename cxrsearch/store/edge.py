@@ -34,6 +34,9 @@ from cxrsearch.where import Expression, Not
 
 _HNSW = edge.HnswIndexConfig(m=32, ef_construct=256, full_scan_threshold=10_000)
 _PAGE = 1_000
+# Less space than this is a full disk. The engine writes through memory maps, and a map that finds no room ends the
+# process, so there has to be room before it writes.
+_SPARE_BYTES = 64 * 2**20
 # What a process killed while it made an index may have left.
 _OWN_FILES = {"lock", "shard", "rejected.jsonl", "rejected.jsonl.new", "index.json.new", "manifest.json"}
 # Edge 0.9.0 turns MatchValue(True) into the number 1, which matches no boolean: they are kept as keywords.
@@ -71,6 +74,7 @@ class EdgeStore:
             if not (folder / "shard" / "edge_config.json").is_file():
                 raise IndexUnavailable(f"{folder / 'shard'}: missing or incomplete. Restore the index or index again.")
             if write:
+                _check_space(folder)
                 manifest.remove(folder)
             shard = _load(folder)
         except BaseException:
@@ -93,6 +97,7 @@ class EdgeStore:
                 f"{folder}: holds other files ({foreign[0]!r}) and no index. Give an empty or a new folder."
             )
         lock = _locked(folder, write=True)
+        _check_space(folder)
         shutil.rmtree(folder / "shard", ignore_errors=True)  # of a process killed before its index.json was written
         store = cls(folder, facts, _new_shard(folder / "shard", facts.dimensions), lock, write=True)
         store._index_fields(facts.all_fields)
@@ -106,6 +111,7 @@ class EdgeStore:
 
     def upsert(self, points: Sequence[Point]) -> None:
         vectors = check_vectors(points, self.facts.dimensions)
+        _check_space(self.folder)
         made = [
             edge.Point(id=point.id, vector=vector.tolist(), payload=_pack(point.payload))
             for point, vector in zip(points, vectors, strict=True)
@@ -185,7 +191,7 @@ class EdgeStore:
 
     def close(self) -> None:
         self._shard.close()
-        if self._write:
+        if self._write and _free(self.folder) >= _SPARE_BYTES:
             # Loading removes the segments that were merged away; now, so that no search has to.
             _load(self.folder).close()
             with contextlib.suppress(OSError):  # on a full disk: an index without a manifest is not checked
@@ -314,6 +320,18 @@ def _read_facts(folder: Path) -> IndexFacts:
     except (OSError, UnicodeDecodeError):
         raise IndexUnavailable(f"{folder / 'index.json'}: cannot be read. Restore the index or index again.") from None
     return IndexFacts.from_text(text, str(folder))
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
+def _check_space(folder: Path) -> None:
+    if (free := _free(folder)) < _SPARE_BYTES:
+        raise IndexUnavailable(
+            f"{folder}: the disk is full ({free // 2**20} MiB left). What was stored is kept and can be searched;"
+            " make room and run the same command again."
+        )
 
 
 def _first_line(error: Exception) -> str:

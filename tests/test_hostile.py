@@ -1,0 +1,237 @@
+"""What strangers' files, tables, models and servers may try. Each row of docs/security.md has its test here or beside
+the module it is about."""
+
+import contextlib
+import hashlib
+import http.server
+import json
+import os
+import pickle
+import re
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from conftest import Run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydicom.uid import JPEG2000Lossless, RLELossless
+
+from cxrsearch.encoder import DEFAULT_MODEL, Encoder
+from cxrsearch.errors import ImageError, IndexUnavailable, MappingError, ModelError, WhereError
+from cxrsearch.radiograph import decode
+from cxrsearch.store import open_store
+from cxrsearch.where import parse
+from indexer.dataset import load
+from indexer.phantoms import draw, write_dicom
+
+EVIL = "[link=file:///etc]x[/link][/bold]\x1b]0;owned\x07\x1b[2J\x9b31m"
+
+
+def test_escapes_and_markup_in_dicom_text_and_file_names_stay_text(cxrsearch: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number in range(3):
+        path = folder / f"{number}\x1b[31m[bold].dcm"
+        write_dicom(path, draw("Pneumonia", number, size=96), facts={"patient": f"P{number}"})
+        dataset: Any = pydicom.dcmread(path)
+        dataset.Manufacturer = EVIL
+        dataset.save_as(path)
+    (folder / "broken\x1b[2J[x].dcm").write_text("no image")
+    outputs = [cxrsearch("index", folder, "--index", tmp_path / "i", "--paths", "relative")]
+    assert outputs[0].code == 3
+    image = next(folder.glob("1*"))
+    for format in ("table", "csv", "json"):
+        outputs += [
+            cxrsearch("search", image, "--index", tmp_path / "i", "--format", format),
+            cxrsearch("cohort", "--index", tmp_path / "i", "--by", "manufacturer", "--format", format),
+            cxrsearch("cohort", "--index", tmp_path / "i", "--format", format),
+        ]
+    outputs.append(cxrsearch("search", folder / "broken\x1b[2J[x].dcm", "--index", tmp_path / "i"))
+    outputs.append(cxrsearch("cohort", "--index", tmp_path / "i", "--where", "manufacturer = '\x1b[31m'"))
+    assert [ran.code for ran in outputs[-2:]] == [4, 2]
+    for ran in outputs:
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", ran.out + ran.err), ran
+    assert "[link=file:///etc]x[/link][/bold]" in "".join(ran.out for ran in outputs)
+
+
+def test_a_loop_of_links_ends(cxrsearch: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_dicom(folder / "a.dcm", draw("Pneumonia", 1, size=96))
+    (folder / "loop").symlink_to(folder)
+    (folder / "self").symlink_to(folder / "self")
+    (folder / "out").symlink_to("/etc/passwd")
+    ran = cxrsearch("index", folder, "--index", tmp_path / "i", "--paths", "relative")
+    assert ran.out.startswith("1 indexed")
+    lines = (tmp_path / "i" / "rejected.jsonl").read_text("utf-8").splitlines()
+    assert {json.loads(line)["reason"] for line in lines} <= {"outside-root"}
+
+
+def test_a_table_that_would_take_all_memory_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "set.toml").write_text("name = 's'\nimages = { table = 't.csv', path = '{file}' }\n")
+    (tmp_path / "t.csv").write_text("file," + ",".join(f"c{n}" for n in range(10_000_000)) + "\n")
+    with pytest.raises(MappingError, match="first line is longer than 1 MiB"):
+        load(str(tmp_path / "set.toml"))
+    with (tmp_path / "t.csv").open("wb") as table:
+        table.write(b"file,note\na.png,")
+        table.truncate(2**30)
+    with pytest.raises(MappingError, match="larger than 512 MiB"):
+        load(str(tmp_path / "set.toml"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a = " + "[" * 5000 + "]" * 5000, "a = " + "{x=" * 2000 + "1" + "}" * 2000, "[" + "a." * 5000 + "a]\nb = 1",
+     "\x00", "=" * 100],
+)  # fmt: skip
+def test_toml_of_any_shape_is_a_message(tmp_path: Path, text: str) -> None:
+    (tmp_path / "set.toml").write_text(text)
+    with pytest.raises(MappingError):
+        load(str(tmp_path / "set.toml"))
+    (tmp_path / "large.toml").write_text("# " + "x" * 2_000_000)
+    with pytest.raises(MappingError, match="larger than 1 MB"):
+        load(str(tmp_path / "large.toml"))
+
+
+class _Executes:
+    """What a pickle can do to who loads it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch /tmp/cxrsearch-was-pickled",)
+
+
+def with_encoder(folder: Path, content: bytes) -> Path:
+    """A model folder whose card vouches for ``content`` as its encoder."""
+    shutil.copytree(DEFAULT_MODEL, folder)
+    (folder / "encoder.onnx").write_bytes(content)
+    card = json.loads((folder / "model.json").read_text("utf-8"))
+    card["sha256"]["encoder.onnx"] = hashlib.sha256(content).hexdigest()
+    (folder / "model.json").write_text(json.dumps(card), "utf-8")
+    return folder
+
+
+def test_a_model_that_is_a_pickle_is_not_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be run"):
+        Encoder(with_encoder(tmp_path / "model", pickle.dumps(_Executes())))
+    assert not Path("/tmp/cxrsearch-was-pickled").exists()
+
+
+def test_a_model_of_another_checksum_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DEFAULT_MODEL, tmp_path / "model"))
+    with (folder / "encoder.onnx").open("ab") as file:
+        file.write(b"\x00")
+    with pytest.raises(ModelError, match="wrong sha256"):
+        Encoder(folder)
+
+
+def test_a_model_that_refers_to_a_file_outside_is_refused(tmp_path: Path) -> None:
+    import onnx
+
+    model = onnx.load(DEFAULT_MODEL / "encoder.onnx")
+    tensor = max(model.graph.initializer, key=lambda t: len(t.raw_data))
+    (tmp_path / "secret.bin").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "../secret.bin"), ("offset", "0")):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    with pytest.raises(ModelError, match="cannot be run"):
+        Encoder(with_encoder(tmp_path / "model", model.SerializeToString()))
+
+
+def test_a_model_of_other_inputs_is_refused(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    made = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [given], [made])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(ModelError, match="not an encoder of cxrsearch"):
+        Encoder(with_encoder(tmp_path / "model", model.SerializeToString()))
+
+
+def test_a_redirect_does_not_carry_the_api_key_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[str | None] = []
+
+    class Thief(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            received.append(self.headers.get("api-key"))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Redirects(Thief):
+        def do_GET(self) -> None:
+            self.send_response(307)
+            self.send_header("Location", f"http://127.0.0.1:{thief.server_port}{self.path}")
+            self.end_headers()
+
+    monkeypatch.setenv("CXRSEARCH_QDRANT_API_KEY", "the-key")
+    monkeypatch.setattr("cxrsearch.store.server._GRPC_PROBE_SECONDS", 1)
+    thief, server = (http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) for kind in (Thief, Redirects))
+    for running in (thief, server):
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(IndexUnavailable), open_store(f"http://127.0.0.1:{server.server_port}/x"):
+            pass
+    finally:
+        for running in (thief, server):
+            running.shutdown()
+            running.server_close()
+    assert received == []
+
+
+# ------------------------------------------------------------------ 20,000 inputs, only the declared errors
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """Small files of every kind, to be damaged."""
+    folder = tmp_path_factory.mktemp("files")
+    small = draw("COVID-19", 3, size=40)
+    write_dicom(folder / "1.dcm", small, window=True)
+    write_dicom(folder / "2.dcm", small, "MONOCHROME1", 12, RLELossless)
+    write_dicom(folder / "3.dcm", small, bits=12, syntax=JPEG2000Lossless)
+    gray = Image.fromarray((small * 255).astype(np.uint8))
+    for name in ("4.png", "5.jpg", "6.tiff", "7.bmp", "8.webp"):
+        gray.save(folder / name)
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_ten_thousand_damaged_files(data: st.DataObject, files: list[bytes]) -> None:
+    content = bytearray(data.draw(st.sampled_from(files)))
+    for at, value in data.draw(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=12)):
+        content[at % len(content)] = value
+    cut = data.draw(st.none() | st.integers(0, 10**6))
+    if cut is not None:
+        del content[cut % len(content) :]
+    with contextlib.suppress(ImageError):
+        for image in decode(bytes(content), "fuzzed"):
+            assert np.isfinite(image.pixels).all()
+            assert image.pixels.min() >= 0
+            assert image.pixels.max() <= 1
+
+
+TOKENS = """age site and or not in is missing contains ( ) , = != <= > 1 -2.5 2020-01-01 'a' "b true é --"""
+TEXTS = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(TOKENS.split()), max_size=25).map(" ".join))
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=TEXTS)
+def test_ten_thousand_expressions(text: str) -> None:
+    from test_where import FIELDS
+
+    with contextlib.suppress(WhereError):
+        parse(text, FIELDS)
