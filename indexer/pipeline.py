@@ -143,6 +143,9 @@ class _Writer:
             self._reject(task, outcome)
             return
         record, unusable = self.dataset.complete(task.record, outcome.header)
+        if self.options.gates.frontal_only and projection(str(record.payload.get("view", ""))) == "lateral":
+            self._reject(task, ImageError(Reason.VIEW, f"{task.label}: a lateral view by its facts; see --views"))
+            return
         patient = None
         if record.patient is not None:
             patient = self.identity.patient(self.mapping.patient_namespace, record.patient)

@@ -14,6 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 from conftest import Ran, Run
+from PIL import Image
 
 from cxrsearch.store.contract import Point
 from cxrsearch.store.edge import EdgeStore
@@ -284,6 +285,25 @@ def test_the_real_collection_goes_in_whole(cxrsearch: Run, data: Path, tmp_path:
     assert ran.out.startswith("501 indexed, 0 updated, 0 unchanged, 0 rejected")
     told = json.loads(cxrsearch("cohort", "--index", tmp_path / "index", "--by", "icu", "--format", "json").out)
     assert {row["icu"]: row["images"] for row in told} == {None: 316, True: 142, False: 43}
+
+
+def test_a_lateral_view_of_a_table_is_left_out_on_request(cxrsearch: Run, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for name in ("a", "b"):
+        Image.fromarray((draw("Pneumonia", ord(name), size=96) * 255).astype("uint8")).save(
+            tmp_path / "set" / f"{name}.png"
+        )
+    (tmp_path / "set" / "t.csv").write_text("file,view\na,PA\nb,Lateral\n")
+    toml = tmp_path / "set" / "set.toml"
+    toml.write_text(
+        "name = 's'\nimages = { table = 't.csv', path = '{file}.png' }\n"
+        "fields.view = { column = 'view', type = 'keyword' }\n"
+    )
+    assert cxrsearch("index", toml, "--index", tmp_path / "all").out.startswith("2 indexed")
+    assert {p.payload["projection"] for p in points(tmp_path / "all").values()} == {"frontal", "lateral"}
+    ran = cxrsearch("index", toml, "--index", tmp_path / "frontal", "--views", "frontal")
+    assert (ran.code, "rejected: 1 view" in ran.err) == (3, True)
+    assert [p.payload["view"] for p in points(tmp_path / "frontal").values()] == ["PA"]
 
 
 def test_no_identity_of_a_header_enters_the_index(cxrsearch: Run, tmp_path: Path) -> None:

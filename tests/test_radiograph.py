@@ -77,6 +77,22 @@ def test_jpeg_lossless_is_read_bit_exactly(tmp_path: Path) -> None:
     assert reason_of(path) is Reason.TRUNCATED
 
 
+def test_twelve_bit_jpeg_is_read(tmp_path: Path) -> None:
+    """JPEG extended, process 4: lossy, of twelve bits, which Pillow and GDCM do not read."""
+    import imagecodecs
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import JPEGExtended12Bit
+
+    path = tmp_path / "extended.dcm"
+    write_dicom(path, PHANTOM, bits=12, window=True)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = encapsulate([imagecodecs.jpeg8_encode(dataset.pixel_array, level=98, bitspersample=12)])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+    dataset.save_as(path)
+    assert np.abs(read(path).pixels - PHANTOM).max() < 0.03
+
+
 def test_padding_neither_counts_nor_shows(tmp_path: Path) -> None:
     path = tmp_path / "image.dcm"
     write_dicom(path, PHANTOM * np.float32(0.9), bits=12)
