@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from cxrsearch.encoder import DEFAULT_MODEL
+from cxrsearch.store.contract import Point
+from cxrsearch.store.edge import EdgeStore
 from indexer.phantoms import write_cohort
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -27,6 +29,15 @@ class Ran:
 
 
 Run = Callable[..., Ran]
+
+
+def points(index: Path) -> dict[str, Point]:
+    """Everything that an index in a folder holds, by id."""
+    store = EdgeStore.open(index)
+    try:
+        return {point.id: point for point in store.scroll(vectors=True)}
+    finally:
+        store.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -15,21 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run
+from conftest import Run, points
 from PIL import Image
 
 from cxrsearch.encoder import DEFAULT_MODEL
 from cxrsearch.store.contract import Point
-from cxrsearch.store.edge import EdgeStore
 from indexer.phantoms import draw, write_cohort
-
-
-def points(index: Path) -> dict[str, Point]:
-    store = EdgeStore.open(index)
-    try:
-        return {point.id: point for point in store.scroll(vectors=True)}
-    finally:
-        store.close()
 
 
 def assert_same(found: dict[str, Point], expected: dict[str, Point]) -> None:

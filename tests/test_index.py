@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -13,21 +12,12 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from conftest import Ran, Run
+from conftest import Ran, Run, points
 from PIL import Image
 
-from cxrsearch.store.contract import Point
 from cxrsearch.store.edge import EdgeStore
 from indexer import readers
 from indexer.phantoms import draw, write_cohort, write_dicom
-
-
-def points(index: Path) -> dict[str, Point]:
-    store = EdgeStore.open(index)
-    try:
-        return {point.id: point for point in store.scroll(vectors=True)}
-    finally:
-        store.close()
 
 
 def facts(ran: Ran) -> dict[str, object]:
@@ -203,19 +193,6 @@ def start(toml: Path, index: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def stored(index: Path) -> int:
-    """Points in the index as its writer has left them so far; -1 before it exists."""
-    if not (index / "index.json").exists():
-        return -1
-    import qdrant_edge
-
-    try:
-        shard = qdrant_edge.EdgeShard.load(str(index / "shard"))
-        return int(shard.count(qdrant_edge.CountRequest()))
-    except Exception:
-        return -1
-
-
 @pytest.fixture(scope="module")
 def large_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cohort(tmp_path_factory.mktemp("large"), patients=180, size=128)
@@ -239,25 +216,6 @@ def test_ctrl_c_leaves_a_usable_index_and_the_same_command_goes_on(
     again = cxrsearch("index", large_cohort, "--index", tmp_path / "index")
     assert again.code == 0
     assert again.out.startswith(f"{240 - there} indexed, 0 updated, {there} unchanged")
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_and_ends_like_one_that_was_never_killed(
-    cxrsearch: Run, large_cohort: Path, tmp_path: Path
-) -> None:
-    assert cxrsearch("index", large_cohort, "--index", tmp_path / "whole").code == 0
-    whole = points(tmp_path / "whole")
-    rng = random.Random(0)
-    for _ in range(4):
-        process = start(large_cohort, tmp_path / "killed")
-        time.sleep(rng.uniform(0.5, 2.5))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    assert cxrsearch("index", large_cohort, "--index", tmp_path / "killed").code == 0
-    killed = points(tmp_path / "killed")
-    assert {i: p.payload for i, p in killed.items()} == {i: p.payload for i, p in whole.items()}
-    for i, point in whole.items():
-        np.testing.assert_allclose(killed[i].vector, point.vector, atol=1e-5)  # batches differ, rounding too
 
 
 def test_an_index_being_written_is_busy_for_others(

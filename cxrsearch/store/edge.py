@@ -306,6 +306,10 @@ def _load(folder: Path) -> edge.EdgeShard:
     try:
         return edge.EdgeShard.load(str(folder / "shard"))
     except Exception as error:  # the engine raises bare Exception
+        if turn is None:
+            raise IndexUnavailable(
+                f"{folder}: cannot be written, and the engine has to, even to search. Copy the index to another folder."
+            ) from None
         raise IndexUnavailable(
             f"{folder / 'shard'}: cannot be opened ({_first_line(error)}). Restore the index or index again."
         ) from None
