@@ -65,7 +65,8 @@ def search(
     results = []
     for (path, image), vector in zip(shown, vectors, strict=True):
         same_file = Equals("image_sha256", (image.sha256,))
-        patients = _patients(store, same_file, image, identity)
+        own = [point.payload for point in store.scroll(same_file, fields=["patient"])]
+        patients = _patients(own, store, image, identity)
         wanted = expression
         if not same_patient:
             others = [Not(same_file)] + ([Not(Equals("patient", tuple(sorted(patients))))] if patients else [])
@@ -76,13 +77,13 @@ def search(
             for rank, hit in enumerate(found, start=1)
         ]
         left_out = () if same_patient else tuple(sorted(patients))
-        results.append(Result(Query(path, store.count(same_file) > 0, left_out), hits))
+        results.append(Result(Query(path, bool(own), left_out), hits))
     return results
 
 
-def _patients(store: VectorStore, same_file: Equals, image: Radiograph, identity: Identity | None) -> set[str]:
+def _patients(own: Sequence[Payload], store: VectorStore, image: Radiograph, identity: Identity | None) -> set[str]:
     """Pseudonyms of the query's patient, under every namespace of the index's datasets."""
-    known = {str(p.payload["patient"]) for p in store.scroll(same_file, fields=["patient"]) if "patient" in p.payload}
+    known = {str(payload["patient"]) for payload in own if "patient" in payload}
     if identity is not None and "PatientID" in image.header:
         namespaces = {dataset.namespace for dataset in store.facts.datasets.values()}
         known |= {identity.patient(namespace, image.header["PatientID"].strip()) for namespace in namespaces}

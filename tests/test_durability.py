@@ -18,7 +18,6 @@ import pytest
 from conftest import Run, points
 from PIL import Image
 
-from cxrsearch.encoder import DEFAULT_MODEL
 from cxrsearch.store.contract import Point
 from indexer.phantoms import draw, write_cohort
 
@@ -281,4 +280,3 @@ def test_memory_is_the_same_for_20_000_files_as_for_1_000(pictures: Path, tmp_pa
         peaks[count, bad] = int(done.stdout.split("PEAK")[1]) / 1024
     assert peaks[20_000, 0] < 1.3 * peaks[1_000, 0], peaks
     assert peaks[1_000, 1_000] < 1.1 * peaks[1_000, 0], peaks
-    assert DEFAULT_MODEL.exists()

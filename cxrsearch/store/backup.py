@@ -71,12 +71,13 @@ class Backup:
                 if hashlib.sha256(self._part(name)).hexdigest() != expected:
                     raise InputError(f"{file}: damaged ({name}); use another backup")
             facts: Any = json.loads(self._part("facts.json"))
+        except InputError:
+            raise
         except OSError as error:
             raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-        except (zipfile.BadZipFile, KeyError, ValueError, TypeError, RecursionError, EOFError, NotImplementedError):
-            raise InputError(f"{file}: not a backup of cxrsearch, or damaged; use another backup") from None
-        except Exception as error:  # zlib.error and its like have no common class
-            raise InputError(f"{file}: damaged ({type(error).__name__}); use another backup") from None
+        except Exception as error:  # what zipfile, zlib and json raise for damage has no common class
+            what = f"{file}: not a backup of cxrsearch, or damaged ({type(error).__name__}); use another backup"
+            raise InputError(what) from None
         self.facts = IndexFacts.from_json(facts, str(file))
 
     def points(self) -> Iterator[list[Point]]:
