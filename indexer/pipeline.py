@@ -27,7 +27,7 @@ from cxrsearch.where import And, Equals
 from indexer.dataset import Dataset
 from indexer.privacy import protect
 from indexer.progress import Progress
-from indexer.readers import Embedded, How, Known, Outcome, Read, Readers, Task
+from indexer.readers import How, Known, Outcome, Prepared, Read, Readers, Task
 from indexer.record import Record
 
 # Images stored and flushed at once: what a kill costs. Flushing takes 20 ms however many they are.
@@ -158,7 +158,7 @@ class _Writer:
         if outcome.images is not None:
             for frame, image in enumerate(outcome.images, start=1):
                 payload = self._payload(task, record, patient, outcome.sha256, image, frame, len(outcome.images))
-                self.batch.append(Point(self._id(record, frame), payload, image.vector))
+                self.batch.append(Point(self._id(record, frame), payload, image.array))
             if len(self.batch) >= _BATCH:
                 self.flush()
         elif task.known is not None and task.known.row_hash == task.row_hash:
@@ -204,7 +204,7 @@ class _Writer:
         self.summary.updated += 1
 
     def _payload(
-        self, task: Task, record: Record, patient: str | None, sha256: str, image: Embedded | Known, frame: int,
+        self, task: Task, record: Record, patient: str | None, sha256: str, image: Prepared | Known, frame: int,
         frames: int,
     ) -> Payload:  # fmt: skip
         mapping, name = self.mapping, self.mapping.name

@@ -1,5 +1,7 @@
 """Processes that read files and embed what they read, each file in bounded time and memory.
 
+Learning, which wants the pictures themselves, reads by them too: a pool without a model gives canonical pixels.
+
 Each process has an encoder of its own on one core: the cores never wait for each other, and a vector is a thousandth
 of the picture to send. (One encoder on all cores, fed by reading processes, reached 79 % of its own rate on two cores;
 this reaches more than 90 %.) A decoder that ends its process, or takes too long, costs the file it was at and no other.
@@ -22,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch import radiograph
-from cxrsearch.encoder import Encoder
+from cxrsearch.encoder import Encoder, read_card
 from cxrsearch.errors import ImageError, Reason
 from cxrsearch.radiograph import Gates, Radiograph
 from indexer.record import Record
@@ -59,10 +61,11 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """One radiograph: its embedding, (D,) float32 of unit length, and the size and projection it had."""
+class Prepared:
+    """One radiograph, and the size and projection it had. array: its embedding, (D,) float32 of unit length; from a
+    pool without a model its canonical pixels, (S, S) uint8."""
 
-    vector: NDArray[np.float32]
+    array: NDArray[np.float32] | NDArray[np.uint8]
     width: int
     height: int
     projection: str | None
@@ -70,10 +73,11 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Read:
-    """A file that was read. images: None when the file is the one already indexed."""
+    """A file that was read. images: None when the file is the one already indexed. size: of the file, in bytes."""
 
     sha256: str
-    images: list[Embedded] | None
+    images: list[Prepared] | None
+    size: int
     header: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -82,9 +86,10 @@ Outcome = Read | ImageError
 
 @dataclass(frozen=True)
 class How:
-    """What every process needs to know: the model folder, DICOM keywords to bring along, who is let in."""
+    """What every process needs to know: DICOM keywords to bring along, who is let in, and the model folder, or the
+    size of canonical pixels when there is to be no model."""
 
-    model: Path
+    model: Path | int
     keywords: tuple[str, ...]
     gates: Gates
 
@@ -137,22 +142,31 @@ class Readers:
 
 
 _how: How
-_encoder: Encoder
+_encoder: Encoder | None
+_size: int
 
 
 def _ready(how: How) -> None:
-    global _how, _encoder
+    global _how, _encoder, _size
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    _how, _encoder = how, Encoder(how.model, threads=1)
+    _how = how
+    _encoder = None if isinstance(how.model, int) else Encoder(how.model, threads=1)
+    _size = how.model if isinstance(how.model, int) else read_card(how.model).image_size
 
 
 def read_files(tasks: list[Task]) -> list[Outcome]:
     """In a process of the pool: each file read, and all their pictures embedded at once."""
     outcomes = [_read_file(task) for task in tasks]
     pictures = [picture for found in outcomes if isinstance(found, _Pictures) for picture in found.pictures]
-    vectors = iter(_encoder.embed(pictures)) if pictures else iter(())
-    return [found.embedded(vectors) if isinstance(found, _Pictures) else found for found in outcomes]
+    arrays = iter(_arrays(pictures) if pictures else ())
+    return [found.prepared(arrays) if isinstance(found, _Pictures) else found for found in outcomes]
+
+
+def _arrays(pictures: list[NDArray[np.float32]]) -> NDArray[np.float32] | NDArray[np.uint8]:
+    if _encoder is not None:
+        return _encoder.embed(pictures)
+    return np.rint(np.stack(pictures) * 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -161,10 +175,11 @@ class _Pictures:
 
     images: list[Radiograph]
     pictures: list[NDArray[np.float32]]
+    size: int
 
-    def embedded(self, vectors: Iterator[NDArray[np.float32]]) -> Read:
-        images = [Embedded(next(vectors), image.width, image.height, image.projection) for image in self.images]
-        return Read(self.images[0].sha256, images, self.images[0].header)
+    def prepared(self, arrays: Iterator[NDArray[np.float32] | NDArray[np.uint8]]) -> Read:
+        images = [Prepared(next(arrays), image.width, image.height, image.projection) for image in self.images]
+        return Read(self.images[0].sha256, images, self.size, self.images[0].header)
 
 
 def _read_file(task: Task) -> _Pictures | Outcome:
@@ -189,8 +204,8 @@ def _decode_file(task: Task) -> _Pictures | Read:
     sha256 = radiograph.digest(data)
     same = known is not None and known.sha256 == sha256
     if same and (not _how.keywords or (known is not None and known.row_hash == task.row_hash)):
-        return Read(sha256, None)
+        return Read(sha256, None, len(data))
     images = radiograph.decode(data, task.label, _how.keywords, _how.gates)
     if same:
-        return Read(sha256, None, images[0].header)
-    return _Pictures(images, [radiograph.canonical(image, _encoder.card.image_size) for image in images])
+        return Read(sha256, None, len(data), images[0].header)
+    return _Pictures(images, [radiograph.canonical(image, _size) for image in images], len(data))

@@ -1,68 +1,211 @@
-"""Retrieval metrics, each query's own patient left out of its gallery.
+"""Retrieval metrics by exact search, each query's own patient left out of its gallery.
 
-Definitions follow Musgrave et al., "A Metric Learning Reality Check" (ECCV 2020, arXiv 2003.08505)
-for R-precision and MAP@R. A query none of whose class is left in its gallery has no answer and is
-not counted.
+Definitions follow Musgrave et al., "A Metric Learning Reality Check" (ECCV 2020, arXiv 2003.08505) for R-precision
+and MAP@R. A query none of whose class is left in its gallery has no answer and is not counted. Intervals are of 95 %,
+by bootstrap over patients (percentiles): images of one patient are not independent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+NEIGHBOURS = 10
+DEPTHS = (1, 5, 10)
+BOOTSTRAPS = 1000
+# Queries compared with the whole gallery at once.
+_BLOCK = 1024
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class RetrievalMetrics:
-    """Means over the queries, each in 0..1. ``queries``: how many had an answer to find.
+class Figure:
+    """A value with the ends of its 95 % interval; the ends are equal to it where there is nothing to resample."""
 
-    precision_at_1: part of queries whose nearest neighbour has the query's label.
-    r_precision: part of the R nearest with the query's label, R being how many there are in the gallery.
-    map_at_r: the same, each place weighted by the precision up to it; right places first.
-    vote_accuracy: part of queries whose ten nearest neighbours, weighted by similarity, give its label.
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """What came of Q queries.
+
+    labels: (Q,) class numbers; owners: (Q,) patients. values: a metric's name -> (Q,), each in 0..1, NaN where the
+    query has no answer. votes: (Q, C), the classes' shares of the ten nearest, weighted by similarity.
+    neighbours: (Q, 10) numbers of gallery images, nearest first (-1 where there are fewer); scores: (Q, 10).
     """
 
-    queries: int
-    precision_at_1: float
-    r_precision: float
-    map_at_r: float
-    vote_accuracy: float
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    owners: NDArray[np.str_]
+    values: dict[str, Floats]
+    votes: Floats
+    neighbours: NDArray[np.int64]
+    scores: Floats
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        return self.votes.argmax(axis=1)
+
+    def means(self) -> dict[str, float]:
+        """The mean of every metric over the queries that have an answer; 0 where none has."""
+        known = {name: values[~np.isnan(values)] for name, values in self.values.items()}
+        return {name: float(values.mean()) if len(values) else 0.0 for name, values in known.items()}
+
+    def figures(self, seed: int = 0, rounds: int = BOOTSTRAPS) -> dict[str, Figure]:
+        """Every metric, with per-class ``sensitivity/C``, ``ppv/C``, ``auc/C`` and macro averages of these."""
+        _, owner = np.unique(self.owners, return_inverse=True)
+        count = int(owner.max()) + 1
+        drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=rounds)
+        weights = np.concatenate([np.ones((1, len(owner))), drawn[:, owner].astype(np.float64)])
+        found: dict[str, Floats] = {}
+        for name, values in self.values.items():
+            known = ~np.isnan(values)
+            if known.any():
+                found[name] = _ratio(weights[:, known] @ values[known], weights[:, known].sum(axis=1))
+        found |= self._by_class(weights)
+        return {name: _figure(series) for name, series in found.items()}
+
+    def _by_class(self, weights: Floats) -> dict[str, Floats]:
+        found: dict[str, Floats] = {}
+        for number, name in enumerate(self.classes):
+            mine, said = self.labels == number, self.predicted == number
+            both = weights[:, mine & said].sum(axis=1)
+            found[f"sensitivity/{name}"] = _ratio(both, weights[:, mine].sum(axis=1))
+            found[f"ppv/{name}"] = _ratio(both, weights[:, said].sum(axis=1))
+            found[f"auc/{name}"] = _auc(self.votes[:, number], mine, weights)
+        for kind in ("sensitivity", "ppv", "auc"):
+            # A class that nobody has, or that is never said, has no such figure.
+            rows = np.stack([found[f"{kind}/{name}"] for name in self.classes])
+            known = ~np.isnan(rows)
+            found[f"macro_{kind}"] = _ratio(np.where(known, rows, 0).sum(axis=0), known.sum(axis=0))
+        return found
 
 
-def retrieval_metrics(
-    embeddings: NDArray[np.float32], labels: Sequence[str], patients: Sequence[str], neighbours: int = 10
-) -> RetrievalMetrics:
-    """Exact leave-one-patient-out retrieval.
+def retrieve(
+    queries: NDArray[np.float32], labels: NDArray[np.int64], owners: NDArray[np.str_], classes: Sequence[str],
+    gallery: tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.str_]] | None = None,
+    likeness: Literal["cosine", "distance"] = "cosine",
+) -> Retrieval:  # fmt: skip
+    """Search every query among the gallery's images of other patients; without a gallery, among the queries.
 
-    embeddings: (N, D) float32 of unit length; labels and patients: N each.
+    queries: (Q, D); gallery: (G, D), its labels and its owners. cosine wants unit length; distance is Euclidean and
+    makes 1 / (1 + d) the score.
     """
-    label = np.unique(np.asarray(labels), return_inverse=True)[1]
-    patient = np.asarray(patients)
-    similarity = embeddings @ embeddings.T
-    similarity[patient[:, None] == patient[None, :]] = -np.inf
-    order = np.argsort(-similarity, axis=1, kind="stable")
-    found: list[tuple[float, float, float, float]] = []
-    for query in range(len(label)):
-        ranked = order[query][np.isfinite(similarity[query, order[query]])]
-        relevant = label[ranked] == label[query]
-        size = int(relevant.sum())
-        if size == 0:
-            continue
-        top = relevant[:size]
-        precision = np.cumsum(top) / np.arange(1, size + 1)
-        nearest = ranked[:neighbours]
-        votes = np.bincount(label[nearest], weights=np.maximum(similarity[query, nearest], 0.0) + 1e-9)
-        found.append(
-            (
-                float(relevant[0]),
-                float(top.mean()),
-                float((precision * top).mean()),
-                float(votes.argmax() == label[query]),
-            )
-        )
-    if not found:
-        return RetrievalMetrics(0, 0.0, 0.0, 0.0, 0.0)
-    means = np.mean(found, axis=0)
-    return RetrievalMetrics(len(found), *(float(value) for value in means))
+    vectors, their, whose = (queries, labels, owners) if gallery is None else gallery
+    parts = []
+    for start in range(0, len(queries), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        score = _likeness(queries[block], vectors, likeness)
+        score[owners[block][:, None] == whose[None, :]] = -np.inf
+        parts.append(_judge(score, labels[block], their, len(classes)))
+    values = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
+    votes, neighbours, scores = (np.concatenate([part[n] for part in parts]) for n in (1, 2, 3))
+    return Retrieval(tuple(classes), labels, owners, values, votes, neighbours, scores)
+
+
+def joined(parts: Sequence[Retrieval]) -> Retrieval:
+    """The queries of several folds as one."""
+    first = parts[0]
+    return Retrieval(
+        first.classes, np.concatenate([p.labels for p in parts]), np.concatenate([p.owners for p in parts]),
+        {name: np.concatenate([p.values[name] for p in parts]) for name in first.values},
+        *(np.concatenate([getattr(p, name) for p in parts]) for name in ("votes", "neighbours", "scores")),
+    )  # fmt: skip
+
+
+def constant(labels: NDArray[np.int64], owners: NDArray[np.str_], classes: Sequence[str], shares: Floats) -> Retrieval:
+    """Every query is answered with the same ``shares`` (C,) of the classes, and finds nothing."""
+    votes = np.tile(shares, (len(labels), 1))
+    nothing = np.full((len(labels), NEIGHBOURS), -1)
+    right = (votes.argmax(axis=1) == labels).astype(np.float64)
+    return Retrieval(tuple(classes), labels, owners, {"vote_accuracy": right}, votes, nothing, nothing.astype(float))
+
+
+def calibration(retrieval: Retrieval, bins: int = 10) -> tuple[list[tuple[float, float, int]], float]:
+    """Whether a vote's share is how often it is right: (mean share, part that is right, queries) of each bin of equal
+    width, and the expected calibration error (Guo et al., ICML 2017, arXiv 1706.04599)."""
+    share = retrieval.votes.max(axis=1)
+    right = (retrieval.predicted == retrieval.labels).astype(np.float64)
+    place = np.minimum((share * bins).astype(int), bins - 1)
+    rows = [
+        (float(share[place == b].mean()), float(right[place == b].mean()), int((place == b).sum()))
+        for b in range(bins)
+        if (place == b).any()
+    ]
+    error = sum(abs(said - was) * number for said, was, number in rows) / max(len(share), 1)
+    return rows, float(error)
+
+
+def _likeness(queries: NDArray[np.float32], gallery: NDArray[np.float32], kind: str) -> Floats:
+    product = queries.astype(np.float64) @ gallery.astype(np.float64).T
+    if kind == "cosine":
+        return product
+    squares = (queries**2).sum(axis=1)[:, None] + (gallery**2).sum(axis=1)[None, :]
+    found: Floats = 1 / (1 + np.sqrt(np.maximum(squares - 2 * product, 0)))
+    return found
+
+
+def _judge(
+    score: Floats, labels: NDArray[np.int64], gallery: NDArray[np.int64], classes: int
+) -> tuple[dict[str, Floats], Floats, NDArray[np.int64], Floats]:
+    """score (Q, G), -inf for what a query may not find."""
+    order = np.argsort(-score, axis=1, kind="stable")
+    ranked = np.take_along_axis(score, order, axis=1)
+    allowed = np.isfinite(ranked)
+    relevant = (gallery[order] == labels[:, None]) & allowed
+    ranks = np.arange(1, score.shape[1] + 1)
+    found, answers = np.cumsum(relevant, axis=1), relevant.sum(axis=1)
+    precision = found / ranks
+    answered = answers > 0
+    size = np.maximum(answers, 1)
+    within = ranks[None, :] <= size[:, None]
+    values: dict[str, Floats] = {}
+    for k in DEPTHS:
+        depth = np.minimum(k, np.maximum(allowed.sum(axis=1), 1))
+        values[f"precision_at_{k}"] = relevant[:, :k].sum(axis=1) / depth
+        if k > 1:
+            values[f"hit_rate_at_{k}"] = relevant[:, :k].any(axis=1).astype(np.float64)
+            values[f"map_at_{k}"] = (precision[:, :k] * relevant[:, :k]).sum(axis=1) / np.minimum(size, k)
+    values["r_precision"] = (relevant & within).sum(axis=1) / size
+    values["map_at_r"] = (precision * (relevant & within)).sum(axis=1) / size
+    nearest, scores = order[:, :NEIGHBOURS], ranked[:, :NEIGHBOURS]
+    weights = np.where(np.isfinite(scores), np.maximum(scores, 0.0) + 1e-9, 0.0)
+    votes = np.stack([(weights * (gallery[nearest] == c)).sum(axis=1) for c in range(classes)], axis=1)
+    votes /= np.maximum(votes.sum(axis=1, keepdims=True), 1e-300)
+    values["vote_accuracy"] = (votes.argmax(axis=1) == labels).astype(np.float64)
+    values = {name: np.where(answered, value, np.nan) for name, value in values.items()}
+    missing = NEIGHBOURS - nearest.shape[1]
+    nearest = np.pad(np.where(np.isfinite(scores), nearest, -1), ((0, 0), (0, missing)), constant_values=-1)
+    return values, votes, nearest, np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+
+
+def _auc(score: Floats, mine: NDArray[np.bool_], weights: Floats) -> Floats:
+    """(rounds,) area under the ROC curve, ties counted half, for each row of (rounds, Q) weights."""
+    order = np.argsort(score, kind="stable")
+    place = rankdata(score[order], method="dense") - 1
+    edges = np.flatnonzero(np.diff(place, prepend=-1))
+    positive = np.add.reduceat(weights[:, order] * mine[order], edges, axis=1)
+    negative = np.add.reduceat(weights[:, order] * ~mine[order], edges, axis=1)
+    below = np.cumsum(negative, axis=1) - negative / 2
+    return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
+
+
+def _figure(series: Floats) -> Figure:
+    """The first is the figure itself, the rest its resamples."""
+    rest = series[1:][~np.isnan(series[1:])]
+    if np.isnan(series[0]) or not len(rest):
+        return Figure(float(series[0]), float(series[0]), float(series[0]))
+    low, high = np.percentile(rest, (2.5, 97.5))
+    return Figure(float(series[0]), float(low), float(high))

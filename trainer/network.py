@@ -6,11 +6,19 @@ embedding is learned by multi-similarity loss. Its layer sizes could not be read
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from open_clip.modified_resnet import ModifiedResNet
+import open_clip
+import torch
 from torch import Tensor, nn
+
+from cxrsearch.clinical import nearest
+from cxrsearch.errors import InputError
+
+# Small towers of our own, in open_clip's own form, for learning from random weights.
+TOWERS = Path(__file__).parent / "towers"
 
 
 class Encoded(NamedTuple):
@@ -26,13 +34,14 @@ class Encoded(NamedTuple):
 class Architecture:
     """What has to be known to build a network again from its weights.
 
-    image_size in pixels; dimensions D of the embedding; the rest are open_clip's ModifiedResNet arguments.
+    tower: an open_clip model's name; image_size in pixels; dimensions D of the embedding; attention: False where
+    every place counts alike.
     """
 
-    image_size: int = 160
-    dimensions: int = 128
-    layers: list[int] = field(default_factory=lambda: [2, 2, 2, 2])
-    width: int = 32
+    tower: str
+    image_size: int
+    dimensions: int
+    attention: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -45,33 +54,74 @@ class Network(nn.Module):
     contrast cannot tell hospitals apart and no preprocessing constant can be forgotten.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, pretrained: str | None = None) -> None:
+        """``pretrained``: an open_clip tag or a file of weights for the trunk. Raises InputError."""
         super().__init__()
         self.architecture = architecture
-        self.trunk = ModifiedResNet(
-            layers=architecture.layers,
-            output_dim=architecture.dimensions,
-            heads=8,
-            image_size=architecture.image_size,
-            width=architecture.width,
-        )
-        self.trunk.attnpool = None  # open_clip's own pooling is replaced by the head below
-        channels = architecture.width * 32
+        self.trunk = _trunk(architecture, pretrained)
+        channels = self._keep_what_is_used()
         self.normalise = nn.BatchNorm2d(channels)
         self.project = nn.Conv2d(channels, architecture.dimensions, kernel_size=1, bias=False)
-        self.attend = nn.Conv2d(channels, 1, kernel_size=1)
-        nn.init.zeros_(self.attend.weight)  # attention begins even over the image
-        nn.init.zeros_(self.attend.bias)  # type: ignore[arg-type]
+        self.attend = nn.Conv2d(channels, 1, kernel_size=1) if architecture.attention else None
+        if self.attend is not None:
+            nn.init.zeros_(self.attend.weight)  # attention begins even over the image
+            nn.init.zeros_(self.attend.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Encoded:
         mean = images.mean(dim=(2, 3), keepdim=True)
         deviation = (images - mean).square().mean(dim=(2, 3), keepdim=True).sqrt()
         images = (images - mean) / (deviation + 1e-3)
-        # gray to the three channels that open_clip trunks (and their pretrained weights) expect
-        features = self.trunk.forward_intermediates(images.expand(-1, 3, -1, -1), indices=1, intermediates_only=True)
-        local = self.normalise(features["image_intermediates"][-1])
-        attention = self.attend(local).flatten(2).softmax(dim=-1).view(local.shape[0], 1, *local.shape[2:])
+        local = self.normalise(self._features(images))
+        weights = self.attend(local) if self.attend is not None else torch.zeros_like(local[:, :1])
+        attention = weights.flatten(2).softmax(dim=-1).view(local.shape[0], 1, *local.shape[2:])
         places = self.project(local) * attention
         total = places.sum(dim=(2, 3))
         length = total.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
         return Encoded(total / length, places / length[:, :, None, None], attention[:, 0])
+
+    def _features(self, images: Tensor) -> Tensor:
+        # gray to the three channels that open_clip trunks (and their pretrained weights) expect
+        trunk: Any = self.trunk
+        found = trunk.forward_intermediates(images.expand(-1, 3, -1, -1), indices=1, intermediates_only=True)
+        last: Tensor = found["image_intermediates"][-1]
+        return last
+
+    def _keep_what_is_used(self) -> int:
+        """Drop the trunk's weights that its feature map does not depend on (pooling, the text side's projection);
+        give the feature map's number of channels."""
+        size = self.architecture.image_size
+        self.trunk.eval()  # pretrained statistics stay as they are
+        features = self._features(torch.zeros(1, 1, size, size))
+        features.sum().backward()
+        self.trunk.train()
+        for module in list(self.trunk.modules()):
+            for name, child in list(module.named_children()):
+                weights = list(child.parameters())
+                if weights and all(weight.grad is None for weight in weights):
+                    setattr(module, name, None)
+            for name, weight in list(module.named_parameters(recurse=False)):
+                if weight.grad is None:
+                    setattr(module, name, None)
+        self.trunk.zero_grad(set_to_none=True)
+        return int(features.shape[1])
+
+
+def _trunk(architecture: Architecture, pretrained: str | None) -> nn.Module:
+    open_clip.add_model_config(TOWERS)
+    name, known = architecture.tower, open_clip.list_models()
+    if name not in known:
+        own = ", ".join(sorted(path.stem for path in TOWERS.glob("*.json")))
+        raise InputError(f"network.tower: open_clip has no {name!r}.{nearest(name, known)} Our own: {own}.")
+    try:
+        model = open_clip.create_model(
+            name, pretrained, force_image_size=architecture.image_size, require_pretrained=pretrained is not None,
+            load_weights=pretrained is not None,
+        )  # fmt: skip
+    except Exception as error:  # open_clip and the hubs it asks raise whatever went wrong
+        what = f"pretrained {pretrained!r}" if pretrained else f"image_size {architecture.image_size}"
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"network.tower {name}: {what} cannot be used ({type(error).__name__}: {reason})") from None
+    visual: nn.Module = model.visual
+    if not hasattr(visual, "forward_intermediates"):
+        raise InputError(f"network.tower: {name} gives no feature map (no forward_intermediates); choose another")
+    return visual

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -12,50 +12,84 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+# Classes in one batch; with more than these, each batch has others.
+CLASSES = 8
+
 
 def class_batches(
-    labels: Sequence[int], patients: Sequence[str], per_class: int, rng: np.random.Generator
+    labels: NDArray[np.int64], patients: NDArray[np.str_], per_class: int, rng: np.random.Generator, sharers: int = 1
 ) -> Iterator[NDArray[np.int64]]:
-    """Batches of ``per_class`` images of every class, as many as the largest class has images.
+    """Batches of ``per_class`` images of each of up to ``CLASSES`` classes, until the largest class is through.
 
     Each class draws patients without repetition, then one image of each, so a batch rarely holds two
-    images of one patient, and a small class is repeated as often as the largest needs.
+    images of one patient, and a small class is repeated as often as the largest needs. ``sharers``: processes
+    that each draw batches of their own from the same images.
     """
     images: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for index, (label, patient) in enumerate(zip(labels, patients, strict=True)):
+    for index, (label, patient) in enumerate(zip(labels.tolist(), patients.tolist(), strict=True)):
         images[label][patient].append(index)
-    steps = math.ceil(max(sum(map(len, group.values())) for group in images.values()) / per_class)
-    queues: dict[int, list[str]] = {label: [] for label in images}
+    present = sorted(images)
+    size = min(CLASSES, len(present))
+    largest = max(sum(map(len, group.values())) for group in images.values())
+    steps = math.ceil(largest * len(present) / size / per_class / sharers)
+    queues: dict[int, list[str]] = {label: [] for label in present}
+    turn: list[int] = []
     for _ in range(steps):
+        while len(turn) < size:
+            turn += [int(label) for label in rng.permutation(present) if label not in turn]
+        chosen, turn = sorted(turn[:size]), turn[size:]
         batch = []
-        for label, group in sorted(images.items()):
+        for label in chosen:
             while len(queues[label]) < per_class:
-                queues[label] += [str(p) for p in rng.permutation(sorted(group))]
+                queues[label] += [str(p) for p in rng.permutation(sorted(images[label]))]
             drawn, queues[label] = queues[label][:per_class], queues[label][per_class:]
-            batch += [int(rng.choice(group[patient])) for patient in drawn]
+            batch += [int(rng.choice(images[label][patient])) for patient in drawn]
         yield np.array(batch)
 
 
-def vary(images: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, 1, S, S) in 0..1 -> the same shape, each image turned, moved, scaled and toned a little.
+def plain_batches(count: int, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """``count`` images in random order, ``size`` at a time; an incomplete last batch is left out."""
+    order = rng.permutation(count)
+    yield from (order[start : start + size] for start in range(0, count - size + 1, size))
 
-    Within what positioning and exposure do: +-10 degrees, +-6 % shift, 88-112 % size, gamma 0.7-1.4.
-    Mirrored half the time: findings have no side here, while letters and the heart's side tell sources
-    apart and should not be learnt. Never turned upside down, which no radiograph is.
+
+def vary(images: Tensor, generator: torch.Generator, mirror: bool = True) -> Tensor:
+    """(B, 1, S, S) in 0..1 -> the same shape, each image turned, moved, scaled, toned and partly covered.
+
+    About what positioning, detectors and exposure do: +-12 degrees, +-7 % shift, 80-125 % size, 10 % of aspect, gamma
+    0.6-1.6, noise; half of the images lose a rectangle of a tenth to three tenths of each side, so that no single
+    mark suffices. Mirrored half the time when ``mirror``: findings have no side here, while letters and the heart's
+    side tell sources apart and should not be learnt. Never turned upside down, which no radiograph is.
     """
-    count = images.shape[0]
+    count, side, device = images.shape[0], images.shape[-1], images.device
 
     def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(count, generator=generator) * (high - low) + low
+        return torch.rand(count, generator=generator, device=device) * (high - low) + low
 
-    angle, scale = uniform(-math.pi / 18, math.pi / 18), uniform(0.88, 1.12)
-    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    angle, scale = uniform(-math.pi / 15, math.pi / 15), torch.exp(uniform(math.log(0.8), math.log(1.25)))
+    aspect = torch.exp(uniform(-0.1, 0.1))
+    turned = torch.where(uniform(0, 1) < (0.5 if mirror else 0.0), -1.0, 1.0)
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    first = torch.stack([cos * mirror, -sin, uniform(-0.12, 0.12)], dim=1)
-    second = torch.stack([sin * mirror, cos, uniform(-0.12, 0.12)], dim=1)
+    first = torch.stack([cos * turned * aspect, -sin, uniform(-0.15, 0.15)], dim=1)
+    second = torch.stack([sin * turned, cos, uniform(-0.15, 0.15)], dim=1)
     grid = functional.affine_grid(torch.stack([first, second], dim=1), list(images.shape), align_corners=False)
-    moved = functional.grid_sample(images, grid.to(images.device), align_corners=False)
-    gamma = torch.exp(uniform(math.log(0.7), math.log(1.4))).to(images.device)
+    moved = functional.grid_sample(images, grid, align_corners=False)
+    gamma = torch.exp(uniform(math.log(0.6), math.log(1.6)))
     toned = moved.clamp(1e-4, 1.0) ** gamma[:, None, None, None]
-    noise = torch.randn(toned.shape, generator=generator) * uniform(0.0, 0.03)[:, None, None, None]
-    return (toned + noise.to(images.device)).clamp(0.0, 1.0)
+    covered = torch.where(_rectangles(uniform, side, device)[:, None], toned.mean(dim=(2, 3), keepdim=True), toned)
+    noise = torch.randn(images.shape, generator=generator, device=device) * uniform(0.0, 0.04)[:, None, None, None]
+    varied = (covered + noise).clamp(0.0, 1.0)
+    return varied.contiguous(memory_format=torch.channels_last)
+
+
+def _rectangles(uniform: Callable[[float, float], Tensor], side: int, device: torch.device) -> Tensor:
+    """(B, S, S) bool: where half of the images are covered."""
+    places = torch.arange(side, device=device)
+
+    def band(centre: Tensor, width: Tensor) -> Tensor:
+        return (places[None] - centre[:, None]).abs() < width[:, None] / 2
+
+    rows = band(uniform(0, side), uniform(0.1, 0.3) * side)
+    columns = band(uniform(0, side), uniform(0.1, 0.3) * side)
+    chosen = uniform(0, 1) < 0.5
+    return rows[:, :, None] & columns[:, None, :] & chosen[:, None, None]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cxrsearch import __version__
-from cxrsearch.cli import INTERRUPTED, backup, cohort, copy, forget, index, info, search, train
+from cxrsearch.cli import INTERRUPTED, backup, cohort, copy, evaluate, forget, index, info, search, train
 from cxrsearch.clinical import clean
 from cxrsearch.errors import CxrSearchError
 
@@ -50,6 +50,7 @@ app.command("copy")(copy.copy)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
 
 
 def run(arguments: list[str]) -> int:

@@ -20,3 +20,10 @@ Output = Annotated[Format, typer.Option("--format", help="How to print the rows.
 Model = Annotated[
     Path | None, typer.Option("--model", metavar="DIR", help="A model folder; by default the one that ships.")
 ]
+Configuration = Annotated[
+    Path, typer.Argument(metavar="CONFIG.toml", help="A training configuration; see trainer/configs/.")
+]
+AllowLeakage = Annotated[
+    bool,
+    typer.Option("--allow-leakage", help="Take images without a patient number too; every table then says so."),
+]

@@ -1,0 +1,83 @@
+"""cxrsearch evaluate: how well an encoder finds its like, with floors beside it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxrsearch.cli.options import AllowLeakage, Configuration
+
+
+class By(StrEnum):
+    PATIENT = "patient"
+    IMAGE = "image"
+
+
+def evaluate(
+    config: Configuration,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for evaluation.json, evaluation.html and weights.")
+    ],
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="DIR", help="Judge this model folder on the images held out.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="With --model: judge it on every labelled image; it has seen none of them.")
+    ] = False,
+    folds: Annotated[
+        int | None, typer.Option("--folds", min=2, max=50, help="Train and judge this many networks, in folds.")
+    ] = None,
+    by: Annotated[By, typer.Option("--by", help="Draw folds by patient, or by image at random.")] = By.PATIENT,
+    leave_out: Annotated[
+        str | None, typer.Option("--leave-out", metavar="FIELD", help="Leave one site out at a time: site, dataset, ...")
+    ] = None,
+    allow_leakage: AllowLeakage = False,
+) -> None:
+    """Say how well an encoder finds its like: on held-out images, in folds, or on sites it never saw.
+
+    Example: cxrsearch evaluate trainer/configs/darkcovidnet.toml --folds 5 --out runs/folds
+    """
+    from cxrsearch.cli.learning import Watch, needs_train_extra, print_evaluation
+    from cxrsearch.errors import UsageError
+
+    if sum(given is not None for given in (model, folds, leave_out)) != 1:
+        raise UsageError("give one of --model DIR, --folds N, --leave-out FIELD")
+    if everything and model is None:
+        raise UsageError("--all goes with --model")
+    with needs_train_extra("evaluate"):
+        from trainer import evaluate as evaluating
+        from trainer import evaluation_page, run, splits
+        from trainer.config import Config
+        from trainer.images import load
+
+    configuration = Config.load(config)
+    with Watch() as watch:
+        images, left = load(configuration, allow_leakage, watch.reading)
+        watch.left_out(left)
+        log = lambda name, line: watch.line(line, name)  # noqa: E731
+        if model is not None:
+            evaluation = evaluating.of_model(configuration, images, model, everything)
+        elif folds is not None:
+            protocol = f"{folds} folds, drawn by {by}"
+            parts = splits.folds(images, folds, by.value, configuration.seed)
+            evaluation = evaluating.in_folds(configuration, images, protocol, parts, out, by is By.IMAGE, log)
+        else:
+            parts = splits.sites(images, str(leave_out))
+            evaluation = evaluating.in_folds(
+                configuration, images, f"one {leave_out} left out at a time", parts, out, False, log
+            )
+    if allow_leakage:
+        evaluation = evaluating.stamped(evaluation, run.LEAKAGE)
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(evaluating.as_json(evaluation), indent=2, ensure_ascii=False)
+    (out / "evaluation.json").write_text(text + "\n", "utf-8")
+    command = "cxrsearch " + " ".join(sys.argv[1:])
+    map_of = run.map_of(configuration, images, *evaluation.map_of)
+    evaluation_page.write(out / "evaluation.html", evaluation, images, map_of, command, configuration.seed)
+    print_evaluation(evaluation)
+    print(f"page: {out / 'evaluation.html'}")

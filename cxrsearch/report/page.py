@@ -1,0 +1,56 @@
+"""One self-contained HTML page: no network, no script of others, text from data escaped.
+
+Every page is a template of report/templates that extends page.html. The content security policy allows what is in
+the file and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrsearch import __version__
+from cxrsearch.clinical import clean
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write(path: Path, template: str, **facts: Any) -> None:
+    """Fill ``templates/<template>.html`` with ``facts`` and write it to ``path``."""
+    text = _environment().get_template(f"{template}.html").render(version=__version__, **facts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+
+
+def png(data: bytes) -> str:
+    """A data URI of PNG bytes."""
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def jpeg(pixels: NDArray[np.uint8], side: int = 160) -> str:
+    """A data URI of a grey picture (H, W) uint8, its longer side brought down to ``side``."""
+    from PIL import Image
+
+    picture, stream = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
+    picture.thumbnail((side, side))
+    picture.save(stream, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.finalize = lambda value: clean(value) if type(value) is str else value
+    return environment

@@ -1,0 +1,141 @@
+"""A training configuration: the TOML that ``cxrsearch train`` and ``cxrsearch evaluate`` are given.
+
+Described for its users in docs/training.md; trainer/configs/ has the ones whose figures we publish.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cxrsearch.clinical import nearest
+from cxrsearch.errors import InputError
+
+Part = Annotated[float, Field(ge=0, lt=0.5)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """A dataset: a mapping (TOML path or shipped name) and the folder its images are in.
+
+    labelled: False for images that are learnt from without labels, and tell whose near duplicates are whose.
+    """
+
+    mapping: str
+    root: str | None = None
+    labelled: bool = True
+
+
+class NetworkSettings(_Strict):
+    """tower: any open_clip vision tower, or one of trainer/towers. pretrained: an open_clip tag or a local file
+    of weights. image_size in pixels; dimensions D of the embedding; attention: False weighs all places alike."""
+
+    tower: str = "cxr-RN26-w32"
+    pretrained: str | None = None
+    image_size: Annotated[int, Field(ge=32, le=1024)] = 224
+    dimensions: Positive = 128
+    attention: bool = True
+
+
+class Learning(_Strict):
+    """How to learn.
+
+    objective: what shapes the embedding once warm. miner: hard pairs only (or hard triplets), else all of them.
+    warm_up: normalised softmax alone for the first ``warm_up_part`` of the epochs and then beside the objective,
+    or alone and then gone ("before"), or nothing ("none": multi-similarity loss may then collapse).
+    objective_weight: of the objective against the softmax beside it.
+    self_supervised_epochs: over all images, labelled or not, before anything else.
+    images_per_class: K of the P classes x K images in a batch.
+    decay: of the moving average of the weights, which is what is kept.
+    """
+
+    objective: Literal["multi-similarity", "triplet", "cross-entropy"] = "multi-similarity"
+    miner: bool = True
+    warm_up: Literal["beside", "before", "none"] = "beside"
+    warm_up_part: Annotated[float, Field(ge=0, le=1)] = 0.3
+    objective_weight: Annotated[float, Field(gt=0)] = 0.5
+    epochs: Positive = 60
+    self_supervised_epochs: Annotated[int, Field(ge=0)] = 0
+    images_per_class: Annotated[int, Field(ge=2)] = 20
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    mirror: bool = True
+
+
+class HeldOut(_Strict):
+    """Parts of the patients kept from learning: ``validation`` chooses the epoch (0: the last one is taken),
+    ``test`` gives the figures of the card (0: there are none)."""
+
+    validation: Part = 0.1
+    test: Part = 0.15
+
+
+class Config(_Strict):
+    """A whole configuration. ``classes`` maps a class to the label values in it; ``label`` and ``site`` are fields.
+
+    Without ``classes`` every value of the label is a class.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    data: Annotated[list[Source], Field(min_length=1)]
+    label: str = "finding"
+    site: str = "site"
+    classes: dict[str, list[str]] = {}
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    network: NetworkSettings = NetworkSettings()
+    learning: Learning = Learning()
+    held_out: HeldOut = HeldOut()
+    intended_use: dict[str, str] = {}  # for, not_for, data_licence: words for the card
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        """Folders and files in it become relative to where the configuration is. Raises InputError."""
+        try:
+            config = cls.model_validate(tomllib.loads(path.read_text("utf-8")))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); examples are in trainer/configs/") from None
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(f"{path}: not a training configuration, which is TOML in UTF-8: {error}") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            what = first["msg"]
+            if first["type"] == "extra_forbidden":
+                what = f"no such key.{nearest(str(first['loc'][-1]), _keys_at(first['loc']))}"
+            raise InputError(f"{path}: {place}: {what} (docs/training.md)") from None
+        base = path.parent
+        sources = [
+            source.model_copy(
+                update={
+                    "root": None if source.root is None else str(base / source.root),
+                    "mapping": str(base / source.mapping) if source.mapping.endswith(".toml") else source.mapping,
+                }
+            )
+            for source in config.data
+        ]
+        network, pretrained = config.network, config.network.pretrained
+        if pretrained is not None and (base / pretrained).is_file():
+            network = network.model_copy(update={"pretrained": str(base / pretrained)})
+        return config.model_copy(update={"data": sources, "network": network})
+
+    @property
+    def digest_text(self) -> str:
+        """The same text for the same configuration, to tell whether a run folder belongs to it."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    models: dict[str, type[BaseModel]] = {
+        "data": Source, "network": NetworkSettings, "learning": Learning, "held_out": HeldOut,
+    }  # fmt: skip
+    model = models.get(str(location[0]), Config) if len(location) > 1 else Config
+    return list(model.model_fields)

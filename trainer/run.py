@@ -1,0 +1,153 @@
+"""A training run and its folder.
+
+RUN/config.json      the configuration as run
+RUN/metrics.jsonl    a line of figures an epoch
+RUN/checkpoint.pt    while it runs: what a killed run goes on from
+RUN/curves.png       loss, spread, validation
+RUN/embedding.png    a map of held-out images, by label and by site
+RUN/model/           the model folder: card, encoder.onnx, weights
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxrsearch import __version__
+from cxrsearch.errors import InputError
+from trainer import plots, splits
+from trainer.config import Config
+from trainer.evaluate import GALLERIES, HELD_OUT, Evaluation, Judging, judge
+from trainer.export import export
+from trainer.fit import Fit, Line, embed, fit
+from trainer.images import Images, LeftOut, load
+
+# Figures of an evaluation that go on the card; the evaluation's own JSON has all.
+ON_CARD = ("precision_at_1", "precision_at_5", "precision_at_10", "r_precision", "map_at_r", "vote_accuracy",
+           "macro_sensitivity", "macro_auc")  # fmt: skip
+LEAKAGE = "images without a patient number were taken as patients of their own (--allow-leakage)"
+
+
+@dataclass(frozen=True)
+class Run:
+    """fit: what was learnt; evaluation: on held-out patients, None where the configuration holds none out."""
+
+    fit: Fit
+    evaluation: Evaluation | None
+    left_out: LeftOut
+
+
+def train(
+    path: Path, folder: Path, allow_leakage: bool = False,
+    log: Callable[[Line], None] = lambda line: None, advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Run:  # fmt: skip
+    """Train as the configuration at ``path`` says, going on from RUN's checkpoint where there is one.
+
+    log: told the figures of every epoch. advance: told how many of how many images are read. Raises InputError.
+    """
+    config = Config.load(path)
+    _claim(config, folder)
+    images, left_out = load(config, allow_leakage, advance)
+    labelled = images.labels >= 0
+    test = splits.held_out(images, config.held_out.test, config.seed)
+    rest = splits.learnt_from(images, test)
+    choosing = np.zeros(len(images), dtype=bool)
+    if config.held_out.validation:
+        others = np.flatnonzero(rest)
+        chosen = splits.held_out(images.part(others), config.held_out.validation, config.seed + 1)
+        choosing[others[chosen]] = True
+    seen = rest & ~choosing
+    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as lines:
+
+        def both(line: Line) -> None:
+            lines.write(json.dumps(line) + "\n")
+            lines.flush()
+            log(line)
+
+        validation = images.part(choosing & labelled) if choosing.any() else None
+        result = fit(
+            config, images.part(seen & labelled), validation, images.part(seen), folder / "checkpoint.pt", both
+        )
+    evaluation = None
+    if test.any():
+        judging = Judging(result.network, np.flatnonzero(seen & labelled), np.flatnonzero(test & labelled))
+        evaluation = judge(config.name, HELD_OUT, images, [judging], LEAKAGE if allow_leakage else "")
+    (folder / "curves.png").write_bytes(plots.curves(result.history))
+    shown = np.flatnonzero((test if test.any() else rest) & labelled)
+    (folder / "embedding.png").write_bytes(map_of(config, images, shown, embed(result.network, images.pixels[shown])))
+    sizes = {
+        "train": int((seen & labelled).sum()), "validation": int((choosing & labelled).sum()),
+        "test": int((test & labelled).sum()),
+        "without labels": int(seen.sum()) if config.learning.self_supervised_epochs else 0,
+    }  # fmt: skip
+    command = f"cxrsearch train {path} --out {folder}" + (" --allow-leakage" if allow_leakage else "")
+    export(result.network, folder / "model", _card(config, result, evaluation, sizes, command, allow_leakage))
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return Run(result, evaluation, left_out)
+
+
+def map_of(config: Config, images: Images, numbers: Any, embeddings: Any) -> bytes:
+    """The embedding map of some images, coloured by label and by site (by dataset where no site is known)."""
+    part = images.part(numbers)
+    known = [
+        site if site is not None else name for site, name in zip(part.values(config.site), part.datasets, strict=True)
+    ]
+    labels = [images.classes[label] for label in part.labels]
+    return plots.embedding_map(embeddings, {config.label: labels, config.site: known}, config.seed)
+
+
+def _card(
+    config: Config, fit: Fit, evaluation: Evaluation | None, sizes: dict[str, int], command: str, leakage: bool
+) -> dict[str, Any]:
+    """The model card's own words: what it was trained on, by which command, with which figures."""
+    start = f"pretrained {config.network.pretrained}" if config.network.pretrained else "from random weights"
+    card: dict[str, Any] = {
+        "name": config.name,
+        "backbone": f"open_clip {config.network.tower}, {start}",
+        "trained_on": [source.mapping for source in config.data],
+        "classes": config.classes,
+        "images": sizes,
+        "learning": config.learning.model_dump(mode="json"),
+        "intended_use": config.intended_use,
+        "command": command,
+        "seed": config.seed,
+        "epoch": fit.epoch,
+        "version": __version__,
+    }  # fmt: skip
+    if leakage:
+        card["leakage"] = LEAKAGE
+    if evaluation is not None:
+        card["figures"] = {
+            "what": f"{HELD_OUT}; exact search, the query's patient left out; value and 95 % interval by bootstrap"
+            " over patients",
+            **{key: evaluation.facts[key] for key in ("queries", "patients", "hardware")},
+            **{
+                gallery: {
+                    method: {
+                        name: [round(figure.value, 4), round(figure.low, 4), round(figure.high, 4)]
+                        for name, figure in evaluation.figures(gallery, method).items()
+                        if name in ON_CARD
+                    }
+                    for method in evaluation.retrievals[gallery]
+                }
+                for gallery in GALLERIES
+            },
+        }
+    return card
+
+
+def _claim(config: Config, folder: Path) -> None:
+    """A run folder belongs to one configuration. Raises InputError where it is another's."""
+    mark, mine = folder / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if mark.exists() and mark.read_text("utf-8") != mine:
+            raise InputError(f"{folder}: holds a run of another configuration; give another --out")
+        mark.write_text(mine, "utf-8")
+    except OSError as error:
+        raise InputError(f"{folder}: no run can be written there ({error.strerror})") from None
