@@ -18,6 +18,8 @@ from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
+
 from cxrsearch.clinical import ROW_HASH, Payload, clean
 from cxrsearch.errors import ImageError, InputError, Reason
 from cxrsearch.identity import Identity, forgotten
@@ -158,7 +160,7 @@ class _Writer:
         if outcome.images is not None:
             for frame, image in enumerate(outcome.images, start=1):
                 payload = self._payload(task, record, patient, outcome.sha256, image, frame, len(outcome.images))
-                self.batch.append(Point(self._id(record, frame), payload, image.array))
+                self.batch.append(Point(self._id(record, frame), payload, np.asarray(image.array, dtype=np.float32)))
             if len(self.batch) >= _BATCH:
                 self.flush()
         elif task.known is not None and task.known.row_hash == task.row_hash:

@@ -8,7 +8,9 @@ patients are alike, and the usual 8 x 8 confuses them.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 _FREQUENCIES = 16
 BITS = _FREQUENCIES**2 - 1  # the mean tells nothing
 # Bits in which two copies may differ. Of the half million pairs of different NIH patients in darkcovidnet none came
-# below 51; of its 120 COVID-19 pictures that covid-chestxray has under the same name 61 were found whole and 80 cropped.
-# (benchmarks/duplicate_threshold.py)
+# below 51; of its 120 COVID-19 pictures that covid-chestxray has under the same name 61
+# were found whole and 80 with one cropped (benchmarks/duplicate_threshold.py).
 NEAR = 50
 _SIDE = 64
 # Parts of the side that a copy may have kept, tried in three places along each side.
@@ -44,6 +46,14 @@ class Pair:
 
 def near_duplicates(images: Images) -> list[Pair]:
     """Pairs of images of which one is the other, or a part of it, most alike first."""
+    bits = differing_bits(images)
+    first, second = np.nonzero(np.triu(bits <= NEAR, 1))
+    pairs = [Pair(int(a), int(b), int(bits[a, b])) for a, b in zip(first, second, strict=True)]
+    return sorted(pairs, key=lambda pair: pair.bits)
+
+
+def differing_bits(images: Images) -> NDArray[np.uint8]:
+    """(N, N): in how many of ``BITS`` bits two images differ at least, whole or with one of them cropped."""
     whole = _hashes(images, 1.0, 0.5, 0.5)
     least = np.full((len(images), len(images)), BITS, dtype=np.uint8)
     places = [(1.0, 0.5, 0.5)] + [(k, y, x) for k in _KEPT for y in (0.0, 0.5, 1.0) for x in (0.0, 0.5, 1.0)]
@@ -52,25 +62,23 @@ def near_duplicates(images: Images) -> list[Pair]:
         for start in range(0, len(images), _BLOCK):
             bits = (BITS - part[start : start + _BLOCK] @ whole.T) / 2
             np.minimum(least[start : start + _BLOCK], bits.astype(np.uint8), out=least[start : start + _BLOCK])
-    least = np.minimum(least, least.T)
-    first, second = np.nonzero(np.triu(least <= NEAR, 1))
-    pairs = [Pair(int(a), int(b), int(least[a, b])) for a, b in zip(first, second, strict=True)]
-    return sorted(pairs, key=lambda pair: pair.bits)
+    return np.minimum(least, least.T)
 
 
-def patient_groups(images: Images) -> list[str | None]:
+def patient_groups(images: Images, pairs: Sequence[Pair]) -> list[str | None]:
     """N patients: two numbers with one picture between them are one patient, and an image without a number is
-    its near duplicate's patient's; None where neither tells.
+    its near duplicate's patient's; None where neither tells. ``pairs``: what ``near_duplicates`` found.
 
     A file name that two datasets have, and each once, counts as one picture: collections keep names when they copy,
     and a mistake only puts two patients in one group.
     """
-    count, links = len(images), [(pair.first, pair.second) for pair in near_duplicates(images)]
+    count, links = len(images), [(pair.first, pair.second) for pair in pairs]
     seen: dict[str, int] = {}
     for number, patient in enumerate(images.patients):
         if patient is not None:
             links.append((seen.setdefault(patient, number), number))
-    files = list(zip(images.datasets, images.stems, strict=True))
+    stems = [PurePosixPath(key).stem for key in images.keys]
+    files = list(zip(images.datasets, stems, strict=True))
     times = Counter(files)
     named: dict[str, int] = {}
     for number, file in enumerate(files):
@@ -93,6 +101,6 @@ def _hashes(images: Images, kept: float, y: float, x: float) -> NDArray[np.float
         height, width = (max(2, round(side * kept)) for side in content.shape)
         top, left = round((content.shape[0] - height) * y), round((content.shape[1] - width) * x)
         part = np.ascontiguousarray(content[top : top + height, left : left + width])
-        small[number] = Image.fromarray(part).resize((_SIDE, _SIDE), Image.Resampling.BOX)
+        small[number] = np.asarray(Image.fromarray(part).resize((_SIDE, _SIDE), Image.Resampling.BOX))
     low = dctn(small, axes=(1, 2))[:, :_FREQUENCIES, :_FREQUENCIES].reshape(len(images), -1)[:, 1:]
     return np.where(low > np.median(low, axis=1, keepdims=True), 1, -1).astype(np.float32)

@@ -61,7 +61,8 @@ class Evaluation:
     def neighbours(self, gallery: str, query: int) -> NDArray[np.int64]:
         """Numbers, among all images, of what query ``query`` found, nearest first; the encoder's."""
         found = self.retrievals[gallery][ENCODER].neighbours[query]
-        return self.galleries[gallery][int(self.fold[query])][found[found >= 0]]
+        numbers: NDArray[np.int64] = self.galleries[gallery][int(self.fold[query])][found[found >= 0]]
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,9 @@ def judge(name: str, protocol: str, images: Images, judgings: list[Judging], lea
             )  # fmt: skip
             found[gallery].setdefault("the majority class", []).append(majority)
     first = judgings[0]
+    whole = {g: {method: metrics.joined(parts) for method, parts in methods.items()} for g, methods in found.items()}
     return Evaluation(
-        name, protocol,
-        {gallery: {method: metrics.joined(parts) for method, parts in methods.items()} for gallery, methods in found.items()},
+        name, protocol, whole,
         np.concatenate([one.judged for one in judgings]),
         np.concatenate([np.full(len(one.judged), n) for n, one in enumerate(judgings)]),
         {"archive": [one.learnt for one in judgings], "unseen": [one.judged for one in judgings]},
@@ -231,9 +232,7 @@ def _hardware() -> str:
     return f"{torch.get_num_threads()} CPU cores"
 
 
-def _trained(
-    config: Config, images: Images, seen: splits.Mask, folder: Path, log: Callable[[Line], None]
-) -> Network:
+def _trained(config: Config, images: Images, seen: splits.Mask, folder: Path, log: Callable[[Line], None]) -> Network:
     weights = folder / "weights.safetensors"
     if weights.exists():
         network = Network(architecture(config))

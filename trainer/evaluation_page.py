@@ -19,9 +19,15 @@ COLUMNS = {
     "macro_sensitivity": "sens.", "macro_ppv": "PPV", "macro_auc": "AUC",
 }  # fmt: skip
 WORDS = {
-    "archive": ("Gallery: the archive", "Unseen images are looked up among the images that were learnt from, as in use."),
-    "unseen": ("Gallery: unseen images", "Unseen images are looked up among the other unseen ones: nothing was learnt from either."),
-}  # fmt: skip
+    "archive": (
+        "Gallery: the archive",
+        "Unseen images are looked up among the images that were learnt from, as in use.",
+    ),
+    "unseen": (
+        "Gallery: unseen images",
+        "Unseen images are looked up among the other unseen ones: nothing was learnt from either.",
+    ),
+}
 # Rows of pictures, best and worst each, and neighbours in a row.
 _ROWS, _HITS = 6, 6
 

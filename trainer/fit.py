@@ -148,7 +148,8 @@ def fit(
             losses.append(loss.detach())
             spreads.append(spread(embedding.detach()))
         line = {
-            "epoch": float(epoch), "epochs": float(learning.epochs), "loss": float(torch.stack(losses).mean()), "spread": float(torch.stack(spreads).mean()),
+            "epoch": float(epoch), "epochs": float(learning.epochs),
+            "loss": float(torch.stack(losses).mean()), "spread": float(torch.stack(spreads).mean()),
             "images_per_second": steps * len(batch) * accelerator.num_processes / (time.monotonic() - started),
             "learning_rate": float(state.schedule.get_last_lr()[0]),
         }  # fmt: skip
@@ -192,7 +193,8 @@ def embed(network: Network, pixels: NDArray[np.uint8], batch: int = 64) -> NDArr
 
 def spread(embedding: Tensor) -> Tensor:
     """Mean distance of (B, D) embeddings from their mean: 0 when all are alike."""
-    return (embedding - embedding.mean(dim=0)).norm(dim=1).mean()
+    distances: Tensor = torch.linalg.vector_norm(embedding - embedding.mean(dim=0), dim=1)
+    return distances.mean()
 
 
 def keep_freed_memory() -> None:

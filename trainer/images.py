@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +16,7 @@ from cxrsearch.radiograph import DEFAULT_GATES
 from indexer import dataset as datasets
 from indexer.readers import How, Readers, Task
 from trainer.config import Config
-from trainer.duplicates import patient_groups
-
-# What a search by the looks of a whole image alone would compare.
-THUMBNAIL = 32
+from trainer.duplicates import near_duplicates, patient_groups
 
 
 @dataclass(frozen=True)
@@ -29,8 +25,8 @@ class Images:
 
     pixels: (N, S, S) uint8, canonical. shapes: (N, 2), height and width as read. file_bytes: (N,).
     labels: (N,), the number of the class in ``classes``, -1 where it has none.
-    patients: N names, None where nothing tells whose it is. stems: file names without ending.
-    datasets: N names. payloads: N, the clinical facts of each.
+    patients: N names, None where nothing tells whose it is. keys: N paths relative to the dataset's folder.
+    datasets: N names. payloads: N, the clinical facts of each. digests: N sha256 of the files.
     """
 
     classes: tuple[str, ...]
@@ -39,9 +35,10 @@ class Images:
     file_bytes: NDArray[np.int64]
     labels: NDArray[np.int64]
     patients: list[str | None]
-    stems: list[str]
+    keys: list[str]
     datasets: list[str]
     payloads: list[Payload]
+    digests: list[str]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,8 +48,8 @@ class Images:
         index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
         return Images(
             self.classes, self.pixels[index], self.shapes[index], self.file_bytes[index], self.labels[index],
-            *([values[i] for i in index] for values in (self.patients, self.stems, self.datasets)),
-            [self.payloads[i] for i in index],
+            [self.patients[i] for i in index], [self.keys[i] for i in index], [self.datasets[i] for i in index],
+            [self.payloads[i] for i in index], [self.digests[i] for i in index],
         )  # fmt: skip
 
     @property
@@ -103,75 +100,75 @@ def load(
 
     advance: told how many of how many files are done. Raises InputError when fewer than two classes are left.
     """
-    images, unreadable = read([datasets.load(s.mapping, _root(s.root)) for s in config.data], config, advance)
-    named = {d for source in config.data if source.labelled for d in [_name(source.mapping, source.root)]}
-    labelled = np.array([name in named for name in images.datasets], dtype=bool) & (images.labels >= 0)
-    images = replace(
-        images, labels=np.where(labelled, images.labels, -1), patients=patient_groups(images)
-    )  # fmt: skip
-    unknown = np.array([patient is None for patient in images.patients]) & labelled
-    unlabelled = sum(name in named for name in images.datasets) - int(labelled.sum())
-    if allow_leakage:
-        left, kept = LeftOut(unreadable, unlabelled), images
-    else:
-        left, kept = LeftOut(unreadable, unlabelled, int(unknown.sum())), images.part(~unknown)
-    present = Counter(kept.labels[kept.labels >= 0].tolist())
-    if len(present) < 2:
+    sets = [datasets.load(s.mapping, None if s.root is None else Path(s.root)) for s in config.data]
+    found, unreadable = read(sets, config.network.image_size, advance)
+    images = labelled(found, config.label, config.classes)
+    taught = {data.mapping.name for data, source in zip(sets, config.data, strict=True) if source.labelled}
+    of_taught = np.array([name in taught for name in images.datasets])
+    groups = patient_groups(images, near_duplicates(images))
+    images = replace(images, labels=np.where(of_taught, images.labels, -1), patients=groups)
+    classed = images.labels >= 0
+    without_class = int((of_taught & ~classed).sum())
+    lost = classed & np.array([patient is None for patient in images.patients])
+    left = LeftOut(unreadable, without_class)
+    if not allow_leakage:
+        images, left = images.part(~lost), replace(left, no_patient=int(lost.sum()))
+    if len(set(images.labels[images.labels >= 0].tolist())) < 2:
         raise InputError(
             f"{config.name}: fewer than two classes have images with a patient number; nothing to learn ({left})."
             " Map the patient in the dataset TOML; --allow-leakage takes each image for a patient of its own."
         )
-    return kept, left
-
-
-def _root(root: str | None) -> Path | None:
-    return None if root is None else Path(root)
-
-
-def _name(mapping: str, root: str | None) -> str:
-    return datasets.load(mapping, _root(root)).mapping.name
+    return images, left
 
 
 def read(
-    sets: Sequence[datasets.Dataset], config: Config, advance: Callable[[int, int], None]
+    sets: Sequence[datasets.Dataset], size: int, advance: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[Images, int]:
-    """All images of some datasets, whoever's they are, and how many files could not be read."""
-    tasks = [
-        (data, Task(record, record.key, "", None)) for data in sets for record in data.records()
-    ]  # fmt: skip
-    pixels, shapes, sizes, patients, stems, names, payloads = [], [], [], [], [], [], []  # type: ignore[var-annotated]
-    unreadable, done = 0, 0
+    """All images of some datasets at ``size`` pixels, without classes, and how many files could not be read.
+
+    Raises InputError when none could.
+    """
+    pixels, shapes, sizes, digests, patients = [], [], [], [], []
+    keys: list[str] = []
+    names: list[str] = []
+    payloads: list[Payload] = []
+    total, done, unreadable = sum(len(data) for data in sets), 0, 0
     for data in sets:
-        mine = [task for owner, task in tasks if owner is data]
-        readers = Readers(os.cpu_count() or 1, How(config.network.image_size, data.mapping.dicom_keywords, DEFAULT_GATES))
+        mapping = data.mapping
+        tasks = (Task(record, record.key, "", None) for record in data.records())
+        readers = Readers(os.cpu_count() or 1, How(size, mapping.dicom_keywords, DEFAULT_GATES))
         try:
-            for task, outcome in readers.read(iter(mine)):
+            for task, outcome in readers.read(tasks):
                 done += 1
-                advance(done, len(tasks))
-                if isinstance(outcome, ImageError) or outcome.images is None:
+                advance(done, total)
+                if isinstance(outcome, ImageError):
                     unreadable += 1
                     continue
                 record, _ = data.complete(task.record, outcome.header)
-                for image in outcome.images:
+                patient = None if record.patient is None else f"{mapping.patient_namespace}/{record.patient}"
+                for image in outcome.images or []:
                     pixels.append(image.array)
                     shapes.append((image.height, image.width))
                     sizes.append(outcome.size)
-                    patients.append(record.patient and f"{data.mapping.patient_namespace}/{record.patient}")
-                    stems.append(PurePosixPath(record.key).stem)
-                    names.append(data.mapping.name)
+                    digests.append(outcome.sha256)
+                    patients.append(patient)
+                    keys.append(record.key)
+                    names.append(mapping.name)
                     payloads.append(record.payload)
         finally:
             readers.stop()
     if not pixels:
-        raise InputError(f"{config.name}: none of the {len(tasks)} files of its datasets can be read as a radiograph")
-    classes, labels = _labels(config, payloads)
+        raise InputError(f"{', '.join(data.mapping.name for data in sets)}: none of {total} files is a radiograph"
+                         " that can be read; cxrsearch index lists each with its reason")  # fmt: skip
     return Images(
-        classes, np.stack(pixels), np.array(shapes), np.array(sizes), labels, patients, stems, names, payloads
+        (), np.asarray(np.stack(pixels), dtype=np.uint8), np.array(shapes), np.array(sizes), np.full(len(keys), -1),
+        patients, keys, names, payloads, digests,
     ), unreadable  # fmt: skip
 
 
-def _labels(config: Config, payloads: list[Payload]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    found = [{str(value) for value in values_of(payload, config.label)} for payload in payloads]
-    classes = config.classes or {value: [value] for value in sorted(set().union(*found))}
-    numbers = [next((n for n, values in enumerate(classes.values()) if own & set(values)), -1) for own in found]
-    return tuple(classes), np.array(numbers, dtype=np.int64)
+def labelled(images: Images, label: str, classes: Mapping[str, Sequence[str]]) -> Images:
+    """The images with their class by the field ``label``; every value of it is one where no classes are given."""
+    found = [{str(value) for value in values_of(payload, label)} for payload in images.payloads]
+    groups = classes or {value: [value] for value in sorted(set().union(*found))}
+    numbers = [next((n for n, values in enumerate(groups.values()) if own & set(values)), -1) for own in found]
+    return replace(images, classes=tuple(groups), labels=np.array(numbers, dtype=np.int64))

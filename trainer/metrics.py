@@ -52,7 +52,7 @@ class Retrieval:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        return self.votes.argmax(axis=1)
+        return np.asarray(self.votes.argmax(axis=1), dtype=np.int64)
 
     def means(self) -> dict[str, float]:
         """The mean of every metric over the queries that have an answer; 0 where none has."""
@@ -145,12 +145,11 @@ def calibration(retrieval: Retrieval, bins: int = 10) -> tuple[list[tuple[float,
 
 
 def _likeness(queries: NDArray[np.float32], gallery: NDArray[np.float32], kind: str) -> Floats:
-    product = queries.astype(np.float64) @ gallery.astype(np.float64).T
+    product: Floats = queries.astype(np.float64) @ gallery.astype(np.float64).T
     if kind == "cosine":
         return product
     squares = (queries**2).sum(axis=1)[:, None] + (gallery**2).sum(axis=1)[None, :]
-    found: Floats = 1 / (1 + np.sqrt(np.maximum(squares - 2 * product, 0)))
-    return found
+    return np.asarray(1 / (1 + np.sqrt(np.maximum(squares - 2 * product, 0))), dtype=np.float64)
 
 
 def _judge(

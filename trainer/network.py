@@ -6,6 +6,7 @@ embedding is learned by multi-similarity loss. Its layer sizes could not be read
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +93,7 @@ class Network(nn.Module):
         size = self.architecture.image_size
         self.trunk.eval()  # pretrained statistics stay as they are
         features = self._features(torch.zeros(1, 1, size, size))
-        features.sum().backward()
+        torch.autograd.backward(features.sum())
         self.trunk.train()
         for module in list(self.trunk.modules()):
             for name, child in list(module.named_children()):
@@ -112,6 +113,7 @@ def _trunk(architecture: Architecture, pretrained: str | None) -> nn.Module:
     if name not in known:
         own = ", ".join(sorted(path.stem for path in TOWERS.glob("*.json")))
         raise InputError(f"network.tower: open_clip has no {name!r}.{nearest(name, known)} Our own: {own}.")
+    logging.getLogger().addFilter(_about_random_weights)
     try:
         model = open_clip.create_model(
             name, pretrained, force_image_size=architecture.image_size, require_pretrained=pretrained is not None,
@@ -121,7 +123,14 @@ def _trunk(architecture: Architecture, pretrained: str | None) -> nn.Module:
         what = f"pretrained {pretrained!r}" if pretrained else f"image_size {architecture.image_size}"
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"network.tower {name}: {what} cannot be used ({type(error).__name__}: {reason})") from None
+    finally:
+        logging.getLogger().removeFilter(_about_random_weights)
     visual: nn.Module = model.visual
     if not hasattr(visual, "forward_intermediates"):
         raise InputError(f"network.tower: {name} gives no feature map (no forward_intermediates); choose another")
     return visual
+
+
+def _about_random_weights(record: logging.LogRecord) -> bool:
+    """open_clip warns where nothing was asked to be loaded; here that is a choice."""
+    return "No pretrained weights loaded" not in record.getMessage()

@@ -62,7 +62,7 @@ class Objective(nn.Module):
         mined = None if self.miner is None else self.miner(embedding, labels)
         pairs: Tensor = self.pairs(embedding, labels, mined)
         if kind == "beside":
-            return self.softmax(embedding, labels) + self.learning.objective_weight * pairs
+            pairs = self.softmax(embedding, labels) + self.learning.objective_weight * pairs
         return pairs
 
 

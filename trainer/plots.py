@@ -96,7 +96,9 @@ def _scatter(axes: Axes, place: NDArray[np.float32], values: Sequence[str]) -> N
         mine = np.array([v == value for v in shown])
         if mine.any():
             colour = "0.6" if value == "others" else f"C{number}"
-            axes.scatter(*place[mine].T, s=9, color=colour, label=f"{_plain(value)} ({mine.sum()})", linewidths=0)
+            axes.scatter(
+                place[mine, 0], place[mine, 1], s=9, color=colour, label=f"{_plain(value)} ({mine.sum()})", linewidths=0
+            )
     axes.legend(fontsize=6, loc="best", framealpha=0.6)
 
 

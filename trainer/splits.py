@@ -48,7 +48,8 @@ def sites(images: Images, field: str) -> Iterator[tuple[str, Mask]]:
     enough = [value for value, number in sorted(sizes.items()) if number >= SMALLEST_SITE]
     if not enough or len(sizes) < 2:
         raise InputError(
-            f"--leave-out {field}: no value of it has {SMALLEST_SITE} labelled images beside others; nothing to leave out"
+            f"--leave-out {field}: fewer than two values, or none with {SMALLEST_SITE} labelled images;"
+            " nothing to leave out"
         )
     for value in enough:
         yield f"without {field} {value}", values == value

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cxrsearch import __version__
-from cxrsearch.cli import INTERRUPTED, backup, cohort, copy, evaluate, forget, index, info, search, train
+from cxrsearch.cli import INTERRUPTED, audit, backup, cohort, copy, evaluate, forget, index, info, models, search, train
 from cxrsearch.clinical import clean
 from cxrsearch.errors import CxrSearchError
 
@@ -49,6 +49,8 @@ app.command("forget")(forget.forget)
 app.command("copy")(copy.copy)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
+app.command("models")(models.models)
+app.command("audit")(audit.audit)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 

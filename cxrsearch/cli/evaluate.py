@@ -34,7 +34,8 @@ def evaluate(
     ] = None,
     by: Annotated[By, typer.Option("--by", help="Draw folds by patient, or by image at random.")] = By.PATIENT,
     leave_out: Annotated[
-        str | None, typer.Option("--leave-out", metavar="FIELD", help="Leave one site out at a time: site, dataset, ...")
+        str | None,
+        typer.Option("--leave-out", metavar="FIELD", help="Leave one site out at a time: site, dataset, ..."),
     ] = None,
     allow_leakage: AllowLeakage = False,
 ) -> None:

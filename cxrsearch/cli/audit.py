@@ -1,0 +1,65 @@
+"""cxrsearch audit: what is wrong with a dataset, before anyone trains."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxrsearch.cli.options import Output
+from cxrsearch.report.rows import Format
+
+
+def audit(
+    dataset: Annotated[
+        list[str],
+        typer.Argument(metavar="DATASET...", help="Dataset TOMLs, shipped mappings or folders of DICOM files."),
+    ],
+    root: Annotated[
+        list[Path] | None, typer.Option("--root", metavar="DIR", help="Where the images are; once for each DATASET.")
+    ] = None,
+    label: Annotated[str, typer.Option("--label", metavar="FIELD", help="The field to be learnt.")] = "finding",
+    site: Annotated[str, typer.Option("--site", metavar="FIELD", help="The field that names the hospital.")] = "site",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.html", help="Write a page with the pairs as pictures.")
+    ] = None,
+    paths: Annotated[bool, typer.Option("--paths", help="Name files; their names may identify patients.")] = False,
+    format: Output = Format.TABLE,
+) -> int:
+    """Look for duplicates, leaks between patients and shortcuts past the disease. Exit code 3 when a trap is there.
+
+    Example: cxrsearch audit darkcovidnet --root ../shared/data/darkcovidnet --out audit.html
+    """
+    from cxrsearch.cli.learning import Watch, needs_train_extra
+    from cxrsearch.errors import UsageError
+    from cxrsearch.report.rows import write_csv, write_json, write_jsonl, write_table
+    from indexer import dataset as datasets
+
+    if root and len(root) != len(dataset):
+        raise UsageError("give --root once for each DATASET, in the same order")
+    with needs_train_extra("audit", "audit"):
+        from trainer import audit as auditing
+        from trainer import audit_page
+
+    sets = [datasets.load(name, root[number] if root else None) for number, name in enumerate(dataset)]
+    with Watch() as watch:
+        found = auditing.audit(sets, label, site, watch.reading)
+    if out is not None:
+        audit_page.write(out, found, "cxrsearch " + " ".join(sys.argv[1:]), paths)
+    whole = audit_page.as_json(found, paths)
+    match format:
+        case Format.TABLE:
+            print(f"{whole['images']} images; {found.unreadable} more cannot be read")
+            rows = [{"": "TRAP" if v.sprung else "clear", "trap": v.trap, "found": v.words} for v in found.verdicts]
+            write_table(rows, ["", "trap", "found"])
+            if out is not None:
+                print(f"page: {out}")
+        case Format.JSON:
+            write_json(whole, sys.stdout)
+        case Format.JSONL:
+            write_jsonl(whole["verdicts"], sys.stdout)
+        case Format.CSV:
+            write_csv(whole["verdicts"], ["trap", "sprung", "words"], sys.stdout)
+    return 3 if any(verdict.sprung for verdict in found.verdicts) else 0

@@ -1,0 +1,42 @@
+"""cxrsearch models: the encoders that are installed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from cxrsearch.cli.options import Output
+from cxrsearch.report.rows import Format
+
+
+def models(format: Output = Format.TABLE) -> None:
+    """List the models that are installed, with their figures on patients they never saw. --model takes any folder.
+
+    Example: cxrsearch models
+    """
+    from cxrsearch.encoder import DEFAULT_MODEL, read_card
+    from cxrsearch.report.rows import write_csv, write_json, write_jsonl, write_table
+
+    rows: list[dict[str, Any]] = []
+    for folder in sorted(path.parent for path in DEFAULT_MODEL.parent.glob("*/model.json")):
+        card = read_card(folder)
+        own = card.described.get("figures", {}).get("unseen", {}).get("the encoder", {})
+        rows.append(
+            {
+                "name": card.name, "default": folder == DEFAULT_MODEL, "fingerprint": card.fingerprint[:12],
+                "pixels": card.image_size, "dimensions": card.dimensions,
+                "MB": round(sum(path.stat().st_size for path in folder.iterdir()) / 1e6, 1),
+                "MAP@R": own.get("map_at_r", [None])[0], "P@1": own.get("precision_at_1", [None])[0],
+                "trained on": list(card.described.get("trained_on", [])), "folder": str(folder),
+            }
+        )  # fmt: skip
+    columns = list(rows[0])
+    match format:
+        case Format.TABLE:
+            write_table(rows, columns)
+        case Format.JSON:
+            write_json(rows, sys.stdout)
+        case Format.JSONL:
+            write_jsonl(rows, sys.stdout)
+        case Format.CSV:
+            write_csv(rows, columns, sys.stdout)

@@ -1,0 +1,276 @@
+"""Evaluation and audit: folds that keep patients apart, floors that see no lungs, duplicates, traps, pages."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Run
+from PIL import Image
+from test_training import configuration
+
+from cxrsearch.errors import InputError
+from indexer.phantoms import FINDINGS, draw
+from trainer import floors, splits
+from trainer.duplicates import near_duplicates, patient_groups
+from trainer.images import Images
+
+
+def images_of(
+    count: int, patients: list[str | None] | None = None, labels: list[int] | None = None, pictures: bool = False,
+    datasets: list[str] | None = None, keys: list[str] | None = None, size: int = 64,
+) -> Images:  # fmt: skip
+    """``count`` images: noise, or different phantoms; their patients, classes, names."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (count, size, size), dtype=np.uint8)
+    if pictures:
+        drawn = [draw(FINDINGS[n % 3], n, size=size) for n in range(count)]
+        pixels = np.stack([(picture * 255).astype(np.uint8) for picture in drawn])
+    return Images(
+        ("a", "b"), pixels, np.full((count, 2), 512), rng.integers(1000, 9000, count),
+        np.array(labels if labels is not None else [n % 2 for n in range(count)]),
+        patients if patients is not None else [f"p{n}" for n in range(count)],
+        keys if keys is not None else [f"{n}.png" for n in range(count)], datasets or ["set"] * count,
+        [{"site": "north" if n % 3 else "south"} for n in range(count)], [str(n) for n in range(count)],
+    )  # fmt: skip
+
+
+def test_folds_by_patient_keep_patients_apart_and_cover_every_labelled_image_once() -> None:
+    images = images_of(90, [f"p{n // 3}" for n in range(90)], [n % 2 if n < 80 else -1 for n in range(90)])
+    times = np.zeros(90, dtype=int)
+    for _, judged in splits.folds(images, 5, "patient", 0):
+        times += judged
+        seen = splits.learnt_from(images, judged)
+        assert not {images.patients[n] for n in np.flatnonzero(seen)} & {
+            images.patients[n] for n in np.flatnonzero(judged)
+        }
+    assert times.tolist() == [1] * 80 + [0] * 10
+
+
+def test_folds_by_image_share_patients() -> None:
+    images = images_of(90, [f"p{n // 3}" for n in range(90)])
+    _, judged = next(splits.folds(images, 5, "image", 0))
+    seen = splits.learnt_from(images, judged, "image")
+    assert (seen | judged).all()
+    assert {images.patients[n] for n in np.flatnonzero(seen)} & {images.patients[n] for n in np.flatnonzero(judged)}
+
+
+def test_a_site_that_is_left_out_is_left_out_whole_with_its_patients() -> None:
+    images = images_of(90)
+    parts = dict(splits.sites(images, "site"))
+    assert list(parts) == ["without site north", "without site south"]
+    assert parts["without site south"].sum() == 30
+    with pytest.raises(InputError, match="nothing to leave out"):
+        list(splits.sites(images, "ward"))
+
+
+def test_more_folds_than_a_class_has_images_is_an_error() -> None:
+    with pytest.raises(InputError, match="rarest class has 3 images"):
+        next(splits.folds(images_of(20, labels=[0] * 17 + [1] * 3), 5, "patient", 0))
+
+
+def test_held_out_patients_are_a_part_of_the_patients_with_all_their_images() -> None:
+    images = images_of(90, [f"p{n // 3}" for n in range(90)])
+    chosen = splits.held_out(images, 0.2, 1)
+    owners = {images.patients[n] for n in np.flatnonzero(chosen)}
+    assert len(owners) == 6
+    assert chosen.sum() == 18
+    assert splits.held_out(images, 0.2, 2).tolist() != chosen.tolist()
+
+
+def test_floors_see_what_they_say() -> None:
+    images = images_of(6)
+    inner = images.pixels.copy()
+    inner[:, 16:48, 16:48] = 7
+    changed = Images(**{**images.__dict__, "pixels": inner})
+    np.testing.assert_allclose(floors.borders(images), floors.borders(changed))
+    assert not np.allclose(floors.thumbnails(images), floors.thumbnails(changed))
+    np.testing.assert_allclose(floors.shapes(images), floors.shapes(changed))
+    dark = floors.without_lungs(images)
+    assert (dark[:, 10:50, 10:50] == 0).all()
+    np.testing.assert_array_equal(dark[:, :4], images.pixels[:, :4])
+    dark = floors.without_border(images)
+    assert (dark[:, :4] == 0).all()
+    assert (dark[:, :, -4:] == 0).all()
+    np.testing.assert_array_equal(dark[:, 8:56, 8:56], images.pixels[:, 8:56, 8:56])
+
+
+def test_padding_is_no_part_of_the_content() -> None:
+    images = Images(**{**images_of(2).__dict__, "shapes": np.array([[100, 200], [512, 256]])})
+    assert images.content() == [(slice(16, 48), slice(0, 64)), (slice(0, 64), slice(16, 48))]
+
+
+def test_copies_are_found_rescaled_toned_and_cropped_and_different_bodies_are_not() -> None:
+    images = images_of(24, pictures=True, size=160)
+    pixels = images.pixels.copy()
+    source = Image.fromarray(pixels[0])
+    cut = source.crop((10, 6, 150, 146)).resize((160, 160))
+    small = Image.fromarray(pixels[1]).resize((90, 90)).resize((160, 160))
+    pixels[22] = np.asarray(cut)
+    pixels[23] = (np.asarray(small) * 0.7 + 20).astype(np.uint8)
+    changed = Images(**{**images.__dict__, "pixels": pixels})
+    pairs = {(pair.first, pair.second) for pair in near_duplicates(changed)}
+    assert {(0, 22), (1, 23)} <= pairs
+
+
+def test_a_patient_is_found_by_its_copies_and_by_names_only_across_datasets() -> None:
+    from trainer.duplicates import Pair
+
+    images = images_of(
+        6, patients=["n1", "n2", None, None, None, "n3"], datasets=["x"] * 4 + ["y"] * 2,
+        keys=["a/1.png", "b/1.png", "c/2.png", "c/3.png", "z/3.png", "z/2.jpg"],
+    )  # fmt: skip
+    # 1.png is there twice in x, so its name tells nothing; 2 and 3 are once in each.
+    assert patient_groups(images, []) == ["n1", "n2", "n3", None, None, "n3"]
+    groups = patient_groups(images, [Pair(0, 1, 3), Pair(3, 0, 3)])
+    assert groups[0] == groups[1] == groups[3] == groups[4]
+    assert groups[2] == groups[5] == "n3"
+
+
+@pytest.mark.slow
+def test_folds_are_evaluated_with_floors_and_a_page(cxrsearch: Run, tmp_path: Path) -> None:
+    config, out = configuration(tmp_path, 36, 2), tmp_path / "folds"
+    ran = cxrsearch("evaluate", config, "--folds", 2, "--out", out)
+    assert ran.code == 0, ran.err
+    for method in ("the encoder", "lungs blacked out", "border blacked out", "an untrained encoder",
+                   "32 x 32 thumbnails", "image shape", "border only", "the majority class"):  # fmt: skip
+        assert method in " ".join(ran.out.split())
+    assert "LEAKAGE" not in ran.out
+    found = json.loads((out / "evaluation.json").read_text("utf-8"))
+    assert found["queries"] == 48
+    own = found["galleries"]["archive"]["the encoder"]
+    assert {"vote_accuracy", "map_at_r", "sensitivity/sick", "ppv/well", "auc/sick", "macro_auc"} <= set(own)
+    assert own["vote_accuracy"]["low"] <= own["vote_accuracy"]["value"] <= own["vote_accuracy"]["high"]
+    assert len(found["parts"]) == 2
+    page = (out / "evaluation.html").read_text("utf-8")
+    assert re.findall(r'(?:src|href)="(?!data:)', page) == []
+    assert "default-src 'none'" in page
+    assert page.count("<figure") > 40
+    assert "PH00" not in page  # no patient's number
+    # Run again it learns nothing anew, and says the same.
+    again = cxrsearch("evaluate", config, "--folds", 2, "--out", out)
+    assert "epoch" not in again.err
+    assert again.out == ran.out
+    other = cxrsearch("evaluate", config, "--folds", 2, "--by", "image", "--out", out)
+    assert other.code == 4
+    assert "another configuration or protocol" in other.err
+    random = cxrsearch("evaluate", config, "--folds", 2, "--by", "image", "--out", tmp_path / "random")
+    assert "LEAKAGE: patients are in training and test at once" in random.out
+    assert "These figures flatter" in (tmp_path / "random" / "evaluation.html").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_one_site_is_left_out_at_a_time(cxrsearch: Run, tmp_path: Path) -> None:
+    ran = cxrsearch("evaluate", configuration(tmp_path, 40, 1), "--leave-out", "site", "--out", tmp_path / "sites")
+    assert ran.code == 0, ran.err
+    assert "one site left out at a time" in ran.out
+    assert "without site North" in ran.err
+    assert "without site South" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give one of --model DIR, --folds N, --leave-out FIELD"),
+        (["--folds", "3", "--leave-out", "site"], "give one of"),
+        (["--folds", "3", "--all"], "--all goes with --model"),
+    ],
+)
+def test_an_evaluation_has_one_protocol(cxrsearch: Run, tmp_path: Path, arguments: list[str], message: str) -> None:
+    ran = cxrsearch("evaluate", tmp_path / "config.toml", "--out", tmp_path / "out", *arguments)
+    assert ran.code == 2
+    assert message in ran.err
+
+
+def test_a_model_of_another_picture_size_is_refused(cxrsearch: Run, tmp_path: Path) -> None:
+    from cxrsearch.encoder import DEFAULT_MODEL
+
+    ran = cxrsearch("evaluate", configuration(tmp_path, 24, 1), "--model", DEFAULT_MODEL, "--out", tmp_path / "out")
+    assert ran.code == 4
+    assert "set network.image_size" in ran.err
+
+
+def test_an_audit_finds_planted_traps(cxrsearch: Run, tmp_path: Path) -> None:
+    """Two hospitals with a class each, one patient in both classes, one picture twice, a field only one class has."""
+    rows = ["file,patient,finding,site,crp"]
+    for n in range(60):
+        sick = n % 2 == 0
+        picture = draw("Pneumonia" if sick else "No Finding", n, size=128)
+        name = f"{n}.png"
+        shape = (128, 128) if sick else (96, 128)
+        Image.fromarray((picture * 255).astype(np.uint8)).resize(shape).save(tmp_path / name)
+        patient = "4711" if n in (0, 1) else f"p{n}"
+        rows.append(
+            f"{name},{patient},{'<b>sick' if sick else 'well'},{'north' if sick else 'south'},{'7' if sick else ''}"
+        )
+    (tmp_path / "copy.png").write_bytes((tmp_path / "6.png").read_bytes())
+    rows.append("copy.png,p-other,well,south,")
+    (tmp_path / "facts.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "set.toml").write_text(
+        'name = "set"\n[images]\ntable = "facts.csv"\npath = "{file}"\n[patient]\ncolumn = "patient"\n'
+        '[fields.finding]\ncolumn = "finding"\ntype = "keyword"\n[fields.site]\ncolumn = "site"\ntype = "keyword"\n'
+        '[fields.crp]\ncolumn = "crp"\ntype = "float"\n'
+    )
+    ran = cxrsearch("audit", tmp_path / "set.toml", "--format", "json", "--out", tmp_path / "audit.html")
+    assert ran.code == 3, ran.err
+    found = json.loads(ran.out)
+    sprung = {verdict["trap"]: verdict["words"] for verdict in found["verdicts"] if verdict["sprung"]}
+    assert "1 patients" in sprung["patients in several classes"]
+    assert "1 patients" in sprung["patients in several sites (site)"]
+    assert found["exact_duplicates"] == [["set image 7", "set image 61"]]
+    assert found["near_duplicates"][0]["kind"] == "different classes"
+    assert found["near_duplicates"][0]["bits"] == 0
+    assert "image shape tells" in sprung["shortcuts to finding"]
+    assert "image shape tells" in sprung["shortcuts to site"]
+    assert "crp" in sprung["missing values that tell the class"]
+    assert "patients unknown" not in sprung
+    assert found["label_by_site"]["well"] == {"south": 31}
+    page = (tmp_path / "audit.html").read_text("utf-8")
+    assert "<b>sick" not in page
+    assert "&lt;b&gt;sick" in page
+    assert "4711" not in page + ran.out
+    assert "6.png" not in page + ran.out
+    named = cxrsearch("audit", tmp_path / "set.toml", "--paths", "--format", "json")
+    assert json.loads(named.out)["exact_duplicates"] == [["set 6.png", "set copy.png"]]
+
+
+def test_an_audit_of_a_clean_set_is_clear(cxrsearch: Run, tmp_path: Path) -> None:
+    """Noise: every picture different, shape and size telling nothing, every patient in one class."""
+    rng = np.random.default_rng(0)
+    for n in range(60):
+        Image.fromarray(rng.integers(0, 255, (64, 64), dtype=np.uint8)).save(tmp_path / f"{n}.png")
+    rows = [f"{n}.png,p{n},{'ab'[n % 2]}" for n in range(60)]
+    (tmp_path / "facts.csv").write_text("\n".join(["file,patient,finding", *rows]) + "\n")
+    (tmp_path / "set.toml").write_text(
+        'name = "set"\n[images]\ntable = "facts.csv"\npath = "{file}"\n[patient]\ncolumn = "patient"\n'
+        '[fields.finding]\ncolumn = "finding"\ntype = "keyword"\n'
+    )
+    ran = cxrsearch("audit", tmp_path / "set.toml")
+    assert ran.code == 0, ran.out
+    assert "TRAP" not in ran.out
+
+
+def test_an_audit_wants_a_root_for_each_dataset(cxrsearch: Run, tmp_path: Path) -> None:
+    ran = cxrsearch("audit", "darkcovidnet", "covid-chestxray", "--root", tmp_path)
+    assert ran.code == 2
+    assert "--root once for each DATASET" in ran.err
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_the_traps_of_darkcovidnet_and_its_neighbour_are_found(cxrsearch: Run, data: Path, tmp_path: Path) -> None:
+    ran = cxrsearch("audit", "darkcovidnet", "--root", data / "darkcovidnet", "--format", "json")
+    assert ran.code == 3
+    alone = json.loads(ran.out)
+    assert alone["patients_in_several_classes"] == 21
+    assert len(alone["near_duplicates"]) >= 3
+    best = {(s["source"], s["target"]): s for s in alone["shortcuts"]}[("image shape", "finding")]
+    assert best["best"] == "COVID-19"
+    assert best["auc"] > 0.95
+    roots = ["--root", data / "darkcovidnet", "--root", data / "covid-chestxray"]
+    both = json.loads(cxrsearch("audit", "darkcovidnet", "covid-chestxray", *roots, "--format", "json").out)
+    shared = [pair for pair in both["near_duplicates"] if len({name.split()[0] for name in pair["images"]}) == 2]
+    assert len(shared) >= 80
+    known = next(v for v in both["verdicts"] if v["trap"] == "patients unknown")
+    assert "near duplicates tell whose 120 of them are" in known["words"]

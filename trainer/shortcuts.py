@@ -1,0 +1,112 @@
+"""How well a label can be told without looking at lungs: from an image's shape, file size, border or thumbnail.
+
+A classifier for each, judged in folds that keep patients apart. What it can tell, a network can learn instead of
+the disease (Zech et al., PLoS Medicine 2018; DeGrave et al., Nature Machine Intelligence 2021, arXiv 2005.10148).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from trainer import floors
+from trainer.images import Images
+
+FOLDS = 5
+# Values that fewer images have are left out: no fold could learn them.
+SMALLEST_CLASS = 20
+# Area under the ROC curve of one value against the others from which a shortcut is one.
+SPRUNG_ABOVE = 0.75
+_COMPONENTS = 40
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """source: what was looked at; target: what was told from it, of ``values`` values over ``images`` images.
+
+    accuracy: part that is right; majority: what saying the most common value always gives; balanced: mean of the
+    values' sensitivities (chance: 1 / values). best: the value that is told best, and auc: how well, against the rest.
+    """
+
+    source: str
+    target: str
+    values: int
+    images: int
+    accuracy: float
+    majority: float
+    balanced: float
+    best: str
+    auc: float
+
+    @property
+    def sprung(self) -> bool:
+        return self.auc > SPRUNG_ABOVE
+
+
+def shortcuts(images: Images, target: str, values: list[str | None], seed: int = 0) -> list[Shortcut]:
+    """Every source's power to tell ``values`` (N, None where unknown); empty where there are not two to tell apart."""
+    counts = Counter(value for value in values if value is not None)
+    enough = {value for value, number in counts.items() if number >= SMALLEST_CLASS}
+    chosen = np.flatnonzero([value in enough for value in values])
+    if len(enough) < 2:
+        return []
+    part = images.part(chosen)
+    truth = np.array([str(values[n]) for n in chosen])
+    if len(set(part.owners.tolist())) < FOLDS:
+        return []
+    sources = {
+        "image shape": _shape(part),
+        "file size": np.log(part.file_bytes.astype(np.float64))[:, None],
+        "border (outer 1/16)": floors.borders(part).astype(np.float64),
+        "32 x 32 thumbnail": floors.thumbnails(part).astype(np.float64),
+    }
+    majority = max(Counter(truth.tolist()).values()) / len(truth)
+    found = []
+    for source, features in sources.items():
+        said, names = _said(features, truth, part.owners, seed), np.unique(truth)
+        told = names[said.argmax(axis=1)]
+        areas = [float(roc_auc_score(truth == name, said[:, n])) for n, name in enumerate(names)]
+        best = int(np.argmax(areas))
+        found.append(
+            Shortcut(
+                source, target, len(enough), len(truth), float((told == truth).mean()), majority,
+                float(balanced_accuracy_score(truth, told)), str(names[best]), areas[best],
+            )
+        )  # fmt: skip
+    return found
+
+
+def _shape(images: Images) -> NDArray[np.float64]:
+    height, width = images.shapes.astype(np.float64).T
+    return np.stack([height, width, height / width], axis=1)
+
+
+def _said(
+    features: NDArray[np.float64], truth: NDArray[np.str_], owners: NDArray[np.str_], seed: int
+) -> NDArray[np.float64]:
+    """(N, values) probabilities by a classifier that saw no image of the patient; values in sorted order."""
+    if features.shape[1] <= 3:
+        model = RandomForestClassifier(100, min_samples_leaf=5, class_weight="balanced", random_state=seed)
+    else:
+        model = make_pipeline(
+            StandardScaler(), PCA(min(_COMPONENTS, len(truth) // FOLDS, features.shape[1]), random_state=seed),
+            LogisticRegression(class_weight="balanced", max_iter=2000),
+        )  # fmt: skip
+    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that a fold happens to lack
+        said: NDArray[np.float64] = cross_val_predict(
+            model, features, truth, groups=owners, cv=splitter, method="predict_proba"
+        )
+    return said
