@@ -1,10 +1,11 @@
 # make demo    base install in .venv (no torch), a synthetic cohort indexed and searched
 # make test    full install in .venv-dev, linters, types and all tests
 # make bench   the figures of docs/benchmarks.md
+# make ablation  what each part of the method is worth: docs/ablation.md
 PYTHON ?= python3
 DATA ?=
 
-.PHONY: demo test bench format
+.PHONY: demo test bench ablation format
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -18,6 +19,9 @@ test: .venv-dev/ready
 
 bench: .venv-dev/ready
 	.venv-dev/bin/python -m benchmarks
+
+ablation: .venv-dev/ready
+	.venv-dev/bin/python -m benchmarks.ablation
 
 format: .venv-dev/ready
 	.venv-dev/bin/ruff check --fix .

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import cold_search, engine, indexing_rate
+from benchmarks import cold_search, engine, indexing_rate, learning_speed
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 HEAD = """\
@@ -26,7 +26,9 @@ def main() -> None:
         place = Path(folder)
         # The key of these throw-away indexes is theirs.
         os.environ["CXRSEARCH_KEY_FILE"] = str(place / "key")
-        sections = [part.measure(place / part.__name__) for part in (cold_search, indexing_rate, engine)]
+        sections = [
+            part.measure(place / part.__name__) for part in (cold_search, indexing_rate, learning_speed, engine)
+        ]
     head = HEAD.format(
         day=datetime.date.today(), cores=os.cpu_count(), machine=platform.machine(), python=platform.python_version()
     )

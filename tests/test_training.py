@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run
+from PIL import Image
 from torch import nn
 
 from cxrsearch.encoder import Encoder
-from indexer.phantoms import write_cohort
 from trainer import splits
 from trainer.config import Config
 from trainer.fit import embed, fit
@@ -160,8 +160,49 @@ test = 0.2
 """
 
 
+DATASET = """
+name = "clouds"
+[images]
+table = "facts.csv"
+path = "{file}"
+[patient]
+column = "patient"
+[fields.finding]
+column = "finding"
+type = "keyword"
+[fields.site]
+column = "site"
+type = "keyword"
+"""
+
+
+def cloud(rng: np.random.Generator, sick: bool) -> Image.Image:
+    """A grey picture of 96 x 96."""
+    field = np.asarray(Image.fromarray(rng.random((10, 10), dtype=np.float32)).resize((96, 96)))
+    stripes = 0.25 * np.sin(np.arange(96) / 2)[:, None] if sick else 0.0
+    return Image.fromarray(np.clip((0.2 + 0.6 * field + stripes) * 255, 0, 255).astype(np.uint8))
+
+
+def write_clouds(folder: Path, patients: int) -> Path:
+    """Pictures as different from each other as radiographs of different people are, which phantoms are not.
+
+    Every third patient has two images. Sick ones have stripes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, rows = np.random.default_rng(0), ["file,patient,finding,site"]
+    for n in range(patients):
+        sick = n % 2 == 0
+        for copy in range(2 if n % 3 == 0 else 1):
+            cloud(rng, sick).save(folder / f"MRN{n}-{copy}.png")
+            finding = ("COVID-19" if n % 4 else "Pneumonia") if sick else "No Finding"
+            rows.append(f"MRN{n}-{copy}.png,MRN{n},{finding},{'North' if n % 4 < 2 else 'South'}")
+    (folder / "facts.csv").write_text("\n".join(rows) + "\n")
+    (folder / "dataset.toml").write_text(DATASET)
+    return folder / "dataset.toml"
+
+
 def configuration(folder: Path, patients: int, epochs: int, learning: str = "") -> Path:
-    write_cohort(folder / "set", patients=patients, size=96)
+    write_clouds(folder / "set", patients)
     path = folder / "config.toml"
     path.write_text(CONFIG.format(epochs=epochs, learning=learning))
     return path
@@ -348,7 +389,7 @@ Path({str(tmp_path)!r}, f"rank-{{accelerator.process_index}}").write_text(hashli
     ],
 )  # fmt: skip
 def test_a_wrong_configuration_says_what(cxrsearch: Run, tmp_path: Path, text: str | None, message: str) -> None:
-    write_cohort(tmp_path / "set", patients=20, size=64)
+    write_clouds(tmp_path / "set", 20)
     if text is not None:
         (tmp_path / "config.toml").write_text(text)
     ran = cxrsearch("train", tmp_path / "config.toml", "--out", tmp_path / "run")

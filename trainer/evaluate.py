@@ -245,7 +245,7 @@ def _trained(config: Config, images: Images, seen: splits.Mask, folder: Path, lo
         learnt, validation = learnt.part(~choosing), learnt.part(choosing)
         seen = seen & splits.learnt_from(images, np.isin(images.owners, validation.owners))
     result = fit(config, learnt, validation, images.part(seen), folder / "checkpoint.pt", log)
-    save_file(result.network.state_dict(), weights)
+    save_file({name: value.contiguous() for name, value in result.network.state_dict().items()}, weights)
     (folder / "checkpoint.pt").unlink()
     return result.network
 

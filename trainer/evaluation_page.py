@@ -44,7 +44,8 @@ def rows(evaluation: Evaluation, gallery: str) -> list[dict[str, Any]]:
 
 
 def written(figure: Figure) -> str:
-    return f"{figure.value:.3f} ({figure.low:.3f}-{figure.high:.3f})"
+    """A figure with its interval; a narrow table breaks it at the blank."""
+    return f"{figure.value:.3f} {figure.low:.2f}-{figure.high:.2f}"
 
 
 def write(path: Path, evaluation: Evaluation, images: Images, map_of: bytes, command: str, seed: int) -> None:

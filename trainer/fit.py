@@ -66,40 +66,57 @@ class Learner(nn.Module):
         return self.objective(embedding, *rest), embedding
 
 
-@dataclass
-class _State:
-    """All that a run is between two epochs."""
+class Trainer:
+    """A network on its way: what a step changes, and what has to be kept to go on after a kill."""
 
-    learner: Learner
-    averaged: Network
-    optimiser: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
-    best: dict[str, Any]
-    history: list[Line]
+    def __init__(
+        self, config: Config, network: Network, objective: Objective | Views, steps: int, accelerator: Accelerator
+    ) -> None:
+        """steps: how many there will be, for the learning rate's schedule."""
+        learning, self.accelerator = config.learning, accelerator
+        self.mirror = learning.mirror
+        self.network = network.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.learner = Learner(self.network, objective)
+        optimiser = torch.optim.AdamW(
+            self.learner.parameters(), lr=learning.learning_rate, weight_decay=learning.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, learning.learning_rate, total_steps=steps, pct_start=_RISING
+        )
+        self.averaged = copy.deepcopy(self.network)
+        self._average = _Average(self.averaged, self.network, learning.decay)
+        self._prepared, self.optimiser = accelerator.prepare(self.learner, optimiser)
 
-    def save(self, path: Path) -> None:
-        whole = {
-            "learner": self.learner.state_dict(), "averaged": self.averaged.state_dict(),
+    def step(self, pixels: NDArray[np.uint8], generator: torch.Generator, *rest: Any) -> tuple[Tensor, Tensor]:
+        """Learn from (B, S, S) uint8 pictures; the loss and the spread of their embeddings, still on the device.
+
+        rest: what the objective wants beside embeddings. Without labels each picture is varied twice.
+        """
+        self._prepared.train()
+        pictures = _pictures(pixels, self.accelerator.device)
+        if isinstance(self.learner.objective, Views):
+            pictures = pictures.repeat(2, 1, 1, 1)
+        loss, embedding = self._prepared(vary(pictures, generator, self.mirror), *rest)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self._prepared.parameters(), _LARGEST_GRADIENT)
+        self.optimiser.step()
+        self.schedule.step()
+        self._average.take()
+        return loss.detach(), spread(embedding.detach())
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "learner": self.learner.state_dict(), "averaged": self.averaged.state_dict(), "steps": self._average.steps,
             "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(),
-            "best": self.best, "history": self.history,
         }  # fmt: skip
-        draft = path.with_suffix(".new")
-        torch.save(whole, draft)
-        draft.replace(path)
 
-    def load(self, path: Path) -> None:
-        """Raises InputError for a file that is no checkpoint of this run."""
-        try:
-            whole = torch.load(path, map_location="cpu", weights_only=True)
-            self.learner.load_state_dict(whole["learner"])
-            self.averaged.load_state_dict(whole["averaged"])
-            self.optimiser.load_state_dict(whole["optimiser"])
-            self.schedule.load_state_dict(whole["schedule"])
-            self.best, self.history = whole["best"], whole["history"]
-        except Exception as error:  # whatever reading a damaged or foreign file raises
-            raise InputError(
-                f"{path}: not a checkpoint of this run ({type(error).__name__}); delete it to begin again"
-            ) from None
+    def restore(self, state: dict[str, Any]) -> None:
+        self.learner.load_state_dict(state["learner"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self._average.steps = state["steps"]
 
 
 def fit(
@@ -121,57 +138,41 @@ def fit(
     accelerator = Accelerator(mixed_precision="bf16")
     torch.manual_seed(config.seed)
     network = Network(architecture(config), config.network.pretrained)
-    if unlabelled is not None and learning.self_supervised_epochs and not (checkpoint and checkpoint.exists()):
-        _learn_without_labels(config, network, unlabelled, accelerator, log)
-    network = network.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learner = Learner(network, Objective(learning, len(images.classes), config.network.dimensions))
+    resumed = checkpoint is not None and checkpoint.exists()
+    if unlabelled is not None and learning.self_supervised_epochs and not resumed:
+        network = _learn_without_labels(config, network, unlabelled, accelerator, log)
+    objective = Objective(learning, len(images.classes), config.network.dimensions)
     steps = sum(1 for _ in _batches(config, images, 0, accelerator))
-    optimiser, schedule = _optimiser(config, learner, steps * learning.epochs)
-    state = _State(learner, copy.deepcopy(network), optimiser, schedule, {"score": -1.0, "epoch": 0}, [])
-    if checkpoint and checkpoint.exists():
-        state.load(checkpoint)
-        for line in state.history:
+    trainer = Trainer(config, network, objective, steps * learning.epochs, accelerator)
+    best: dict[str, Any] = {"score": -1.0, "epoch": 0}
+    history: list[Line] = []
+    if checkpoint is not None and resumed:
+        best, history = _restored(trainer, checkpoint)
+        for line in history:
             log(line)
-    prepared, optimiser = accelerator.prepare(learner, optimiser)
-    average = _Average(state.averaged, network, learning.decay)
-    for epoch in range(len(state.history) + 1, learning.epochs + 1):
-        started, losses, spreads = time.monotonic(), [], []
-        generator = _seeded(config.seed, epoch, accelerator)
-        prepared.train()
+    for epoch in range(len(history) + 1, learning.epochs + 1):
+        started, generator = time.monotonic(), _seeded(config.seed, epoch, accelerator)
+        results, done = [], (epoch - 1) / learning.epochs
         for batch in _batches(config, images, epoch, accelerator):
-            pictures = _pictures(images.pixels[batch], accelerator.device)
-            pictures = vary(pictures, generator, learning.mirror)
             labels = torch.from_numpy(images.labels[batch]).to(accelerator.device)
-            loss, embedding = prepared(pictures, labels, (epoch - 1) / learning.epochs)
-            _step(accelerator, prepared, optimiser, state.schedule, loss)
-            average.take()
-            losses.append(loss.detach())
-            spreads.append(spread(embedding.detach()))
-        line = {
-            "epoch": float(epoch), "epochs": float(learning.epochs),
-            "loss": float(torch.stack(losses).mean()), "spread": float(torch.stack(spreads).mean()),
-            "images_per_second": steps * len(batch) * accelerator.num_processes / (time.monotonic() - started),
-            "learning_rate": float(state.schedule.get_last_lr()[0]),
-        }  # fmt: skip
+            results.append(trainer.step(images.pixels[batch], generator, labels, done))
+        line = {"epoch": float(epoch), "epochs": float(learning.epochs)} | _line(results, len(batch), started, trainer)
         _check(config, line, epoch)
         if validation is not None:
-            found = retrieve(
-                embed(state.averaged, validation.pixels), validation.labels, validation.owners, validation.classes
-            )
-            means = found.means()
-            line |= {"validation_map_at_r": means["map_at_r"], "validation_precision_at_1": means["precision_at_1"]}
+            line |= _validated(trainer.averaged, validation)
         line["seconds"] = time.monotonic() - started
-        state.history.append(line)
+        history.append(line)
         score = line.get("validation_map_at_r", float(epoch))
-        if score > state.best["score"]:
-            weights = {name: value.clone() for name, value in state.averaged.state_dict().items()}
-            state.best = {"score": score, "epoch": epoch, "weights": weights}
+        if score > best["score"]:
+            weights = {name: value.clone() for name, value in trainer.averaged.state_dict().items()}
+            best = {"score": score, "epoch": epoch, "weights": weights}
         if accelerator.is_main_process:
-            if checkpoint:
-                state.save(checkpoint)
+            if checkpoint is not None:
+                _save({"trainer": trainer.state(), "best": best, "history": history}, checkpoint)
             log(line)
-    state.averaged.load_state_dict(state.best["weights"])
-    return Fit(state.averaged.cpu().eval(), int(state.best["epoch"]), state.history)
+    trainer.averaged.load_state_dict(best["weights"])
+    accelerator.free_memory()
+    return Fit(trainer.averaged.cpu().eval(), int(best["epoch"]), history)
 
 
 def architecture(config: Config) -> Architecture:
@@ -209,32 +210,38 @@ def keep_freed_memory() -> None:
 
 def _learn_without_labels(
     config: Config, network: Network, images: Images, accelerator: Accelerator, log: Callable[[Line], None]
-) -> None:
+) -> Network:
     """Two views of every image are brought together, and apart from all others."""
     learning, size = config.learning, config.learning.images_per_class * 2
-    learner = Learner(network.to(accelerator.device), Views())
-    steps = len(images) // size
-    optimiser, schedule = _optimiser(config, learner, max(1, steps) * learning.self_supervised_epochs)
-    prepared, optimiser = accelerator.prepare(learner, optimiser)
+    steps = max(1, len(images) // size // accelerator.num_processes) * learning.self_supervised_epochs
+    trainer = Trainer(config, network, Views(), steps, accelerator)
     for epoch in range(1, learning.self_supervised_epochs + 1):
-        started, losses, spreads = time.monotonic(), [], []
-        generator = _seeded(config.seed, -epoch, accelerator)
-        prepared.train()
-        rng = np.random.default_rng([config.seed, epoch, accelerator.process_index, 1])
-        for batch in plain_batches(len(images), size, rng):
-            pictures = _pictures(images.pixels[batch], accelerator.device).repeat(2, 1, 1, 1)
-            loss, embedding = prepared(vary(pictures, generator, learning.mirror))
-            _step(accelerator, prepared, optimiser, schedule, loss)
-            losses.append(loss.detach())
-            spreads.append(spread(embedding.detach()))
-        line = {
-            "self_supervised_epoch": float(epoch), "loss": float(torch.stack(losses).mean()),
-            "spread": float(torch.stack(spreads).mean()),
-            "images_per_second": len(losses) * size / (time.monotonic() - started),
-        }  # fmt: skip
+        started, generator = time.monotonic(), _seeded(config.seed, -epoch, accelerator)
+        rng = np.random.default_rng([config.seed, epoch, 1])  # the same order everywhere, shared out below
+        batches = list(plain_batches(len(images), size, rng))[accelerator.process_index :: accelerator.num_processes]
+        results = [trainer.step(images.pixels[batch], generator) for batch in batches]
+        line = {"self_supervised_epoch": float(epoch)} | _line(results, size, started, trainer)
         _check(config, line, epoch)
         if accelerator.is_main_process:
             log(line)
+    averaged: Network = trainer.averaged
+    return averaged
+
+
+def _line(results: list[tuple[Tensor, Tensor]], size: int, started: float, trainer: Trainer) -> Line:
+    """One epoch's figures; its losses leave the device here, all at once."""
+    losses, spreads = (torch.stack(column) for column in zip(*results, strict=True))
+    images = len(results) * size * trainer.accelerator.num_processes
+    return {
+        "loss": float(losses.mean()), "spread": float(spreads.mean()),
+        "images_per_second": images / (time.monotonic() - started),
+        "learning_rate": float(trainer.schedule.get_last_lr()[0]),
+    }  # fmt: skip
+
+
+def _validated(network: Network, images: Images) -> Line:
+    found = retrieve(embed(network, images.pixels), images.labels, images.owners, images.classes).means()
+    return {"validation_map_at_r": found["map_at_r"], "validation_precision_at_1": found["precision_at_1"]}
 
 
 def _check(config: Config, line: Line, epoch: int) -> None:
@@ -246,26 +253,21 @@ def _check(config: Config, line: Line, epoch: int) -> None:
         )
 
 
-def _optimiser(
-    config: Config, learner: Learner, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    learning = config.learning
-    optimiser = torch.optim.AdamW(learner.parameters(), lr=learning.learning_rate, weight_decay=learning.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, learning.learning_rate, total_steps=steps, pct_start=_RISING
-    )
-    return optimiser, schedule
+def _save(whole: dict[str, Any], path: Path) -> None:
+    draft = path.with_suffix(".new")
+    torch.save(whole, draft)
+    draft.replace(path)
 
 
-def _step(
-    accelerator: Accelerator, learner: nn.Module, optimiser: Any, schedule: torch.optim.lr_scheduler.LRScheduler,
-    loss: Tensor,
-) -> None:  # fmt: skip
-    optimiser.zero_grad(set_to_none=True)
-    accelerator.backward(loss)
-    accelerator.clip_grad_norm_(learner.parameters(), _LARGEST_GRADIENT)
-    optimiser.step()
-    schedule.step()
+def _restored(trainer: Trainer, path: Path) -> tuple[dict[str, Any], list[Line]]:
+    """The best epoch so far and the history. Raises InputError for a file that is no checkpoint of this run."""
+    try:
+        whole = torch.load(path, map_location="cpu", weights_only=True)
+        trainer.restore(whole["trainer"])
+        return whole["best"], whole["history"]
+    except Exception as error:  # whatever reading a damaged or foreign file raises
+        what = type(error).__name__
+        raise InputError(f"{path}: not a checkpoint of this run ({what}); delete it to begin again") from None
 
 
 def _batches(config: Config, images: Images, epoch: int, accelerator: Accelerator) -> Iterator[NDArray[np.int64]]:

@@ -187,7 +187,9 @@ def _judge(
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
-    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+    found = np.full(np.shape(above), np.nan)
+    np.divide(above, below, out=found, where=below > 0)
+    return found
 
 
 def _auc(score: Floats, mine: NDArray[np.bool_], weights: Floats) -> Floats:

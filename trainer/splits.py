@@ -30,8 +30,9 @@ def folds(images: Images, count: int, by: Literal["patient", "image"], seed: int
     rarest = min(Counter(labels.tolist()).values())
     if rarest < count or len(set(owners.tolist())) < count:
         raise InputError(f"--folds {count}: the rarest class has {rarest} images; ask for fewer folds")
-    splitter = (StratifiedGroupKFold if by == "patient" else StratifiedKFold)(count, shuffle=True, random_state=seed)
-    for number, (_, judged) in enumerate(splitter.split(labelled, labels, owners), start=1):
+    kind, groups = (StratifiedGroupKFold, owners) if by == "patient" else (StratifiedKFold, None)
+    splitter = kind(count, shuffle=True, random_state=seed)
+    for number, (_, judged) in enumerate(splitter.split(labelled, labels, groups), start=1):
         mask = np.zeros(len(images), dtype=bool)
         mask[labelled[judged]] = True
         yield f"fold {number} of {count}", mask
