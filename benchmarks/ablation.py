@@ -31,7 +31,7 @@ EPOCHS, PIXELS, JUDGED = 16, 96, 0.2
 SELF_SUPERVISED = {"self_supervised_epochs": 5}
 # Name of a row -> what it changes of the network and of the learning.
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "as configured: attention, miner, multi-similarity, softmax beside": ({}, {}),
+    "attention, miner, multi-similarity, softmax beside": ({}, {}),
     "no attention: all places alike": ({"attention": False}, {}),
     "no miner: all pairs": ({}, {"miner": False}),
     "triplet loss, semi-hard": ({}, {"objective": "triplet"}),
@@ -77,7 +77,7 @@ def _changed(network: dict[str, Any], learning: dict[str, Any]) -> Config:
     return config.model_copy(
         update={
             "network": config.network.model_copy(update={"image_size": PIXELS, **network}),
-            "learning": config.learning.model_copy(update={"epochs": EPOCHS, **learning}),
+            "learning": config.learning.model_copy(update={"epochs": EPOCHS, "self_supervised_epochs": 0, **learning}),
         }
     )
 
@@ -106,7 +106,7 @@ def _page(table: str, minutes: float) -> str:
 # Ablation
 
 Written by `make ablation` on {datetime.date.today()}: {torch.get_num_threads()} CPU cores, {minutes:.0f} minutes,
-seeds {", ".join(map(str, SEEDS))}, {PIXELS} x {PIXELS} pixels where no row says otherwise, {EPOCHS} epochs,
+seeds {", ".join(map(str, SEEDS))}, {PIXELS} x {PIXELS} pixels and no learning without labels where no row says otherwise, {EPOCHS} epochs,
 `trainer/configs/darkcovidnet.toml`. Mean and standard deviation over seeds, each of which also draws another fifth of
 the patients to judge on ({ENCODER}'s own variation and the draw's are not told apart). The first of the five
 patient-grouped folds of the published figures is in none of it.

@@ -19,7 +19,7 @@ def train(
 ) -> None:
     """Learn an encoder from labelled datasets and export it as a model folder. A stopped run goes on when run again.
 
-    Example: cxrsearch train trainer/configs/first.toml --out runs/first
+    Example: cxrsearch train trainer/configs/second.toml --out runs/second
     """
     from cxrsearch.cli.learning import Watch, needs_train_extra, print_evaluation
 
