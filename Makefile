@@ -1,11 +1,12 @@
 # make demo    base install in .venv (no torch), a synthetic cohort indexed and searched
 # make test    full install in .venv-dev, linters, types and all tests
 # make bench   the figures of docs/benchmarks.md
+# make results   the figures of docs/results.md
 # make ablation  what each part of the method is worth: docs/ablation.md
 PYTHON ?= python3
 DATA ?=
 
-.PHONY: demo test bench ablation format
+.PHONY: demo test bench results ablation format
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -19,6 +20,9 @@ test: .venv-dev/ready
 
 bench: .venv-dev/ready
 	.venv-dev/bin/python -m benchmarks
+
+results: .venv-dev/ready
+	.venv-dev/bin/python -m benchmarks.results
 
 ablation: .venv-dev/ready
 	.venv-dev/bin/python -m benchmarks.ablation

@@ -8,8 +8,8 @@ Small pictures and few epochs: differences between rows count, not their height.
 from __future__ import annotations
 
 import datetime
+import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ import torch
 from cxrsearch.errors import InputError
 from trainer import splits
 from trainer.config import Config
-from trainer.evaluate import ENCODER
 from trainer.fit import embed, fit
 from trainer.images import Images, load
 from trainer.metrics import retrieve
 
+DONE = Path(__file__).parent.parent / "runs" / "ablation.jsonl"
 PAGE = Path(__file__).parent.parent / "docs" / "ablation.md"
 CONFIG = Path(__file__).parent.parent / "trainer" / "configs" / "darkcovidnet.toml"
 SEEDS = (0, 1, 2)
@@ -47,13 +47,14 @@ METRICS = {"vote_accuracy": "vote", "precision_at_1": "P@1", "map_at_r": "MAP@R"
 
 
 def main() -> None:
-    started = time.monotonic()
+    """Rows that runs/ablation.jsonl has already are kept: delete it to measure anew."""
+    DONE.parent.mkdir(exist_ok=True)
+    known = [json.loads(line) for line in DONE.read_text("utf-8").splitlines()] if DONE.exists() else []
+    rows = {row["variant"]: row for row in known}
     sets: dict[int, Images] = {}
-    lines = [
-        f"| | {' | '.join(f'{g} {m}' for g in ('archive', 'unseen') for m in METRICS.values())} |",
-        "|---|" + "---|" * (2 * len(METRICS)),
-    ]
     for name, (network, learning) in VARIANTS.items():
+        if name in rows:
+            continue
         config = _changed(network, learning)
         size = config.network.image_size
         if size not in sets:
@@ -63,13 +64,11 @@ def main() -> None:
         found = [_figures(config.model_copy(update={"seed": seed}), sets[size]) for seed in SEEDS]
         stood = [row for row in found if row is not None]
         cells = [f"{np.mean(column):.3f} ± {np.std(column, ddof=1):.3f}" for column in zip(*stood, strict=True)]
-        if len(stood) < len(SEEDS):
-            name += f" (collapsed in {len(SEEDS) - len(stood)} of {len(SEEDS)} seeds)"
-            cells = cells if len(stood) > 1 else ["-"] * 2 * len(METRICS)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-        print(lines[-1], file=sys.stderr, flush=True)
-    minutes = (time.monotonic() - started) / 60
-    PAGE.write_text(_page("\n".join(lines), minutes), "utf-8")
+        rows[name] = {"variant": name, "collapsed": len(SEEDS) - len(stood), "cells": cells if len(stood) > 1 else []}
+        with DONE.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(rows[name], ensure_ascii=False) + "\n")
+        print(name, *rows[name]["cells"], sep="  ", file=sys.stderr, flush=True)
+    PAGE.write_text(_page([rows[name] for name in VARIANTS]), "utf-8")
 
 
 def _changed(network: dict[str, Any], learning: dict[str, Any]) -> Config:
@@ -101,14 +100,23 @@ def _figures(config: Config, images: Images) -> list[float] | None:
     return row
 
 
-def _page(table: str, minutes: float) -> str:
+def _page(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        f"| | {' | '.join(f'{g} {m}' for g in ('archive', 'unseen') for m in METRICS.values())} |",
+        "|---|" + "---|" * (2 * len(METRICS)),
+    ]
+    for row in rows:
+        collapsed = f" (collapsed in {row['collapsed']} of {len(SEEDS)} seeds)" if row["collapsed"] else ""
+        lines.append(f"| {row['variant']}{collapsed} | {' | '.join(row['cells'] or ['-'] * 2 * len(METRICS))} |")
+    table = "\n".join(lines)
+    seeds = ", ".join(map(str, SEEDS))
     return f"""\
 # Ablation
 
-Written by `make ablation` on {datetime.date.today()}: {torch.get_num_threads()} CPU cores, {minutes:.0f} minutes,
-seeds {", ".join(map(str, SEEDS))}, {PIXELS} x {PIXELS} pixels and no learning without labels where no row says otherwise, {EPOCHS} epochs,
-`trainer/configs/darkcovidnet.toml`. Mean and standard deviation over seeds, each of which also draws another fifth of
-the patients to judge on ({ENCODER}'s own variation and the draw's are not told apart). The first of the five
+Written by `make ablation` on {datetime.date.today()}: {torch.get_num_threads()} CPU cores, seeds {seeds}.
+`trainer/configs/darkcovidnet.toml` with {EPOCHS} epochs, {PIXELS} x {PIXELS} pixels and no learning without labels,
+where no row says otherwise. Mean and standard deviation over seeds, each of which also draws another fifth of the
+patients to judge on (the network's own variation and the draw's are not told apart). The first of the five
 patient-grouped folds of the published figures is in none of it.
 
 {table}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cxrsearch import radiograph
 from cxrsearch.clinical import ROW_HASH, Payload
@@ -27,11 +30,12 @@ class Hit:
 @dataclass(frozen=True)
 class Query:
     """The image that was asked for. ``indexed``: this very file is in the index; ``left_out``: the
-    pseudonyms whose images were not considered."""
+    pseudonyms whose images were not considered; ``embedding``: (D,), of unit length."""
 
     path: Path
     indexed: bool
     left_out: tuple[str, ...]
+    embedding: NDArray[np.float32] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def search(
             for rank, hit in enumerate(found, start=1)
         ]
         left_out = () if same_patient else tuple(sorted(patients))
-        results.append(Result(Query(path, bool(own), left_out), hits))
+        results.append(Result(Query(path, bool(own), left_out, vector), hits))
     return results
 
 

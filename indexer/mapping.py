@@ -92,6 +92,7 @@ class FieldMapping(Source):
     values: dict[str, Scalar] = {}
     formats: Texts = []
     present: Literal["number", "text"] | None = None
+    later: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -183,7 +184,7 @@ class Mapping(_Strict):
 
     @property
     def declared(self) -> dict[str, Field]:
-        return {name: Field(name, f.type, f.separator is not None) for name, f in self.entering.items()}
+        return {name: Field(name, f.type, f.separator is not None, f.later) for name, f in self.entering.items()}
 
     @property
     def identifiers(self) -> list[str]:

@@ -50,10 +50,12 @@ separator = ","
 [fields.outcome]
 column = "outcome"
 type = "keyword"
+later = true
 
 [fields.icu]
 column = "icu"
 type = "boolean"
+later = true
 
 [fields.age]
 column = "age"

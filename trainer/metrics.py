@@ -13,15 +13,14 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+
+from trainer.scores import Floats, auc, ratio, resampled
 
 NEIGHBOURS = 10
 DEPTHS = (1, 5, 10)
 BOOTSTRAPS = 1000
 # Queries compared with the whole gallery at once.
 _BLOCK = 1024
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -61,31 +60,28 @@ class Retrieval:
 
     def figures(self, seed: int = 0, rounds: int = BOOTSTRAPS) -> dict[str, Figure]:
         """Every metric, with per-class ``sensitivity/C``, ``ppv/C``, ``auc/C`` and macro averages of these."""
-        _, owner = np.unique(self.owners, return_inverse=True)
-        count = int(owner.max()) + 1
-        drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=rounds)
-        weights = np.concatenate([np.ones((1, len(owner))), drawn[:, owner].astype(np.float64)])
+        weights = resampled(self.owners, rounds, seed)
         found: dict[str, Floats] = {}
         for name, values in self.values.items():
             known = ~np.isnan(values)
             if known.any():
-                found[name] = _ratio(weights[:, known] @ values[known], weights[:, known].sum(axis=1))
+                found[name] = ratio(weights[:, known] @ values[known], weights[:, known].sum(axis=1))
         found |= self._by_class(weights)
-        return {name: _figure(series) for name, series in found.items()}
+        return {name: figure(series) for name, series in found.items()}
 
     def _by_class(self, weights: Floats) -> dict[str, Floats]:
         found: dict[str, Floats] = {}
         for number, name in enumerate(self.classes):
             mine, said = self.labels == number, self.predicted == number
             both = weights[:, mine & said].sum(axis=1)
-            found[f"sensitivity/{name}"] = _ratio(both, weights[:, mine].sum(axis=1))
-            found[f"ppv/{name}"] = _ratio(both, weights[:, said].sum(axis=1))
-            found[f"auc/{name}"] = _auc(self.votes[:, number], mine, weights)
+            found[f"sensitivity/{name}"] = ratio(both, weights[:, mine].sum(axis=1))
+            found[f"ppv/{name}"] = ratio(both, weights[:, said].sum(axis=1))
+            found[f"auc/{name}"] = auc(self.votes[:, number], mine, weights)
         for kind in ("sensitivity", "ppv", "auc"):
             # A class that nobody has, or that is never said, has no such figure.
             rows = np.stack([found[f"{kind}/{name}"] for name in self.classes])
             known = ~np.isnan(rows)
-            found[f"macro_{kind}"] = _ratio(np.where(known, rows, 0).sum(axis=0), known.sum(axis=0))
+            found[f"macro_{kind}"] = ratio(np.where(known, rows, 0).sum(axis=0), known.sum(axis=0))
         return found
 
 
@@ -186,25 +182,8 @@ def _judge(
     return values, votes, nearest, np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
 
 
-def _ratio(above: Floats, below: Floats) -> Floats:
-    found = np.full(np.shape(above), np.nan)
-    np.divide(above, below, out=found, where=below > 0)
-    return found
-
-
-def _auc(score: Floats, mine: NDArray[np.bool_], weights: Floats) -> Floats:
-    """(rounds,) area under the ROC curve, ties counted half, for each row of (rounds, Q) weights."""
-    order = np.argsort(score, kind="stable")
-    place = rankdata(score[order], method="dense") - 1
-    edges = np.flatnonzero(np.diff(place, prepend=-1))
-    positive = np.add.reduceat(weights[:, order] * mine[order], edges, axis=1)
-    negative = np.add.reduceat(weights[:, order] * ~mine[order], edges, axis=1)
-    below = np.cumsum(negative, axis=1) - negative / 2
-    return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
-
-
-def _figure(series: Floats) -> Figure:
-    """The first is the figure itself, the rest its resamples."""
+def figure(series: Floats) -> Figure:
+    """Of a (1 + rounds,) series: the first is the figure itself, the rest its resamples."""
     rest = series[1:][~np.isnan(series[1:])]
     if np.isnan(series[0]) or not len(rest):
         return Figure(float(series[0]), float(series[0]), float(series[0]))

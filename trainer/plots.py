@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
+from sklearn.metrics import roc_curve
 
 mpl.use("agg")
 # Values beyond these share one colour: nobody tells apart more.
@@ -86,6 +87,36 @@ def reliability(rows: Sequence[tuple[float, float, int]], error: float) -> bytes
     axes.set_xlabel("share of the vote")
     axes.set_ylabel("part that is right")
     axes.set_title(f"expected calibration error {error:.3f}", fontsize=10)
+    return _png(figure)
+
+
+def roc(said: dict[str, NDArray[np.float64]], positive: NDArray[np.bool_]) -> bytes:
+    """Sensitivity against one minus specificity of several models' probabilities of one event."""
+    figure = Figure(figsize=(4.2, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for name, score in said.items():
+        false, true, _ = roc_curve(positive, score)
+        axes.plot(false, true, label=_plain(name))
+    axes.set_xlabel("1 - specificity")
+    axes.set_ylabel("sensitivity")
+    axes.legend(fontsize=7)
+    return _png(figure)
+
+
+def calibration(said: dict[str, NDArray[np.float64]], positive: NDArray[np.bool_], bins: int = 8) -> bytes:
+    """How often the event came against the probability that was given, in bins of equally many cases."""
+    figure = Figure(figsize=(4.2, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for name, score in said.items():
+        parts = np.array_split(np.argsort(score, kind="stable"), bins)
+        axes.plot([score[p].mean() for p in parts], [positive[p].mean() for p in parts], "o-", label=_plain(name))
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("probability that was given")
+    axes.set_ylabel("part with the event")
+    axes.legend(fontsize=7)
     return _png(figure)
 
 

@@ -11,7 +11,21 @@ from typing import Annotated
 import typer
 
 from cxrsearch import __version__
-from cxrsearch.cli import INTERRUPTED, audit, backup, cohort, copy, evaluate, forget, index, info, models, search, train
+from cxrsearch.cli import (
+    INTERRUPTED,
+    audit,
+    backup,
+    cohort,
+    copy,
+    evaluate,
+    forget,
+    index,
+    info,
+    models,
+    search,
+    train,
+    transfer,
+)
 from cxrsearch.clinical import clean
 from cxrsearch.errors import CxrSearchError
 
@@ -53,6 +67,7 @@ app.command("models")(models.models)
 app.command("audit")(audit.audit)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("transfer")(transfer.transfer)
 
 
 def run(arguments: list[str]) -> int:

@@ -39,7 +39,7 @@ def audit(
 
     if root and len(root) != len(dataset):
         raise UsageError("give --root once for each DATASET, in the same order")
-    with needs_train_extra("audit", "audit"):
+    with needs_train_extra("audit", "analysis"):
         from trainer import audit as auditing
         from trainer import audit_page
 

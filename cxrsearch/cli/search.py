@@ -22,6 +22,10 @@ def search(
     vote: Annotated[
         str | None, typer.Option("--vote", metavar="FIELD", help="Count the hits' values of this field.")
     ] = None,
+    predict: Annotated[
+        Path | None,
+        typer.Option("--predict", metavar="FILE.json", help="Apply a model of cxrsearch transfer --save to IMAGE."),
+    ] = None,
     same_patient: Annotated[
         bool, typer.Option("--same-patient", help="Do not leave out the image itself and its patient's other images.")
     ] = False,
@@ -38,6 +42,7 @@ def search(
     from cxrsearch.encoder import DEFAULT_MODEL, Encoder, read_card
     from cxrsearch.errors import ImageError
     from cxrsearch.identity import load_identity
+    from cxrsearch.prediction import Predictor
     from cxrsearch.report import hits
     from cxrsearch.store import open_store
     from cxrsearch.where import parse
@@ -51,6 +56,9 @@ def search(
         expression = parse(where, fields, store) if where is not None else None
         if vote is not None:
             cohort.check_fields([vote], fields, "--vote")
+        predictor = Predictor(predict) if predict is not None else None
+        if predictor is not None:
+            predictor.check_model(card.name, card.fingerprint)
         encoder, identity = Encoder(folder), load_identity(settings.key_file())
         results, failed = [], 0
         for path in filter(None, paths):
@@ -62,5 +70,6 @@ def search(
                 print(f"cxrsearch: {error}", file=sys.stderr)
                 failed += 1
         votes = [voting.count(result.hits, vote) for result in results] if vote is not None else []
-        hits.write(results, votes, fields, format, sys.stdout)
+        said = [predictor.predict(result.query.embedding) for result in results] if predictor is not None else []
+        hits.write(results, votes, said, fields, format, sys.stdout)
     return 3 if failed else 0

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from cxrsearch.clinical import Field
+from cxrsearch.prediction import Prediction
 from cxrsearch.report.rows import Format, text_of, write_csv, write_json, write_jsonl, write_table
 from cxrsearch.search import Hit, Result
 from cxrsearch.vote import Vote
@@ -16,20 +17,27 @@ _TABLE_FIELDS = ("patient", "site", "view", "finding", "outcome")
 
 
 def write(
-    results: Sequence[Result], votes: Sequence[Vote], fields: Mapping[str, Field], format: Format, stream: TextIO
-) -> None:
-    """``votes``: one per result, or none at all."""
+    results: Sequence[Result], votes: Sequence[Vote], predictions: Sequence[Prediction], fields: Mapping[str, Field],
+    format: Format, stream: TextIO,
+) -> None:  # fmt: skip
+    """``votes``, ``predictions``: one per result, or none at all."""
     match format:
         case Format.TABLE:
             for number, result in enumerate(results):
                 _table(result, votes[number] if votes else None, fields, stream)
+                if predictions:
+                    _predicted(predictions[number], stream)
         case Format.CSV:
             columns = ["query", "rank", "score", *(n for n in fields if n != "image_sha256")]
             write_csv((row for result in results for row in _flat(result)), columns, stream)
         case Format.JSONL:
             write_jsonl((row for result in results for row in _flat(result)), stream)
         case Format.JSON:
-            write_json([_nested(result, votes[n] if votes else None) for n, result in enumerate(results)], stream)
+            nested = [_nested(result, votes[n] if votes else None) for n, result in enumerate(results)]
+            for row, prediction in zip(nested, predictions, strict=False):
+                said = prediction.said if prediction.value is None else prediction.value
+                row["prediction"] = {"target": prediction.target, "said": said, "card": prediction.card}
+            write_json(nested, stream)
 
 
 def _table(result: Result, vote: Vote | None, fields: Mapping[str, Field], stream: TextIO) -> None:
@@ -48,6 +56,30 @@ def _table(result: Result, vote: Vote | None, fields: Mapping[str, Field], strea
         stream.write("no image of the index meets this\n")
     if vote is not None:
         write_table(_vote_rows(vote), ["value", "weight", "images", "patients"], f"vote on {vote.field}", stream)
+
+
+def _predicted(prediction: Prediction, stream: TextIO) -> None:
+    """What a saved model says of the query, beside how often it is so at all and how good the model was."""
+    card = prediction.card
+    base = card.get("base_rate", {})
+    if prediction.value is None:
+        rows = [
+            {
+                "value": text_of(name),
+                "probability": f"{share:.0%}",
+                "in the cohort": f"{base[name]:.0%}" if name in base else "",
+            }
+            for name, share in prediction.said.items()
+        ]
+        write_table(rows, ["value", "probability", "in the cohort"], f"prediction of {prediction.target}", stream)
+    else:
+        stream.write(f"prediction of {text_of(prediction.target)}: {prediction.value:.3g}\n")
+    known = [
+        f"{text_of(name)} {figure['value']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
+        for name, figure in dict(card.get("figures", {})).items()
+        if name in ("AUC", "ECE", "r", "MAE")
+    ]
+    stream.write(f"the model, on {card.get('patients')} patients it did not see: {', '.join(known)}\n")
 
 
 def _vote_rows(vote: Vote) -> list[dict[str, Any]]:

@@ -69,7 +69,11 @@ class IndexFacts:
                     f"field {field.name!r} is a {known.type} in this index and a {field.type} in dataset {name!r}."
                     " Rename the field in the dataset TOML or use another index."
                 )
-            merged[field.name] = replace(field, several=field.several or (known is not None and known.several))
+            merged[field.name] = replace(
+                field,
+                several=field.several or (known is not None and known.several),
+                later=field.later or (known is not None and known.later),
+            )
         return replace(self, fields=merged, datasets={**self.datasets, name: dataset})
 
     def as_json(self) -> dict[str, Any]:
@@ -90,7 +94,10 @@ class IndexFacts:
                 model=str(data["model"]),
                 fingerprint=str(data["fingerprint"]),
                 dimensions=int(data["dimensions"]),
-                fields={n: Field(n, FieldType(f["type"]), bool(f["several"])) for n, f in data["fields"].items()},
+                fields={
+                    n: Field(n, FieldType(f["type"]), bool(f["several"]), bool(f.get("later", False)))
+                    for n, f in data["fields"].items()
+                },
                 datasets={
                     n: DatasetFacts(str(d["namespace"]), str(d["root"]), tuple(map(str, d["identifiers"])))
                     for n, d in data["datasets"].items()

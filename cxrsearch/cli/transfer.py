@@ -1,0 +1,133 @@
+"""cxrsearch transfer: a new question to an index, no encoder learnt anew."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxrsearch.cli.options import Index, Output, Where
+from cxrsearch.report.rows import Format
+
+
+def transfer(
+    index: Index,
+    target: Annotated[
+        str, typer.Option("--target", metavar="FIELD", help="What to predict: a boolean, a keyword or a number.")
+    ],
+    where: Where = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option("--with", metavar="FIELD,...", help="Clinical facts to use; by default all that may be."),
+    ] = None,
+    trust: Annotated[
+        str | None, typer.Option("--trust", metavar="FIELD,...", help="Use these though they may hold the answer.")
+    ] = None,
+    leave_out: Annotated[
+        str | None,
+        typer.Option("--leave-out", metavar="FIELD", help="Leave one site out at a time: site, dataset, ..."),
+    ] = None,
+    fit_on: Annotated[
+        str | None, typer.Option("--fit-on", metavar="EXPR", help="Fit on the images that meet this, with --test-on.")
+    ] = None,
+    test_on: Annotated[str | None, typer.Option("--test-on", metavar="EXPR", help="Judge on these.")] = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, max=100, help="Times the five folds are drawn.")] = 3,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of folds and bootstrap.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.html", help="Write a page: ROC, calibration, worst cases.")
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option("--save", metavar="FILE.json", help="Keep the embedding's model for search --predict."),
+    ] = None,
+    format: Output = Format.TABLE,
+) -> None:
+    """Predict an outcome from what an index holds: clinical facts, embeddings, both; no encoder is learnt anew.
+
+    Example: cxrsearch transfer --index chest --target outcome --leave-out site --out outcome.html
+    """
+    from cxrsearch.cli.learning import needs_train_extra
+    from cxrsearch.errors import UsageError
+    from cxrsearch.report.rows import write_csv, write_json, write_jsonl, write_table
+    from cxrsearch.store import open_store
+    from cxrsearch.where import And, Or, parse
+
+    if (fit_on is None) != (test_on is None):
+        raise UsageError("--fit-on and --test-on go together")
+    if fit_on is not None and leave_out is not None:
+        raise UsageError("give --leave-out, or --fit-on and --test-on")
+    with needs_train_extra("transfer", "analysis"):
+        from trainer import cases as casing
+        from trainer import transfer as transferring
+        from trainer import transfer_report
+
+    trusted = tuple(_names(trust) or ())
+    with open_store(index) as store:
+        fields, facts = store.facts.all_fields, store.facts
+        expression = parse(where, fields, store) if where is not None else None
+        sides = [parse(text, fields, store) for text in (fit_on, test_on) if text is not None]
+        if sides:
+            expression = And((Or(tuple(sides)), *([expression] if expression is not None else [])))
+        cases = casing.load(store, target, expression, _names(inputs), trusted)
+        ids = [{point.id for point in store.scroll(side, fields=[])} for side in sides]
+    if not sides:
+        transferring.check_events(cases)
+    cases = transferring.without_leaks(cases, trusted, seed)
+    if sides:
+        import numpy as np
+
+        learnt, judged = (np.array([id in known for id in cases.ids]) for known in ids)
+        words = f"fitted on {fit_on}, judged on {test_on}"
+        found = transferring.from_one_to_another(cases, learnt & ~judged, judged, words, seed)
+    elif leave_out is not None:
+        found = transferring.leaving_out(cases, leave_out, seed)
+    else:
+        found = transferring.in_folds(cases, repeats, seed)
+    command = "cxrsearch " + " ".join(sys.argv[1:])
+    if out is not None:
+        transfer_report.write(out, found, facts, command, seed)
+    if save is not None:
+        transfer_report.save(save, found, facts, command, seed)
+    whole, rows = transfer_report.as_json(found), transfer_report.rows(found)
+    columns = ["model", *next(iter(found.figures.values()))]
+    match format:
+        case Format.TABLE:
+            _describe(whole)
+            cells = [
+                {k: v if k == "model" else f"{v.value:.3f} {v.low:.3f} to {v.high:.3f}" for k, v in row.items()}
+                for row in rows
+            ]
+            write_table(cells, columns)
+            for path, what in ((out, "page"), (save, "model")):
+                if path is not None:
+                    print(f"{what}: {path}")
+        case Format.JSON:
+            write_json(whole, sys.stdout)
+        case Format.JSONL:
+            write_jsonl([{k: getattr(v, "value", v) for k, v in row.items()} for row in rows], sys.stdout)
+        case Format.CSV:
+            write_csv([{k: getattr(v, "value", v) for k, v in row.items()} for row in rows], columns, sys.stdout)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _describe(whole: dict[str, object]) -> None:
+    from cxrsearch.report.rows import text_of
+
+    print(f"{text_of(whole['target'])}: {whole['images']} images of {whole['patients']} patients; {whole['protocol']}")
+    classes = whole.get("classes")
+    if isinstance(classes, dict):
+        total = sum(number["images"] for number in classes.values())
+        print("; ".join(
+            f"{text_of(name)}: {n['images']} images of {n['patients']} patients ({n['images'] / total:.1%})"
+            for name, n in classes.items()
+        ))  # fmt: skip
+    inputs, refused = whole["inputs"], whole["refused"]
+    print(f"clinical facts: {text_of(inputs) or 'none'}")
+    if isinstance(refused, dict):
+        for name, why in refused.items():
+            print(f"  not used: {name}: {why}", file=sys.stderr)

@@ -1,0 +1,106 @@
+"""How good predicted probabilities or numbers are, for many bootstrap weightings at once.
+
+Every function takes ``weights`` (rounds, N), the times each case was drawn, and gives (rounds,). The first row of
+``resampled`` is the cases themselves, so the first figure is the estimate and the rest its resamples.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+Floats = NDArray[np.float64]
+
+CALIBRATION_BINS = 10
+_NEWTON_STEPS = 25
+
+
+def resampled(owners: NDArray[np.str_], rounds: int, seed: int) -> Floats:
+    """(1 + rounds, N): every case once, then patients drawn with replacement, all their cases with them."""
+    _, owner = np.unique(owners, return_inverse=True)
+    count = int(owner.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=rounds)
+    return np.concatenate([np.ones((1, len(owner))), drawn[:, owner].astype(np.float64)])
+
+
+def auc(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
+    """Area under the ROC curve, ties counted half."""
+    order, edges = _tied(score)
+    yes = np.add.reduceat(weights[:, order] * positive[order], edges, axis=1)
+    no = np.add.reduceat(weights[:, order] * ~positive[order], edges, axis=1)
+    below = np.cumsum(no, axis=1) - no / 2
+    return ratio((yes * below).sum(axis=1), yes.sum(axis=1) * no.sum(axis=1))
+
+
+def auprc(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
+    """Average precision: the area under the precision-recall curve, in steps."""
+    order, edges = _tied(-score)
+    yes = np.cumsum(np.add.reduceat(weights[:, order] * positive[order], edges, axis=1), axis=1)
+    everyone = np.cumsum(np.add.reduceat(weights[:, order], edges, axis=1), axis=1)
+    gained = np.diff(yes, axis=1, prepend=0)
+    precision = np.divide(yes, everyone, out=np.zeros_like(yes), where=everyone > 0)
+    return ratio((gained * precision).sum(axis=1), yes[:, -1])
+
+
+def brier(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
+    return ratio(weights @ (score - positive) ** 2, weights.sum(axis=1))
+
+
+def calibration_slope(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
+    """Slope of the logistic regression of the outcome on the logit of its probability (Cox 1958): 1 where
+    probabilities are right, below it where they are too extreme. NaN where a resample has no finite one."""
+    logit = np.log(np.clip(score, 1e-6, 1 - 1e-6) / np.clip(1 - score, 1e-6, 1 - 1e-6))
+    beta = np.zeros((len(weights), 2))
+    beta[:, 1] = 1.0
+    design = np.stack([np.ones_like(logit), logit], axis=1)
+    pairs = design[:, :, None] * design[:, None, :]
+    for _ in range(_NEWTON_STEPS):
+        said = 1 / (1 + np.exp(-np.clip(beta @ design.T, -30, 30)))
+        gradient = (weights * (positive - said)) @ design
+        curvature = np.einsum("rn,nij->rij", weights * said * (1 - said), pairs) + 1e-9 * np.eye(2)
+        beta += np.clip(np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0], -2, 2)
+    slope: Floats = beta[:, 1]
+    return np.where(np.abs(slope) < 50, slope, np.nan)
+
+
+def ece(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
+    """Expected calibration error over ten bins of equal width (Guo et al., ICML 2017, arXiv 1706.04599)."""
+    place = np.minimum((score * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gap = np.zeros(len(weights))
+    for bin_ in range(CALIBRATION_BINS):
+        gap += np.abs(weights[:, place == bin_] @ (score - positive)[place == bin_])
+    return ratio(gap, weights.sum(axis=1))
+
+
+def pearson(score: Floats, truth: Floats, weights: Floats) -> Floats:
+    total = weights.sum(axis=1)
+    said, was = (weights @ column / total for column in (score, truth))
+    both = weights @ (score * truth) / total - said * was
+    spread = (weights @ score**2 / total - said**2) * (weights @ truth**2 / total - was**2)
+    return ratio(both, np.sqrt(np.maximum(spread, 0)))
+
+
+def r2(score: Floats, truth: Floats, weights: Floats) -> Floats:
+    """Share of the variance that is explained; below zero where the mean would have said it better."""
+    total = weights.sum(axis=1)
+    variance = weights @ truth**2 / total - (weights @ truth / total) ** 2
+    return 1 - ratio(weights @ (score - truth) ** 2 / total, variance)
+
+
+def mae(score: Floats, truth: Floats, weights: Floats) -> Floats:
+    return ratio(weights @ np.abs(score - truth), weights.sum(axis=1))
+
+
+def ratio(above: Floats, below: Floats) -> Floats:
+    """NaN where there is nothing to divide by."""
+    found = np.full(np.shape(above), np.nan)
+    np.divide(above, below, out=found, where=below > 0)
+    return found
+
+
+def _tied(score: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The order of the scores, ascending, and where in it each group of equal ones begins."""
+    order = np.argsort(score, kind="stable")
+    place = rankdata(score[order], method="dense") - 1
+    return order, np.flatnonzero(np.diff(place, prepend=-1))

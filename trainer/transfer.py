@@ -1,0 +1,177 @@
+"""A new question to an index, without learning an encoder anew: embeddings and clinical facts -> an outcome.
+
+The last experiment of Zhong et al. 2021: is there something in the image that the clinical facts do not say? The same
+cases, the same folds and the same patients' draws for every model, so that their difference has an interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+from cxrsearch.errors import InputError
+from trainer import models, scores
+from trainer.cases import Cases
+from trainer.metrics import BOOTSTRAPS, Figure, figure
+from trainer.scores import Floats
+
+Mask = NDArray[np.bool_]
+
+FOLDS = 5
+CLINICAL, IMAGE, BOTH, VOTE, BASE = "clinical facts", "image embedding", "both", "neighbours' vote", "base rate"
+# Patients with the event, and without it, below which no figure is given: with five folds of fewer than four events,
+# and an interval of an AUC of 0.7 wider than 0.3 in all (Hanley and McNeil, Radiology 1982), it would say nothing.
+FEWEST = 20
+# What a single field may tell of the target before it is taken for the answer itself.
+LEAKING_AUC = 0.98
+_LARGEST_CLASSES = 12
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """said: model -> (repeats, N, C): probabilities of the C classes, or the number (C = 1); NaN for a case that was
+    never judged. figures: model -> metric -> value with interval. gain: "both" minus "clinical facts", in the same
+    metrics. judged: (N,), which cases were."""
+
+    cases: Cases
+    protocol: str
+    said: dict[str, Floats]
+    judged: Mask
+    figures: dict[str, dict[str, Figure]]
+    gain: dict[str, Figure]
+
+
+def without_leaks(cases: Cases, trusted: tuple[str, ...], seed: int) -> Cases:
+    """The cases without fields that, alone, tell the target too well to be anything but the answer."""
+    refused = dict(cases.refused)
+    for name in cases.facts.columns:
+        if name in trusted or not cases.classes:
+            continue
+        told = _told_by(cases, str(name), seed)
+        if told > LEAKING_AUC:
+            refused[str(name)] = f"it alone tells {cases.target} (AUC {told:.3f}): it may be the answer itself"
+    kept = [name for name in cases.facts.columns if name not in refused]
+    return replace(cases, facts=cases.facts[kept], refused=refused)
+
+
+def check_events(cases: Cases, judged: Mask | None = None) -> None:
+    """Raises InputError, with the number that would be needed, for too few patients with or without an event."""
+    chosen = np.ones(len(cases), dtype=bool) if judged is None else judged
+    owners, truth = cases.owners[chosen], cases.truth[chosen]
+    if not cases.classes:
+        people = len(set(owners.tolist()))
+        if people < 2 * FEWEST:
+            raise InputError(
+                f"{cases.target}: known of {people} patients; at least {2 * FEWEST} are needed for a figure"
+            )
+        return
+    if len(cases.classes) > _LARGEST_CLASSES:
+        raise InputError(f"{cases.target}: {len(cases.classes)} values; group them, or choose some with --where")
+    for number, name in enumerate(cases.classes):
+        people = len(set(owners[truth == number].tolist()))
+        if people < FEWEST:
+            raise InputError(
+                f"{cases.target} = {name}: {people} patients; at least {FEWEST} of every value are needed for a figure"
+                " (docs/transfer.md). Index more, or leave the value out with --where."
+            )
+
+
+def in_folds(cases: Cases, repeats: int, seed: int) -> Transfer:
+    """Five folds by patient, drawn ``repeats`` times; in each, strength is chosen on inner folds."""
+    check_events(cases)
+    parts = [list(_folds(cases, seed + repeat)) for repeat in range(repeats)]
+    return _judged(cases, f"{FOLDS} folds by patient, drawn {repeats} times", parts, seed)
+
+
+def leaving_out(cases: Cases, field: str, seed: int) -> Transfer:
+    """Each value of ``field`` judged by models that saw no case of it, nor of its patients."""
+    check_events(cases)
+    values = np.array([value if value is not None else "" for value in cases.values(field)])
+    if len(set(values.tolist()) - {""}) < 2:
+        raise InputError(f"--leave-out {field}: fewer than two values are known; nothing to leave out")
+    parts = []
+    for value in sorted(set(values.tolist()) - {""}):
+        judged = values == value
+        learnt = ~judged & ~np.isin(cases.owners, cases.owners[judged])
+        if not cases.classes or len(set(cases.truth[learnt].tolist())) == len(cases.classes):
+            parts.append((learnt, judged))
+    return _judged(cases, f"one {field} left out at a time", [parts], seed)
+
+
+def from_one_to_another(cases: Cases, learnt: Mask, judged: Mask, words: str, seed: int) -> Transfer:
+    """Models of some cases judged on others; patients of both are judged only."""
+    learnt = learnt & ~np.isin(cases.owners, cases.owners[judged])
+    check_events(cases, learnt)
+    check_events(cases, judged)
+    return _judged(cases, words, [[(learnt, judged)]], seed)
+
+
+def _folds(cases: Cases, seed: int) -> Iterator[tuple[Mask, Mask]]:
+    kind = StratifiedGroupKFold if cases.classes else GroupKFold
+    splitter = kind(FOLDS, shuffle=True, random_state=seed)
+    for _, judged in splitter.split(cases.vectors, cases.truth, cases.owners):
+        mask = np.zeros(len(cases), dtype=bool)
+        mask[judged] = True
+        yield ~mask, mask
+
+
+def _judged(cases: Cases, protocol: str, repeats: list[list[tuple[Mask, Mask]]], seed: int) -> Transfer:
+    classes, dimensions = len(cases.classes), cases.vectors.shape[1]
+    tables = {IMAGE: (models.frame(cases.vectors, None), dimensions)}
+    if len(cases.facts.columns):
+        tables = {
+            CLINICAL: (models.frame(None, cases.facts), 0), **tables,
+            BOTH: (models.frame(cases.vectors, cases.facts), dimensions),
+        }  # fmt: skip
+    tables |= {name: (table, 0) for name, table in cases.floors.items()}
+    shape = (len(repeats), len(cases), max(classes, 1))
+    said = {name: np.full(shape, np.nan) for name in [*tables, VOTE, BASE]}
+    for number, parts in enumerate(repeats):
+        for learnt, judged in parts:
+            truth, owners = cases.truth[learnt], cases.owners[learnt]
+            for name, (table, embedded) in tables.items():
+                model = models.fitted(table[learnt], truth, owners, classes, embedded, seed)
+                said[name][number, judged] = models.predicted(model, table[judged], classes)
+            said[VOTE][number, judged] = models.neighbours_vote(
+                cases.vectors[learnt], truth, cases.vectors[judged], classes
+            )
+            base = np.bincount(truth.astype(int), minlength=classes) / len(truth) if classes else truth.mean()
+            said[BASE][number, judged] = base
+    known = ~np.isnan(said[IMAGE]).any(axis=(0, 2))
+    weights = scores.resampled(cases.owners[known], BOOTSTRAPS, seed)
+    series = {name: _series(cases, known, one[:, known], weights) for name, one in said.items()}
+    gain = {}
+    if BOTH in series:
+        gain = {metric: figure(series[BOTH][metric] - series[CLINICAL][metric]) for metric in series[BOTH]}
+    figures = {name: {metric: figure(one) for metric, one in found.items()} for name, found in series.items()}
+    return Transfer(cases, protocol, said, known, figures, gain)
+
+
+def _series(cases: Cases, known: Mask, said: Floats, weights: Floats) -> dict[str, Floats]:
+    """Every metric of (repeats, N, C) predictions, (1 + rounds,), the mean over the repeats."""
+    truth, found = cases.truth[known], []
+    for one in said:
+        if not cases.classes:
+            numbers = {"r": scores.pearson, "R2": scores.r2, "MAE": scores.mae}
+            found.append({name: score(one[:, 0], truth, weights) for name, score in numbers.items()})
+            continue
+        made = {"AUC": scores.auc, "AUPRC": scores.auprc, "Brier": scores.brier,
+                "slope": scores.calibration_slope, "ECE": scores.ece}  # fmt: skip
+        events = [1] if cases.binary else range(len(cases.classes))
+        each = [{name: score(one[:, c], truth == c, weights) for name, score in made.items()} for c in events]
+        found.append({name: np.mean([figures[name] for figures in each], axis=0) for name in made})
+    return {name: np.mean([figures[name] for figures in found], axis=0) for name in found[0]}
+
+
+def _told_by(cases: Cases, name: str, seed: int) -> float:
+    """The best AUC of a value of the target by one field alone, out of fold."""
+    table, said = cases.facts[[name]], np.zeros((len(cases), len(cases.classes)))
+    for learnt, judged in _folds(cases, seed):
+        model = models.fitted(table[learnt], cases.truth[learnt], cases.owners[learnt], len(cases.classes), 0, seed)
+        said[judged] = models.predicted(model, table[judged], len(cases.classes))
+    ones = np.ones((1, len(cases)))
+    return max(float(scores.auc(said[:, c], cases.truth == c, ones)[0]) for c in range(len(cases.classes)))

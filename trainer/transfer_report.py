@@ -1,0 +1,146 @@
+"""A transfer -> rows of a table, JSON, one HTML page, and the fitted model as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+
+from cxrsearch import __version__, radiograph
+from cxrsearch.errors import ImageError, InputError
+from cxrsearch.prediction import PREDICTION_FORMAT
+from cxrsearch.report import page
+from cxrsearch.store.contract import IndexFacts
+from trainer import models, plots
+from trainer.cases import Cases
+from trainer.transfer import BOTH, CLINICAL, IMAGE, VOTE, Transfer
+
+MODELS = (CLINICAL, IMAGE, BOTH, VOTE)
+# Cases shown that were got most wrong, and the size at which their pictures are read.
+_WRONG, _PIXELS = 12, 256
+
+
+def rows(found: Transfer) -> list[dict[str, Any]]:
+    """A row for each model and floor, figures by name; last, what the image adds to the clinical facts."""
+    table = [{"model": name, **figures} for name, figures in found.figures.items()]
+    return [*table, {"model": "both minus clinical facts", **found.gain}] if found.gain else table
+
+
+def describe(found: Transfer) -> dict[str, Any]:
+    """The cohort in numbers."""
+    cases, judged = found.cases, found.judged
+    truth, owners = cases.truth[judged], cases.owners[judged]
+    described: dict[str, Any] = {
+        "target": cases.target, "protocol": found.protocol, "images": len(truth), "patients": len(set(owners.tolist())),
+        "inputs": list(map(str, cases.facts.columns)), "refused": cases.refused,
+    }  # fmt: skip
+    if cases.classes:
+        described["classes"] = {
+            name: {"images": int((truth == n).sum()), "patients": len(set(owners[truth == n].tolist()))}
+            for n, name in enumerate(cases.classes)
+        }
+        described["base_rate"] = {name: float((truth == n).mean()) for n, name in enumerate(cases.classes)}
+    else:
+        described["mean"], described["deviation"] = float(truth.mean()), float(truth.std())
+    return described
+
+
+def as_json(found: Transfer) -> dict[str, Any]:
+    return {
+        **describe(found),
+        "models": {n: {m: asdict(f) for m, f in figures.items()} for n, figures in found.figures.items()},
+        "both_minus_clinical_facts": {metric: asdict(figure) for metric, figure in found.gain.items()},
+    }
+
+
+def write(path: Path, found: Transfer, facts: IndexFacts, command: str, seed: int) -> None:
+    """The page; pictures of the cases that were got most wrong where their files are still there."""
+    cases = found.cases
+    mean = {name: np.nanmean(said[:, found.judged], axis=0) for name, said in found.said.items() if name in MODELS}
+    truth = cases.truth[found.judged]
+    columns = list(next(iter(found.figures.values())))
+    page.write(
+        path, "transfer", title=f"Transfer: {cases.target}", facts=describe(found), command=command, seed=seed,
+        columns=columns,
+        rows=[{"model": row["model"], "figures": [row.get(name) for name in columns]} for row in rows(found)],
+        roc=page.png(plots.roc({n: said[:, 1] for n, said in mean.items()}, truth == 1)) if cases.binary else None,
+        calibration=page.png(plots.calibration({n: said[:, 1] for n, said in mean.items()}, truth == 1))
+        if cases.binary else None,
+        coefficients=_coefficients(cases, seed),
+        wrong=_wrong(found, facts), best=BOTH if BOTH in mean else IMAGE,
+    )  # fmt: skip
+
+
+def save(path: Path, found: Transfer, facts: IndexFacts, command: str, seed: int) -> None:
+    """Fit the embedding's model on every case and write it for ``cxrsearch search --predict``.
+
+    The clinical facts of a new image are not known to a search, so the model is of the image alone.
+    """
+    cases, dimensions = found.cases, found.cases.vectors.shape[1]
+    model = models.fitted(
+        models.frame(cases.vectors, None), cases.truth, cases.owners, len(cases.classes), dimensions, seed
+    )
+    scaler, last = model.named_steps["columns"].named_transformers_["image"], model.named_steps["model"]
+    written = {
+        "format": PREDICTION_FORMAT, "target": cases.target, "classes": list(cases.classes),
+        "fingerprint": facts.fingerprint, "model": facts.model,
+        "mean": scaler.mean_.tolist(), "scale": scaler.scale_.tolist(),
+        "coefficients": np.atleast_2d(last.coef_).tolist(), "intercept": np.atleast_1d(last.intercept_).tolist(),
+        "card": {
+            **describe(found), "command": command, "seed": seed, "version": __version__,
+            "figures": {metric: asdict(figure) for metric, figure in found.figures[IMAGE].items()},
+            "use": "research: not for any decision about a patient",
+        },
+    }  # fmt: skip
+    try:
+        path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _coefficients(cases: Cases, seed: int) -> list[dict[str, Any]]:
+    """Of the model of clinical facts alone, fitted on every case; in standard deviations for numbers."""
+    if not len(cases.facts.columns) or (cases.classes and not cases.binary):
+        return []
+    table = models.frame(None, cases.facts)
+    model: Pipeline = models.fitted(table, cases.truth, cases.owners, len(cases.classes), 0, seed)
+    names = model.named_steps["columns"].get_feature_names_out()
+    weights = np.ravel(model.named_steps["model"].coef_)
+    order = np.argsort(-np.abs(weights))
+    return [{"name": str(names[n]).split("__", 1)[1], "value": float(weights[n])} for n in order]
+
+
+def _wrong(found: Transfer, facts: IndexFacts) -> list[dict[str, Any]]:
+    cases = found.cases
+    name = BOTH if BOTH in found.said else IMAGE
+    said = np.nanmean(found.said[name][:, found.judged], axis=0)
+    truth, numbers = cases.truth[found.judged], np.flatnonzero(found.judged)
+    if cases.classes:
+        sure = said[np.arange(len(truth)), truth.astype(int)]
+        error = 1 - sure
+        words = [f"{cases.classes[int(t)]}, given {p:.0%}" for t, p in zip(truth, sure, strict=True)]
+    else:
+        error = np.abs(said[:, 0] - truth)
+        words = [f"{t:.3g}, said {p:.3g}" for t, p in zip(truth, said[:, 0], strict=True)]
+    shown = np.argsort(-error, kind="stable")[:_WRONG]
+    return [{"picture": _picture(cases.payloads[numbers[n]], facts), "words": words[n]} for n in shown]
+
+
+def _picture(payload: dict[str, Any], facts: IndexFacts) -> str | None:
+    """The picture of an indexed image, None where its file is not there or its path is hashed."""
+    dataset = facts.datasets.get(str(payload["dataset"]))
+    if dataset is None or not dataset.root:
+        return None
+    root = Path(dataset.root).resolve()
+    path = (root / str(payload["path"])).resolve()
+    if not path.is_relative_to(root):
+        return None
+    try:
+        image = radiograph.read(path)[int(payload.get("frame", 1)) - 1]
+    except (ImageError, IndexError):
+        return None
+    return page.jpeg(np.rint(radiograph.canonical(image, _PIXELS) * 255).astype(np.uint8))
