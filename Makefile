@@ -2,11 +2,12 @@
 # make test    full install in .venv-dev, linters, types and all tests
 # make bench   the figures of docs/benchmarks.md
 # make results   the figures of docs/results.md
+# make transfer  the table of docs/transfer.md
 # make ablation  what each part of the method is worth: docs/ablation.md
 PYTHON ?= python3
 DATA ?=
 
-.PHONY: demo test bench results ablation format
+.PHONY: demo test bench results transfer ablation format
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -23,6 +24,9 @@ bench: .venv-dev/ready
 
 results: .venv-dev/ready
 	.venv-dev/bin/python -m benchmarks.results
+
+transfer: .venv-dev/ready
+	.venv-dev/bin/python -m benchmarks.transfer
 
 ablation: .venv-dev/ready
 	.venv-dev/bin/python -m benchmarks.ablation

@@ -55,7 +55,11 @@ def fitted(
     if classes:
         model, score, grid = LogisticRegression(max_iter=2000), "neg_log_loss", {"C": _STRENGTHS}
     else:
-        model, score, grid = Ridge(), "neg_mean_squared_error", {"alpha": [1 / strength for strength in _STRENGTHS]}
+        model, score, grid = (
+            Ridge(),
+            "neg_mean_squared_error",
+            {"alpha": tuple(1 / strength for strength in _STRENGTHS)},
+        )
     kind = StratifiedGroupKFold if classes else GroupKFold
     inner = kind(_inner_folds(truth, owners, classes), shuffle=True, random_state=seed)
     best: tuple[float, Pipeline] | None = None
