@@ -84,7 +84,10 @@ def assert_agree(encoder: Encoder, pictures: list[NDArray[np.float32]]) -> None:
 def test_the_model_that_ships_is_small_and_says_what_it_is() -> None:
     card = read_card(DEFAULT_MODEL)
     assert sum(path.stat().st_size for path in DEFAULT_MODEL.iterdir()) < 20_000_000
-    assert card.described["trained_on"] == ["covid-chestxray", "darkcovidnet"]
+    assert card.described["trained_on"] == ["covid-chestxray", "darkcovidnet", "covid-cxnet"]
     assert card.described["command"].startswith("cxrsearch train ")
-    assert card.described["figures"]["queries"] > 100
+    figures = card.described["figures"]
+    assert figures["queries"] > 100
+    assert {"the encoder", "32 x 32 thumbnails", "image shape"} <= set(figures["unseen"])
+    assert "CPU cores" in figures["hardware"]
     assert set(card.described["intended_use"]) == {"for", "not_for", "data_licence"}
