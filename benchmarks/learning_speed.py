@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from cxrsearch.encoder import DEFAULT_MODEL, Encoder
 from trainer.config import Config, HeldOut, Learning, NetworkSettings, Source
 from trainer.export import load_network
-from trainer.fit import Trainer, architecture, keep_freed_memory
+from trainer.fit import Trainer, architecture, keep_freed_memory, processes
 from trainer.images import Images
 from trainer.network import Network
 from trainer.objective import Objective
@@ -72,7 +71,7 @@ def _alternately(calls: dict[str, Callable[[], None]]) -> dict[str, float]:
 
 
 def _step() -> Callable[[], None]:
-    accelerator, images = Accelerator(mixed_precision="bf16"), _images()
+    accelerator, images = processes(), _images()
     objective = Objective(CONFIG.learning, len(images.classes), CONFIG.network.dimensions)
     trainer = Trainer(CONFIG, Network(architecture(CONFIG)), objective, 10_000, accelerator)
     generator, rng = torch.Generator(accelerator.device), np.random.default_rng(0)

@@ -353,26 +353,27 @@ def test_two_processes_learn_one_network(tmp_path: Path) -> None:
     script = tmp_path / "both.py"
     script.write_text(
         f"""
-import hashlib, sys
+import hashlib
 from pathlib import Path
-from accelerate import Accelerator
-from trainer.config import Config
-from trainer.fit import fit
-from trainer.images import load
-accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-config = Config.load(Path({str(config)!r}))
-images, _ = load(config)
-found = fit(config, images)
-weights = b"".join(t.numpy().tobytes() for t in found.network.parameters())
-Path({str(tmp_path)!r}, f"rank-{{accelerator.process_index}}").write_text(hashlib.sha256(weights).hexdigest())
+from accelerate import PartialState
+from trainer import run
+
+if __name__ == "__main__":
+    folder = Path({str(tmp_path)!r})
+    found = run.train(Path({str(config)!r}), folder / "run")
+    weights = b"".join(t.detach().numpy().tobytes() for t in found.fit.network.parameters())
+    (folder / f"rank-{{PartialState().process_index}}").write_text(hashlib.sha256(weights).hexdigest())
 """
     )
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-               "--num_machines", "1", "--mixed_precision", "bf16", "--dynamo_backend", "no", str(script)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     digests = [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)]
     assert digests[0] == digests[1]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+    assert Encoder(tmp_path / "run" / "model").card.dimensions == 16
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -135,7 +136,7 @@ def fit(
     """
     keep_freed_memory()
     learning = config.learning
-    accelerator = Accelerator(mixed_precision="bf16")
+    accelerator = processes()
     torch.manual_seed(config.seed)
     network = Network(architecture(config), config.network.pretrained)
     resumed = checkpoint is not None and checkpoint.exists()
@@ -157,10 +158,11 @@ def fit(
             labels = torch.from_numpy(images.labels[batch]).to(accelerator.device)
             results.append(trainer.step(images.pixels[batch], generator, labels, done))
         line = {"epoch": float(epoch), "epochs": float(learning.epochs)} | _line(results, len(batch), started, trainer)
-        _check(config, line, epoch)
         if validation is not None:
             line |= _validated(trainer.averaged, validation)
         line["seconds"] = time.monotonic() - started
+        (line,) = broadcast_object_list([line])  # every process stops, and keeps, as the first one does
+        _check(config, line, epoch)
         history.append(line)
         score = line.get("validation_map_at_r", float(epoch))
         if score > best["score"]:
@@ -173,6 +175,11 @@ def fit(
     trainer.averaged.load_state_dict(best["weights"])
     accelerator.free_memory()
     return Fit(trainer.averaged.cpu().eval(), int(best["epoch"]), history)
+
+
+def processes() -> Accelerator:
+    """This process among those that train together: one, or what ``accelerate launch`` or torchrun started."""
+    return Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
 
 
 def architecture(config: Config) -> Architecture:

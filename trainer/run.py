@@ -11,6 +11,7 @@ RUN/model/           the model folder: card, encoder.onnx, weights
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from trainer import plots, splits
 from trainer.config import Config
 from trainer.evaluate import GALLERIES, HELD_OUT, Evaluation, Judging, judge
 from trainer.export import export
-from trainer.fit import Fit, Line, embed, fit
+from trainer.fit import Fit, Line, embed, fit, processes
 from trainer.images import Images, LeftOut, load
 
 # Figures of an evaluation that go on the card; the evaluation's own JSON has all.
@@ -62,7 +63,8 @@ def train(
         chosen = splits.held_out(images.part(others), config.held_out.validation, config.seed + 1)
         choosing[others[chosen]] = True
     seen = rest & ~choosing
-    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as lines:
+    writing = processes().is_main_process  # of several, one writes
+    with (folder / "metrics.jsonl" if writing else Path(os.devnull)).open("w", encoding="utf-8") as lines:
 
         def both(line: Line) -> None:
             lines.write(json.dumps(line) + "\n")
@@ -74,6 +76,8 @@ def train(
             config, images.part(seen & labelled), validation, images.part(seen), folder / "checkpoint.pt", both
         )
     evaluation = None
+    if not writing:
+        return Run(result, evaluation, left_out)
     if test.any():
         judging = Judging(result.network, np.flatnonzero(seen & labelled), np.flatnonzero(test & labelled))
         evaluation = judge(config.name, HELD_OUT, images, [judging], LEAKAGE if allow_leakage else "")

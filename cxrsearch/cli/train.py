@@ -29,7 +29,6 @@ def train(
     with Watch() as watch:
         done = run.train(config, out, allow_leakage, watch.line, watch.reading)
     watch.left_out(done.left_out)
-    print(f"epoch {done.fit.epoch} was kept")
     if done.evaluation is not None:
         print_evaluation(done.evaluation)
-    print(f"model: {out / 'model'}")
+    print(f"epoch {done.fit.epoch} was kept; model: {out / 'model'}")
