@@ -54,12 +54,12 @@ def _table(found: dict[str, Any], protocol: str) -> str:
         f"| | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|",
     ]  # fmt: skip
     rows = {**found["models"], "both minus clinical facts": found["both_minus_clinical_facts"]}
-    lines += [f"| {name} | {' | '.join(_cell(figures[c]) for c in COLUMNS)} |" for name, figures in rows.items()]
+    lines += [f"| {name} | {' | '.join(_cell(figures.get(c)) for c in COLUMNS)} |" for name, figures in rows.items()]
     return "\n".join(lines) + "\n\n"
 
 
-def _cell(figure: dict[str, float]) -> str:
-    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+def _cell(figure: dict[str, float] | None) -> str:
+    return "" if figure is None else f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 
 if __name__ == "__main__":
