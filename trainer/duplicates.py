@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _FREQUENCIES = 16
 BITS = _FREQUENCIES**2 - 1  # the mean tells nothing
-# Bits in which two copies may differ. Of the half million pairs of different NIH patients in darkcovidnet none came
-# below 51; of its 120 COVID-19 pictures that covid-chestxray has under the same name 61
-# were found whole and 80 with one cropped (benchmarks/duplicate_threshold.py).
+# Bits in which two copies may differ. Of the half million pairs of different NIH patients in darkcovidnet one comes
+# this near; of its 120 COVID-19 pictures that covid-chestxray has under the same name 79 do, most of the others being
+# cropped by more or stretched (benchmarks/duplicate_threshold.py).
 NEAR = 50
 _SIDE = 64
 # Parts of the side that a copy may have kept, tried in three places along each side.

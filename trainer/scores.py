@@ -52,7 +52,6 @@ def calibration_slope(score: Floats, positive: NDArray[np.bool_], weights: Float
     probabilities are right, below it where they are too extreme. NaN where a resample has no finite one."""
     logit = np.log(np.clip(score, 1e-6, 1 - 1e-6) / np.clip(1 - score, 1e-6, 1 - 1e-6))
     beta = np.zeros((len(weights), 2))
-    beta[:, 1] = 1.0
     design = np.stack([np.ones_like(logit), logit], axis=1)
     pairs = design[:, :, None] * design[:, None, :]
     for _ in range(_NEWTON_STEPS):

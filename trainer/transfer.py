@@ -144,7 +144,8 @@ def _judged(cases: Cases, protocol: str, repeats: list[list[tuple[Mask, Mask]]],
     known = ~np.isnan(said[IMAGE]).any(axis=(0, 2))
     weights = scores.resampled(cases.owners[known], BOOTSTRAPS, seed)
     series = {name: _series(cases, known, one[:, known], weights) for name, one in said.items()}
-    series[BASE].pop("slope", None)  # the same is said of all: there is no slope
+    for name in (BASE, VOTE):  # the same is said of all; shares of nought and one have no logit
+        series[name].pop("slope", None)
     gain = {}
     if BOTH in series:
         gain = {metric: figure(series[BOTH][metric] - series[CLINICAL][metric]) for metric in series[BOTH]}

@@ -111,7 +111,8 @@ def _coefficients(cases: Cases, seed: int) -> list[dict[str, Any]]:
     names = model.named_steps["columns"].get_feature_names_out()
     weights = np.ravel(model.named_steps["model"].coef_)
     order = np.argsort(-np.abs(weights))
-    return [{"name": str(names[n]).split("__", 1)[1], "value": float(weights[n])} for n in order]
+    plain = [str(name).split("__", 1)[1].replace("infrequent_sklearn", "(rare ones)") for name in names]
+    return [{"name": plain[n].replace("missingindicator_", "missing: "), "value": float(weights[n])} for n in order]
 
 
 def _wrong(found: Transfer, facts: IndexFacts) -> list[dict[str, Any]]:
