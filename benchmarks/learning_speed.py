@@ -52,6 +52,7 @@ def measure(folder: Path) -> str:
 | open_clip's eager forward pass of the same trunk | {BATCH / embeds["eager"]:.0f} |
 | `encoder.onnx`, head included | {BATCH / embeds["ours"]:.0f} |
 | **ratio** (target: 1.5) | **{embeds["eager"] / embeds["ours"]:.2f}** |
+
 No GPU was here: bf16 rates and the share of a GPU's matrix rate are not measured.
 """
 

@@ -182,10 +182,12 @@ def _judge(
     return values, votes, nearest, np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
 
 
-def figure(series: Floats) -> Figure:
-    """Of a (1 + rounds,) series: the first is the figure itself, the rest its resamples."""
+def figure(series: Floats, widened: float = 1.0) -> Figure:
+    """Of a (1 + rounds,) series: the first is the figure itself, the rest its resamples, whose distance from it is
+    multiplied by ``widened``."""
     rest = series[1:][~np.isnan(series[1:])]
     if np.isnan(series[0]) or not len(rest):
         return Figure(float(series[0]), float(series[0]), float(series[0]))
     low, high = np.percentile(rest, (2.5, 97.5))
-    return Figure(float(series[0]), float(low), float(high))
+    value = float(series[0])
+    return Figure(value, value - widened * (value - float(low)), value + widened * (float(high) - value))
