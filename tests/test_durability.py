@@ -256,7 +256,7 @@ def test_memory_is_the_same_for_20_000_files_as_for_1_000(pictures: Path, tmp_pa
     from trainer.export import export
     from trainer.network import Architecture, Network
 
-    export(Network(Architecture(32, 16, [1, 1, 1, 1], 8)), tmp_path / "model", {"name": "tiny"})
+    export(Network(Architecture("cxr-RN14-w8", 32, 16)), tmp_path / "model", {"name": "tiny"})
     source = sorted(pictures.parent.glob("*.png"))
     peaks = {}
     for count, bad in ((1_000, 0), (1_000, 1_000), (20_000, 0)):
