@@ -165,6 +165,22 @@ def test_folds_are_evaluated_with_floors_and_a_page(cxrsearch: Run, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_a_model_on_images_it_never_saw_has_no_archive_and_claims_nothing(cxrsearch: Run, tmp_path: Path) -> None:
+    config = configuration(tmp_path, 36, 1)
+    assert cxrsearch("train", config, "--out", tmp_path / "run").code == 0
+    judge = ["evaluate", config, "--model", tmp_path / "run" / "model"]
+    ran = cxrsearch(*judge, "--all", "--out", tmp_path / "all")
+    assert ran.code == 0, ran.err
+    found = json.loads((tmp_path / "all" / "evaluation.json").read_text("utf-8"))
+    assert list(found["galleries"]) == ["unseen"]
+    assert found["queries"] == 48
+    assert "learnt from, as in use" not in ran.out + (tmp_path / "all" / "evaluation.html").read_text("utf-8")
+    assert "patients held out of training" in cxrsearch(*judge, "--out", tmp_path / "own").out
+    config.write_text(config.read_text("utf-8").replace("seed = 3", "seed = 4"), "utf-8")
+    assert "whether this model has seen them is not known" in cxrsearch(*judge, "--out", tmp_path / "other").out
+
+
+@pytest.mark.slow
 def test_one_site_is_left_out_at_a_time(cxrsearch: Run, tmp_path: Path) -> None:
     ran = cxrsearch("evaluate", configuration(tmp_path, 40, 1), "--leave-out", "site", "--out", tmp_path / "sites")
     assert ran.code == 0, ran.err

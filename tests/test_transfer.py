@@ -135,29 +135,44 @@ def test_a_planted_effect_is_within_its_interval_and_noise_covers_a_half_in_nine
     """95 % of many seeds; of these forty, at least 36 (a true 95 % gives fewer once in twenty-six times).
 
     The planted truth is the AUC of the very probabilities the outcomes were drawn from, which an unbiased model
-    approaches from below as cases grow; on noise the truth is one half.
+    approaches from below as cases grow; on noise the truth is one half. The seeds are others than those on which
+    the widening of intervals was found to be needed.
     """
     monkeypatch.setattr(transfer, "BOOTSTRAPS", 200)
     monkeypatch.setattr(models, "_STRENGTHS", (0.01, 0.1, 1.0))
     seeds, held_effect, held_noise, gains = 40, 0, 0, 0
     for seed in range(seeds):
-        cases, chance = synthetic(400, 1.0, seed)
+        cases, chance = synthetic(400, 1.0, seed + 5000)
         found = transfer.in_folds(cases, 1, seed)
         ones = np.ones((1, len(cases)))
         truth = scores.auc(chance, cases.truth == 1, ones)[0]
         auc = found.figures[transfer.BOTH]["AUC"]
         held_effect += auc.low <= truth <= auc.high
         gains += found.gain["AUC"].low > 0
-        noise, _ = synthetic(200, 0.0, seed + 1000)
+        noise, _ = synthetic(200, 0.0, seed + 6000)
         auc = transfer.in_folds(noise, 1, seed).figures[transfer.IMAGE]["AUC"]
         held_noise += auc.low <= 0.5 <= auc.high
-    print(held_effect, held_noise, gains)
     assert held_effect >= 36
     assert held_noise >= 36
     assert gains >= 20  # what the image adds to age is seen in most
 
 
-def test_sites_alone_predict_nothing_about_a_site_that_was_left_out(make_index: MakeIndex, cxrsearch: Run) -> None:
+def test_an_auc_within_folds_gives_nothing_for_knowing_the_folds() -> None:
+    """Left-out hospitals whose base rates differ, each given the rate of the others: pooled, that ranks them backwards."""
+    rng = np.random.default_rng(0)
+    parts = np.repeat(np.arange(4), 50)
+    positive = rng.random(200) < np.array([0.1, 0.3, 0.6, 0.9])[parts]
+    score = np.array([positive[parts != part].mean() for part in range(4)])[parts]
+    ones = np.ones((1, 200))
+    assert scores.auc(score, positive, ones)[0] < 0.25
+    assert scores.auc(score, positive, ones, parts)[0] == pytest.approx(0.5)
+    inside = [(roc_auc_score(positive[parts == p], rank), sum(positive[parts == p]) * sum(~positive[parts == p]))
+              for p in range(4) for rank in [np.arange(50)]]  # fmt: skip
+    expected = sum(area * pairs for area, pairs in inside) / sum(pairs for _, pairs in inside)
+    assert scores.auc(np.tile(np.arange(50.0), 4), positive, ones, parts)[0] == pytest.approx(expected)
+
+
+def test_one_site_is_left_out_at_a_time(make_index: MakeIndex, cxrsearch: Run) -> None:
     ran = cxrsearch(
         "transfer", "--index", make_index(), "--target", "outcome", "--leave-out", "site", "--format", "json"
     )  # fmt: skip
@@ -165,8 +180,6 @@ def test_sites_alone_predict_nothing_about_a_site_that_was_left_out(make_index: 
     found = json.loads(ran.out)
     assert found["protocol"] == "one site left out at a time"
     assert found["images"] == 200
-    site = found["models"]["site alone"]["AUC"]
-    assert site["low"] <= 0.5 <= site["high"]
     assert found["models"]["both"]["AUC"]["value"] > 0.7
 
 

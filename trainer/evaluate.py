@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ from trainer.metrics import Figure, Retrieval
 from trainer.network import Network
 
 ENCODER = "the encoder"
-HELD_OUT = "patients held out of training and of every choice"
+HELD_OUT = "patients held out of training and of the choice of the epoch"
+# What is said of a model whose card is not of this configuration.
+UNKNOWN = "the configuration's held-out patients; whether this model has seen them is not known"
 GALLERIES = ("archive", "unseen")
 # An encoder that has learnt nothing is drawn from this seed, whatever the configuration's.
 _UNTRAINED_SEED = 12345
@@ -56,7 +59,12 @@ class Evaluation:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def figures(self, gallery: str, method: str) -> dict[str, Figure]:
-        return self.retrievals[gallery][method].figures()
+        return self._figures[gallery][method]
+
+    @cached_property
+    def _figures(self) -> dict[str, dict[str, dict[str, Figure]]]:
+        """Bootstrapped once: the table, the JSON and the page all ask."""
+        return {g: {name: one.figures() for name, one in methods.items()} for g, methods in self.retrievals.items()}
 
     def neighbours(self, gallery: str, query: int) -> NDArray[np.int64]:
         """Numbers, among all images, of what query ``query`` found, nearest first; the encoder's."""
@@ -98,7 +106,7 @@ def in_folds(
 
 def of_model(config: Config, images: Images, model: Path, everything: bool) -> Evaluation:
     """Judge a model folder on the part of the configuration that is held out, or on everything, where the model
-    has seen none of it (the archive is then empty of use: the other images are both galleries).
+    has seen none of it: there is then no archive that it learnt from, only the gallery of unseen images.
 
     Raises InputError, ModelError.
     """
@@ -110,14 +118,15 @@ def of_model(config: Config, images: Images, model: Path, everything: bool) -> E
         )
     network, labelled = load_network(model), images.labels >= 0
     if everything:
-        every = np.flatnonzero(labelled)
-        return judge(card.name, "every labelled image", images, [Judging(network, every, every)])
+        every, nothing = np.flatnonzero(labelled), np.zeros(0, dtype=np.int64)
+        return judge(card.name, "every labelled image", images, [Judging(network, nothing, every)])
     test = splits.held_out(images, config.held_out.test, config.seed)
     if not test.any():
         raise InputError(f"{config.name}: held_out.test is 0, so nothing is held out to judge on; see --all, --folds")
     learnt = splits.learnt_from(images, test)
     judging = Judging(network, np.flatnonzero(learnt & labelled), np.flatnonzero(test & labelled))
-    return judge(card.name, HELD_OUT, images, [judging])
+    own = (card.name, card.described.get("seed")) == (config.name, config.seed)
+    return judge(card.name, HELD_OUT if own else UNKNOWN, images, [judging])
 
 
 def stamped(evaluation: Evaluation, leakage: str) -> Evaluation:
@@ -127,7 +136,8 @@ def stamped(evaluation: Evaluation, leakage: str) -> Evaluation:
 
 def judge(name: str, protocol: str, images: Images, judgings: list[Judging], leakage: str = "") -> Evaluation:
     """Search every judged image in both galleries, by the encoder and by every floor."""
-    found: dict[str, dict[str, list[Retrieval]]] = {gallery: {} for gallery in GALLERIES}
+    galleries = [gallery for gallery in GALLERIES if gallery != "archive" or all(len(one.learnt) for one in judgings)]
+    found: dict[str, dict[str, list[Retrieval]]] = {gallery: {} for gallery in galleries}
     fixed = {
         "32 x 32 thumbnails": (floors.thumbnails(images), "cosine"),
         "image shape": (floors.shapes(images), "distance"),
@@ -144,7 +154,7 @@ def judge(name: str, protocol: str, images: Images, judgings: list[Judging], lea
             f"the encoder, {what}": (_scattered(one.network, pixels, both), "cosine") for what, pixels in dark.items()
         }
         vectors |= {"an untrained encoder": (untrained, "cosine"), **fixed}
-        for gallery in GALLERIES:
+        for gallery in galleries:
             at = one.learnt if gallery == "archive" else one.judged
             for method, (features, likeness) in vectors.items():
                 retrieval = metrics.retrieve(
@@ -181,9 +191,9 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             gallery: {
                 method: {
                     name: {"value": figure.value, "low": figure.low, "high": figure.high}
-                    for name, figure in retrieval.figures().items()
+                    for name, figure in evaluation.figures(gallery, method).items()
                 }
-                for method, retrieval in methods.items()
+                for method in methods
             }
             for gallery, methods in evaluation.retrievals.items()
         },

@@ -9,7 +9,7 @@ import numpy as np
 
 from cxrsearch.report import page
 from trainer import metrics, plots
-from trainer.evaluate import ENCODER, GALLERIES, Evaluation
+from trainer.evaluate import ENCODER, Evaluation
 from trainer.images import Images
 from trainer.metrics import Figure
 
@@ -53,13 +53,13 @@ def write(path: Path, evaluation: Evaluation, images: Images, map_of: bytes, com
     page.write(
         path, "evaluation", title=f"How well {evaluation.name} finds its like", protocol=evaluation.protocol,
         facts=evaluation.facts, leakage=evaluation.leakage, command=command, seed=seed, map=page.png(map_of),
-        galleries=[_gallery(evaluation, gallery) for gallery in GALLERIES], pictures=_pictures(evaluation, images),
+        galleries=[_gallery(evaluation, gallery) for gallery in evaluation.retrievals], pictures=_pictures(evaluation, images),
     )  # fmt: skip
 
 
 def _gallery(evaluation: Evaluation, gallery: str) -> dict[str, Any]:
     own = evaluation.retrievals[gallery][ENCODER]
-    figures = own.figures()
+    figures = evaluation.figures(gallery, ENCODER)
     counts = np.zeros((len(own.classes), len(own.classes)), dtype=np.int64)
     np.add.at(counts, (own.labels, own.predicted), 1)
     title, words = WORDS[gallery]
@@ -79,13 +79,17 @@ def _gallery(evaluation: Evaluation, gallery: str) -> dict[str, Any]:
 
 
 def _pictures(evaluation: Evaluation, images: Images) -> list[dict[str, Any]]:
-    """Queries with the most and the least neighbours of their own class, the archive's."""
-    own = evaluation.retrievals["archive"][ENCODER]
+    """Queries with the most and the least neighbours of their own class, in the archive where there is one."""
+    gallery = next(iter(evaluation.retrievals))
+    own = evaluation.retrievals[gallery][ENCODER]
     right = np.nan_to_num(own.values["precision_at_10"], nan=0.5) + 1e-3 * own.scores[:, 0]
     order = np.argsort(-right, kind="stable")
     blocks = {"Best: neighbours of the query's own class": _spread(own.labels, order),
               "Worst: neighbours of another class": _spread(own.labels, order[::-1])}  # fmt: skip
-    return [{"title": title, "rows": [_row(evaluation, images, q) for q in chosen]} for title, chosen in blocks.items()]
+    return [
+        {"title": title, "rows": [_row(evaluation, images, gallery, q) for q in chosen]}
+        for title, chosen in blocks.items()
+    ]
 
 
 def _spread(labels: Any, order: Any) -> list[int]:
@@ -95,10 +99,10 @@ def _spread(labels: Any, order: Any) -> list[int]:
     return turns[:_ROWS]
 
 
-def _row(evaluation: Evaluation, images: Images, query: int) -> dict[str, Any]:
+def _row(evaluation: Evaluation, images: Images, gallery: str, query: int) -> dict[str, Any]:
     number = int(evaluation.queries[query])
-    scores = evaluation.retrievals["archive"][ENCODER].scores[query]
-    hits = evaluation.neighbours("archive", query)[:_HITS]
+    scores = evaluation.retrievals[gallery][ENCODER].scores[query]
+    hits = evaluation.neighbours(gallery, query)[:_HITS]
     return {
         "query": _shown(images, number),
         "hits": [

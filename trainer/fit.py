@@ -225,7 +225,9 @@ def _learn_without_labels(
     for epoch in range(1, learning.self_supervised_epochs + 1):
         started, generator = time.monotonic(), _seeded(config.seed, -epoch, accelerator)
         rng = np.random.default_rng([config.seed, epoch, 1])  # the same order everywhere, shared out below
-        batches = list(plain_batches(len(images), size, rng))[accelerator.process_index :: accelerator.num_processes]
+        batches = list(plain_batches(len(images), size, rng))
+        shared = len(batches) // accelerator.num_processes * accelerator.num_processes  # one more would wait for ever
+        batches = batches[accelerator.process_index : shared : accelerator.num_processes]
         results = [trainer.step(images.pixels[batch], generator) for batch in batches]
         line = {"self_supervised_epoch": float(epoch)} | _line(results, size, started, trainer)
         _check(config, line, epoch)

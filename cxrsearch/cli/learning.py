@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -41,7 +40,6 @@ class Watch:
             console=console, disable=not console.is_terminal,
         )  # fmt: skip
         self._read = self._bar.add_task("reading images", total=None)
-        self._started = time.monotonic()
 
     def __enter__(self) -> Watch:
         self._bar.start()
@@ -89,7 +87,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
     print(f"{evaluation.protocol}: {facts['queries']} images of {facts['patients']} patients, {facts['hardware']}")
     if evaluation.leakage:
         print(f"LEAKAGE: {evaluation.leakage}")
-    for gallery, (title, words) in WORDS.items():
+    for gallery in evaluation.retrievals:
+        title, words = WORDS[gallery]
         shown = [
             {"": row["method"], **{name: written(row[name]) for name in _COLUMNS if name in row}}
             for row in rows(evaluation, gallery)
