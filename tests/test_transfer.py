@@ -158,7 +158,7 @@ def test_a_planted_effect_is_within_its_interval_and_noise_covers_a_half_in_nine
 
 
 def test_an_auc_within_folds_gives_nothing_for_knowing_the_folds() -> None:
-    """Left-out hospitals whose base rates differ, each given the rate of the others: pooled, that ranks them backwards."""
+    """Left-out hospitals of different base rates, each given the rate of the others: pooled, that ranks backwards."""
     rng = np.random.default_rng(0)
     parts = np.repeat(np.arange(4), 50)
     positive = rng.random(200) < np.array([0.1, 0.3, 0.6, 0.9])[parts]

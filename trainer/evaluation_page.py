@@ -53,7 +53,8 @@ def write(path: Path, evaluation: Evaluation, images: Images, map_of: bytes, com
     page.write(
         path, "evaluation", title=f"How well {evaluation.name} finds its like", protocol=evaluation.protocol,
         facts=evaluation.facts, leakage=evaluation.leakage, command=command, seed=seed, map=page.png(map_of),
-        galleries=[_gallery(evaluation, gallery) for gallery in evaluation.retrievals], pictures=_pictures(evaluation, images),
+        galleries=[_gallery(evaluation, gallery) for gallery in evaluation.retrievals],
+        pictures=_pictures(evaluation, images),
     )  # fmt: skip
 
 

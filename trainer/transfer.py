@@ -162,8 +162,8 @@ def _judged(cases: Cases, protocol: str, repeats: list[list[tuple[Mask, Mask]]],
 
 def _widening(parts: list[tuple[Mask, Mask]]) -> float:
     """How much wider an interval has to be than a bootstrap of out-of-fold predictions says: the folds' models learnt
-    from each other's cases and are not independent (Nadeau and Bengio, Machine Learning 2003). On pure noise, without
-    it, the interval of an AUC held 0.5 in 33 of 40 seeds (tests/test_transfer.py)."""
+    from each other's cases and are not independent (Nadeau and Bengio, Machine Learning 2003). Without
+    it, the intervals of an AUC of pure noise held 0.5 too seldom in tests/test_transfer.py."""
     if len(parts) == 1:
         return 1.0
     shares = [judged.sum() / learnt.sum() for learnt, judged in parts]
