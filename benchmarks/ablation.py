@@ -41,6 +41,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "warm-up: without labels, then none": ({}, {"warm_up": "none", **SELF_SUPERVISED}),
     "without labels first, softmax beside": ({}, SELF_SUPERVISED),
     "64 pixels": ({"image_size": 64}, {}),
+    "128 pixels": ({"image_size": 128}, {}),
 }
 METRICS = {"vote_accuracy": "vote", "precision_at_1": "P@1", "map_at_r": "MAP@R"}
 
