@@ -208,11 +208,29 @@ def canonical(radiograph: Radiograph, size: int) -> NDArray[np.float32]:
     """
     from PIL import Image
 
-    scale = size / max(radiograph.width, radiograph.height)
-    width = min(size, max(1, round(radiograph.width * scale)))
-    height = min(size, max(1, round(radiograph.height * scale)))
-    resized = Image.fromarray(radiograph.pixels).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    rows, columns = content(radiograph.width, radiograph.height, size)
+    shape = (columns.stop - columns.start, rows.stop - rows.start)
+    resized = Image.fromarray(radiograph.pixels).resize(shape, Image.Resampling.BILINEAR, reducing_gap=2.0)
     square = np.zeros((size, size), dtype=np.float32)
-    top, left = (size - height) // 2, (size - width) // 2
-    square[top : top + height, left : left + width] = np.rint(np.clip(np.asarray(resized), 0.0, 1.0) * 255)
+    square[rows, columns] = np.rint(np.clip(np.asarray(resized), 0.0, 1.0) * 255)
     return square / np.float32(255)
+
+
+def content(width: int, height: int, size: int) -> tuple[slice, slice]:
+    """Rows and columns of the canonical (size, size) picture that a radiograph of width x height fills."""
+    scale = size / max(width, height)
+    rows, columns = (min(size, max(1, round(side * scale))) for side in (height, width))
+    top, left = (size - rows) // 2, (size - columns) // 2
+    return slice(top, top + rows), slice(left, left + columns)
+
+
+def jpeg(radiograph: Radiograph, side: int, quality: int = 85) -> bytes:
+    """A JPEG file for eyes, without metadata: 8-bit grey, the longer side at most ``side`` pixels."""
+    from PIL import Image
+
+    rows, columns = content(radiograph.width, radiograph.height, min(side, max(radiograph.pixels.shape)))
+    shape = (columns.stop - columns.start, rows.stop - rows.start)
+    resized = Image.fromarray(radiograph.pixels).resize(shape, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    grey = np.rint(np.clip(np.asarray(resized), 0.0, 1.0) * 255).astype(np.uint8)
+    Image.fromarray(grey).save(stream := io.BytesIO(), "JPEG", quality=quality)
+    return stream.getvalue()

@@ -1,53 +1,190 @@
-"""Hits -> how the neighbours' values of a field are spread, weighted by similarity."""
+"""Neighbours -> what they say of a field: shares, a calibrated probability, or an abstention with its reasons.
+
+The voters are the nearest images of the filtered cohort that have the field, one for each patient: a patient with ten
+images is still one patient. A voter of similarity s weighs exp(-(1 - s) / reach). With n_v the weight for value v, n
+their sum and b_v how common v is in the cohort,
+
+    p_v  ~  b_v * ((n_v + prior * b_v) / ((n + prior) * b_v)) ** sharpness
+
+so that no neighbours at all give the cohort's base rate, and a value counts by how much more often it is among the
+neighbours than in the cohort. reach, prior and sharpness are learnt on the index itself (calibration.py).
+"""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from cxrsearch.clinical import Scalar, values_of
-from cxrsearch.search import Hit
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrsearch import cohort
+from cxrsearch.calibration import Calibration, FieldCalibration, Kernel
+from cxrsearch.clinical import Field, FieldType, Scalar, values_of
+from cxrsearch.errors import UsageError
+from cxrsearch.statistics import wilson
+from cxrsearch.store.contract import Scored, VectorStore
+from cxrsearch.where import Expression, Missing, Not, both
+
+# Patients who vote, and images looked through to find them.
+VOTERS = 20
+_LOOKED_THROUGH = 60
+# Fewer patients than this say nothing of a probability.
+FEWEST = 5
+# Without a calibration: every voter counts alike, one of them is worth the base rate.
+UNCALIBRATED = Kernel(reach=math.inf, prior=1.0, sharpness=1.0)
+
+
+@dataclass(frozen=True)
+class Voter:
+    """A patient's nearest image: its similarity -1..1, its values of the field, its site where known."""
+
+    score: float
+    values: tuple[Scalar, ...]
+    site: str | None = None
 
 
 @dataclass(frozen=True)
 class Share:
-    """One value's part of the vote. weight: 0..1 of the similarity of the hits that have the field."""
+    """One value. weight: its part of the voters' weight, 0..1; base: how common it is among the cohort's images, 0..1.
+
+    probability, with a 95 % interval low..high, and likely (in the conformal set): None without a calibration and where
+    the vote abstains.
+    """
 
     value: Scalar
     weight: float
-    images: int
     patients: int
+    base: float
+    probability: float | None = None
+    low: float | None = None
+    high: float | None = None
+    likely: bool | None = None
 
 
 @dataclass(frozen=True)
 class Vote:
-    """shares: largest first; missing: hits that do not have the field and have no say."""
+    """shares: of every value of the cohort, the likeliest first. patients: who voted. known: the part of the cohort's
+    images that have the field. abstains: why there is no probability. coverage: of the set of likely values, 0..1."""
 
     field: str
     shares: tuple[Share, ...]
-    missing: int
+    patients: int
+    known: float
+    nearest: float | None
+    abstains: tuple[str, ...]
+    coverage: float | None
 
 
-def count(hits: Sequence[Hit], field: str) -> Vote:
-    """Each hit votes for its value (in equal parts for its values) with its similarity, if above zero.
+def check_field(field: Field) -> None:
+    """Raises UsageError for a field whose values cannot be counted."""
+    if field.type not in (FieldType.KEYWORD, FieldType.BOOLEAN):
+        raise UsageError(f"--vote {field.name}: is a {field.type}; a vote is on a keyword or a boolean field")
 
-    Images without a patient number each count as one patient.
-    """
-    weights: dict[Scalar, float] = defaultdict(float)
-    images: dict[Scalar, int] = defaultdict(int)
-    patients: dict[Scalar, set[str]] = defaultdict(set)
-    missing = 0
-    for hit in hits:
-        values = values_of(hit.payload, field)
-        missing += not values
-        for value in values:
-            weights[value] += max(hit.score, 0.0) / len(values)
-            images[value] += 1
-            patients[value].add(str(hit.payload.get("patient", f"rank {hit.rank}")))
-    total = sum(weights.values())
-    shares = [
-        Share(value, weight / total if total else 0.0, images[value], len(patients[value]))
-        for value, weight in weights.items()
+
+def voters(
+    store: VectorStore, vector: NDArray[np.float32], field: str, expression: Expression | None = None
+) -> list[Voter]:
+    """The nearest patients whose image has the field, nearest first. ``vector``: (D,), of unit length."""
+    found = store.query(vector, _LOOKED_THROUGH, both(Not(Missing(field)), expression))
+    nearest: dict[str, Scored] = {}
+    for one in found:  # an image without a patient number counts as a patient of its own
+        nearest.setdefault(str(one.payload.get("patient", one.id)), one)
+    return [
+        Voter(one.score, tuple(values_of(one.payload, field)), _site(one)) for one in list(nearest.values())[:VOTERS]
     ]
-    return Vote(field, tuple(sorted(shares, key=lambda share: (-share.weight, str(share.value)))), missing)
+
+
+def count(
+    store: VectorStore, vector: NDArray[np.float32], field: Field, calibration: Calibration | None,
+    others: Expression | None = None, where: Expression | None = None,
+) -> Vote:  # fmt: skip
+    """The vote of those nearest to ``vector`` in the cohort that meets ``where``.
+
+    others: what a voter has to meet beside (not the query's own patient). Raises UsageError for a field of another type
+    than keyword or boolean.
+    """
+    check_field(field)
+    asked = voters(store, vector, field.name, both(others, where))
+    base = cohort.shares(store, field, where)
+    known = cohort.known(store, field.name, where)
+    own = calibration.fields.get(field.name) if calibration is not None else None
+    sites = {} if not _has_sites(store) else store.values("site", where)
+    abstains = _reasons(asked, calibration, own, field.name, len(sites))
+    kernel = own.kernel if own is not None else UNCALIBRATED
+    said = probabilities(asked, base, kernel)
+    weights, patients = _tally(asked, kernel)
+    total, effective = sum(weights.values()), _effective(asked, kernel) + kernel.prior
+    likely = own.likely(said) if own is not None and not abstains else None
+    shares = []
+    for value, part in base.items():
+        share = Share(value, weights[value] / total if total else 0.0, patients[value], part)
+        if likely is not None:
+            low, high = wilson(said[value] * effective, effective)
+            share = replace(share, probability=said[value], low=low, high=high, likely=value in likely)
+        shares.append(share)
+    shares.sort(key=lambda one: (-(one.probability or 0.0), -one.weight, -one.base, str(one.value)))
+    nearest = asked[0].score if asked else None
+    coverage = own.coverage if own is not None and likely is not None else None
+    return Vote(field.name, tuple(shares), len(asked), known, nearest, tuple(abstains), coverage)
+
+
+def probabilities(asked: Sequence[Voter], base: Mapping[Scalar, float], kernel: Kernel) -> dict[Scalar, float]:
+    """Of every value of ``base``; they add up to one. Values that are not in ``base`` have no say."""
+    weights, _ = _tally(asked, kernel)
+    total = sum(weights.get(value, 0.0) for value in base) + kernel.prior
+    raw = {
+        value: part * ((weights.get(value, 0.0) + kernel.prior * part) / (total * part)) ** kernel.sharpness
+        for value, part in base.items()
+    }
+    whole = sum(raw.values())
+    return {value: number / whole for value, number in raw.items()}
+
+
+def _reasons(
+    asked: Sequence[Voter], calibration: Calibration | None, own: FieldCalibration | None, field: str, sites: int
+) -> list[str]:
+    found = []
+    if calibration is None:
+        found.append("not calibrated: run cxrsearch calibrate on this index")
+    elif own is None:
+        found.append(f"not calibrated: {calibration.refused.get(field, 'run cxrsearch calibrate again')}")
+    if calibration is not None and asked and asked[0].score < calibration.novelty:
+        found.append(
+            f"neighbours are too far: the nearest is at {asked[0].score:.3f}, while 95 % of this index's own patients"
+            f" have another patient at {calibration.novelty:.3f} or nearer"
+        )
+    if len(asked) < FEWEST:
+        found.append(f"too few neighbours: {len(asked)} patients, {FEWEST} are needed")
+    elif sites > 1 and len({voter.site for voter in asked}) == 1 and asked[0].site is not None:
+        found.append(f"all neighbours are from one site ({asked[0].site}), of {sites} in the cohort")
+    return found
+
+
+def _tally(asked: Sequence[Voter], kernel: Kernel) -> tuple[dict[Scalar, float], dict[Scalar, int]]:
+    """Weight and number of patients by value; a voter of several values gives each an equal part."""
+    weights: dict[Scalar, float] = defaultdict(float)
+    patients: dict[Scalar, int] = defaultdict(int)
+    for voter in asked:
+        for value in voter.values:
+            weights[value] += kernel.weight(voter.score) / len(voter.values)
+            patients[value] += 1
+    return weights, patients
+
+
+def _effective(asked: Sequence[Voter], kernel: Kernel) -> float:
+    """How many equal voters these are worth (Kish): the square of the sum of weights over the sum of their squares."""
+    weights = np.array([kernel.weight(voter.score) for voter in asked])
+    return float(weights.sum() ** 2 / (weights**2).sum()) if weights.any() else 0.0
+
+
+def _has_sites(store: VectorStore) -> bool:
+    field = store.facts.fields.get("site")
+    return field is not None and field.type is FieldType.KEYWORD
+
+
+def _site(one: Scored) -> str | None:
+    sites = values_of(one.payload, "site")
+    return str(sites[0]) if sites else None

@@ -111,6 +111,13 @@ class Or:
 Expression = Equals | Compare | Contains | Missing | Not | And | Or
 
 
+def both(first: Expression | None, second: Expression | None) -> Expression | None:
+    """What meets the two of them; None where neither is given."""
+    if first is None or second is None:
+        return second if first is None else first
+    return And((first, second))
+
+
 def words(text: str) -> list[str]:
     """The words of a text as ``contains`` sees them: runs of letters and digits, in small letters."""
     return [word.lower() for word in re.findall(r"[^\W_]+", text)]

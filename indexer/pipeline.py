@@ -96,7 +96,9 @@ def run(
     total = min(len(dataset) if options.only is None else len(options.only), options.limit or len(dataset))
     summary, started = Summary(total), time.monotonic()
     writer = _Writer(dataset, store, identity, rejected, options, summary)
-    readers = Readers(options.workers, How(model, dataset.mapping.dicom_keywords, options.gates))
+    wanted = dataset.mapping.privacy.thumbnails and store.thumbnails.folder is not None
+    how = How(model, dataset.mapping.dicom_keywords, options.gates, wanted)
+    readers = Readers(options.workers, how)
     try:
         with Progress(total) as progress, _Interruption() as interruption:
             for task, outcome in readers.read(islice(writer.tasks(), options.limit)):
@@ -130,6 +132,7 @@ class _Writer:
         self.known = self._known()
         self.seen: set[str] = set()
         self.batch: list[Point] = []
+        self.thumbnails: dict[str, bytes] = {}
         self.from_header = {name for name, mapped in self.mapping.entering.items() if mapped.dicom}
 
     def tasks(self) -> Iterator[Task]:
@@ -160,7 +163,10 @@ class _Writer:
         if outcome.images is not None:
             for frame, image in enumerate(outcome.images, start=1):
                 payload = self._payload(task, record, patient, outcome.sha256, image, frame, len(outcome.images))
-                self.batch.append(Point(self._id(record, frame), payload, np.asarray(image.array, dtype=np.float32)))
+                id = self._id(record, frame)
+                self.batch.append(Point(id, payload, np.asarray(image.array, dtype=np.float32)))
+                if image.thumbnail is not None:
+                    self.thumbnails[id] = image.thumbnail
             if len(self.batch) >= _BATCH:
                 self.flush()
         elif task.known is not None and task.known.row_hash == task.row_hash:
@@ -172,9 +178,11 @@ class _Writer:
         """Store the batch; once this returns, its images count as indexed."""
         if not self.batch:
             return
+        for id, picture in self.thumbnails.items():
+            self.store.thumbnails.put(id, picture)
         self.store.upsert(self.batch)
         self.summary.indexed += len(self.batch)
-        self.batch = []
+        self.batch, self.thumbnails = [], {}
 
     def prune(self) -> None:
         """Count, and when asked delete, what the index has of this dataset and the dataset no longer has."""

@@ -42,6 +42,7 @@ class Privacy(BaseModel):
     paths: "relative" to the dataset's folder, or "hashed" (a keyed token).
     free_text: let fields of type text in.
     allow_identifiers: let DICOM attributes in that identify; shown by ``cxrsearch info``.
+    thumbnails: keep a small picture of each image beside the index, burnt-in letters and all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,6 +50,7 @@ class Privacy(BaseModel):
     paths: Literal["relative", "hashed"] = "relative"
     free_text: bool = False
     allow_identifiers: bool = False
+    thumbnails: bool = True
 
 
 def identifying(keyword: str, kind: FieldType | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from rich.console import Console
@@ -11,9 +12,9 @@ from rich.progress import Progress as Bar
 
 class Progress:
     def __init__(self, total: int) -> None:
-        console = Console(stderr=True)
+        console, wanted = Console(stderr=True), logging.getLogger("cxrsearch").isEnabledFor(logging.INFO)
         columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()
-        self._bar = Bar(*columns, console=console, disable=not console.is_terminal)
+        self._bar = Bar(*columns, console=console, disable=not (console.is_terminal and wanted))
         self._task = self._bar.add_task("index", total=total, rate="")
         self._started, self._done = time.monotonic(), 0
 

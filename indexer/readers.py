@@ -27,6 +27,7 @@ from cxrsearch import radiograph
 from cxrsearch.encoder import Encoder, read_card
 from cxrsearch.errors import ImageError, Reason
 from cxrsearch.radiograph import Gates, Radiograph
+from cxrsearch.store.thumbnails import SIDE
 from indexer.record import Record
 
 # Files a process takes at once: a batch for its encoder.
@@ -63,12 +64,13 @@ class Task:
 @dataclass(frozen=True)
 class Prepared:
     """One radiograph, and the size and projection it had. array: its embedding, (D,) float32 of unit length; from a
-    pool without a model its canonical pixels, (S, S) uint8."""
+    pool without a model its canonical pixels, (S, S) uint8. thumbnail: a JPEG file, where those are wanted."""
 
     array: NDArray[np.float32] | NDArray[np.uint8]
     width: int
     height: int
     projection: str | None
+    thumbnail: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,12 @@ Outcome = Read | ImageError
 @dataclass(frozen=True)
 class How:
     """What every process needs to know: DICOM keywords to bring along, who is let in, and the model folder, or the
-    size of canonical pixels when there is to be no model."""
+    size of canonical pixels when there is to be no model; whether to make thumbnails."""
 
     model: Path | int
     keywords: tuple[str, ...]
     gates: Gates
+    thumbnails: bool = False
 
 
 class Readers:
@@ -175,10 +178,14 @@ class _Pictures:
 
     images: list[Radiograph]
     pictures: list[NDArray[np.float32]]
+    thumbnails: list[bytes | None]
     size: int
 
     def prepared(self, arrays: Iterator[NDArray[np.float32] | NDArray[np.uint8]]) -> Read:
-        images = [Prepared(next(arrays), image.width, image.height, image.projection) for image in self.images]
+        images = [
+            Prepared(next(arrays), image.width, image.height, image.projection, thumbnail)
+            for image, thumbnail in zip(self.images, self.thumbnails, strict=True)
+        ]
         return Read(self.images[0].sha256, images, self.size, self.images[0].header)
 
 
@@ -208,4 +215,6 @@ def _decode_file(task: Task) -> _Pictures | Read:
     images = radiograph.decode(data, task.label, _how.keywords, _how.gates)
     if same:
         return Read(sha256, None, len(data), images[0].header)
-    return _Pictures(images, [radiograph.canonical(image, _size) for image in images], len(data))
+    pictures = [radiograph.canonical(image, _size) for image in images]
+    thumbnails = [radiograph.jpeg(image, SIDE) if _how.thumbnails else None for image in images]
+    return _Pictures(images, pictures, thumbnails, len(data))

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from cxrsearch.duplicates import BITS
 from cxrsearch.report import page
 from trainer.audit import Audit
-from trainer.duplicates import BITS, Pair
+from trainer.duplicates import Pair
 
 # Pairs shown of each kind; a page of thousands of pictures helps nobody.
 _SHOWN = 24

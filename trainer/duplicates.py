@@ -1,9 +1,4 @@
-"""The same radiograph twice: by perceptual hash, cropped and rescaled copies included.
-
-pHash (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010): the signs of the low
-frequencies of the discrete cosine transform against their median. 16 x 16 frequencies: radiographs of different
-patients are alike, and the usual 8 x 8 confuses them.
-"""
+"""Which images of a training set are one picture, and so whose the images without a patient number are."""
 
 from __future__ import annotations
 
@@ -15,23 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from cxrsearch.duplicates import BITS, NEAR, every_hash
 
 if TYPE_CHECKING:
     from trainer.images import Images
 
-_FREQUENCIES = 16
-BITS = _FREQUENCIES**2 - 1  # the mean tells nothing
-# Bits in which two copies may differ. Of the half million pairs of different NIH patients in darkcovidnet one comes
-# this near; of its 120 COVID-19 pictures that covid-chestxray has under the same name 79 do, most of the others being
-# cropped by more or stretched (benchmarks/duplicate_threshold.py).
-NEAR = 50
-_SIDE = 64
-# Parts of the side that a copy may have kept, tried in three places along each side.
-_KEPT = (0.92, 0.84, 0.76)
 _BLOCK = 2048
 
 
@@ -54,11 +40,11 @@ def near_duplicates(images: Images) -> list[Pair]:
 
 def differing_bits(images: Images) -> NDArray[np.uint8]:
     """(N, N): in how many of ``BITS`` bits two images differ at least, whole or with one of them cropped."""
-    whole = _hashes(images, 1.0, 0.5, 0.5)
+    pictures = [picture[place] for picture, place in zip(images.pixels, images.content(), strict=True)]
     least = np.full((len(images), len(images)), BITS, dtype=np.uint8)
-    places = [(1.0, 0.5, 0.5)] + [(k, y, x) for k in _KEPT for y in (0.0, 0.5, 1.0) for x in (0.0, 0.5, 1.0)]
-    for kept, y, x in places:
-        part = whole if kept == 1.0 else _hashes(images, kept, y, x)
+    whole: NDArray[np.float32] | None = None
+    for part in every_hash(pictures):
+        whole = part if whole is None else whole
         for start in range(0, len(images), _BLOCK):
             bits = (BITS - part[start : start + _BLOCK] @ whole.T) / 2
             np.minimum(least[start : start + _BLOCK], bits.astype(np.uint8), out=least[start : start + _BLOCK])
@@ -91,16 +77,3 @@ def patient_groups(images: Images, pairs: Sequence[Pair]) -> list[str | None]:
         if patient is not None:
             names.setdefault(int(groups[number]), patient)
     return [names.get(int(group)) for group in groups]
-
-
-def _hashes(images: Images, kept: float, y: float, x: float) -> NDArray[np.float32]:
-    """(N, BITS) of -1 and 1: the hash of the part of each image that begins at (y, x) of the room there is."""
-    small = np.empty((len(images), _SIDE, _SIDE), dtype=np.float32)
-    for number, (rows, columns) in enumerate(images.content()):
-        content = images.pixels[number][rows, columns]
-        height, width = (max(2, round(side * kept)) for side in content.shape)
-        top, left = round((content.shape[0] - height) * y), round((content.shape[1] - width) * x)
-        part = np.ascontiguousarray(content[top : top + height, left : left + width])
-        small[number] = np.asarray(Image.fromarray(part).resize((_SIDE, _SIDE), Image.Resampling.BOX))
-    low = dctn(small, axes=(1, 2))[:, :_FREQUENCIES, :_FREQUENCIES].reshape(len(images), -1)[:, 1:]
-    return np.where(low > np.median(low, axis=1, keepdims=True), 1, -1).astype(np.float32)

@@ -9,14 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cxrsearch.regions import BORDER, LUNGS
 from trainer.images import Images
 
 # What a search by the looks of a whole image alone would compare.
 THUMBNAIL = 32
-# The outer part of each side, of the content without padding, that counts as border: letters, edges, positioning.
-BORDER = 1 / 16
-# The region in which frontal radiographs show the lungs, as parts of height and width: top, bottom, left, right.
-LUNGS = (0.10, 0.85, 0.08, 0.92)
 
 
 def thumbnails(images: Images) -> NDArray[np.float32]:
@@ -41,12 +38,12 @@ def shapes(images: Images) -> NDArray[np.float32]:
 
 def without_lungs(images: Images) -> NDArray[np.uint8]:
     """(N, S, S) uint8: the pixels with the region of the lungs black."""
-    top, bottom, left, right = LUNGS
     pixels = images.pixels.copy()
     for picture, content in zip(pixels, images.content(), strict=True):
         inside = picture[content]
         height, width = inside.shape
-        inside[round(height * top) : round(height * bottom), round(width * left) : round(width * right)] = 0
+        rows = slice(round(height * LUNGS.top), round(height * LUNGS.bottom))
+        inside[rows, round(width * LUNGS.left) : round(width * LUNGS.right)] = 0
     return pixels
 
 

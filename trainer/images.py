@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cxrsearch.clinical import Payload, values_of
 from cxrsearch.errors import ImageError, InputError
-from cxrsearch.radiograph import DEFAULT_GATES
+from cxrsearch.radiograph import DEFAULT_GATES, content
 from indexer import dataset as datasets
 from indexer.readers import How, Readers, Task
 from trainer.config import Config
@@ -66,13 +66,7 @@ class Images:
 
     def content(self) -> list[tuple[slice, slice]]:
         """Where in its canonical pixels each image is; the rest is padding."""
-        size, found = self.pixels.shape[1], []
-        for height, width in self.shapes.tolist():
-            scale = size / max(height, width)
-            rows, columns = (min(size, max(1, round(side * scale))) for side in (height, width))
-            top, left = (size - rows) // 2, (size - columns) // 2
-            found.append((slice(top, top + rows), slice(left, left + columns)))
-        return found
+        return [content(width, height, self.pixels.shape[1]) for height, width in self.shapes.tolist()]
 
 
 @dataclass(frozen=True)

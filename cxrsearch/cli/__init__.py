@@ -10,7 +10,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells give it
 
 def main() -> None:
     """Run the command line; every outcome becomes an exit code (see errors.py) and no traceback."""
-    if sys.argv[1:] in ([], ["--help"], ["-h"]):
+    completing = "_CXRSEARCH_COMPLETE" in os.environ  # a shell asks what may come next
+    if not completing and sys.argv[1:] in ([], ["--help"], ["-h"]):
         # The front page is kept as text (a test compares it with what typer would print): building it
         # takes four times as long as starting Python.
         with open(os.path.join(os.path.dirname(__file__), "help.txt"), encoding="utf-8") as page:

@@ -10,19 +10,24 @@ from typing import Annotated
 
 import typer
 
-from cxrsearch import __version__
+from cxrsearch import __version__, settings
 from cxrsearch.cli import (
     INTERRUPTED,
     audit,
     backup,
+    calibrate,
     cohort,
+    config,
     copy,
+    doctor,
+    duplicates,
     evaluate,
     forget,
     index,
     info,
     models,
     search,
+    telling,
     train,
     transfer,
 )
@@ -32,7 +37,6 @@ from cxrsearch.errors import CxrSearchError
 app = typer.Typer(
     name="cxrsearch",
     help="Find the chest radiographs most like this one, and what happened to those patients.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
@@ -55,25 +59,27 @@ def _root(
     pass
 
 
-app.command("index")(index.index)
-app.command("search")(search.search)
-app.command("cohort")(cohort.cohort)
-app.command("info")(info.info)
-app.command("forget")(forget.forget)
-app.command("copy")(copy.copy)
-app.command("backup")(backup.backup)
-app.command("restore")(backup.restore)
-app.command("models")(models.models)
-app.command("audit")(audit.audit)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("transfer")(transfer.transfer)
+for _command in (
+    index.index, search.search, cohort.cohort, info.info, calibrate.calibrate, duplicates.duplicates, forget.forget,
+    copy.copy, backup.backup, backup.restore, models.models, audit.audit, train.train, evaluate.evaluate,
+    transfer.transfer, doctor.doctor, config.config,
+):  # fmt: skip
+    app.command(_command.__name__)(telling.told(_command))
+
+
+def _settings(arguments: list[str]) -> dict[str, dict[str, str]]:
+    """Options that the environment or cxrsearch.toml set, by command."""
+    if {"-h", "--help"} & set(arguments) or arguments[:1] == ["config"]:
+        return {}
+    given = {name: value for name in ("index", "model") if (value := settings.given(name).value) is not None}
+    return {str(command.name): given for command in app.registered_commands}
 
 
 def run(arguments: list[str]) -> int:
     """The exit code of the command line ``arguments``."""
     try:
-        code = app(arguments, prog_name="cxrsearch", standalone_mode=False)
+        telling.listen()
+        code = app(arguments, prog_name="cxrsearch", standalone_mode=False, default_map=_settings(arguments))
         return code if isinstance(code, int) else 0
     except CxrSearchError as error:
         # Line by line: a message may hold names from files, and the caret's spaces have to stay.

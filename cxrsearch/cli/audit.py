@@ -34,7 +34,7 @@ def audit(
     """
     from cxrsearch.cli.learning import Watch, needs_train_extra
     from cxrsearch.errors import UsageError
-    from cxrsearch.report.rows import write_csv, write_json, write_jsonl, write_table
+    from cxrsearch.report.rows import write
     from indexer import dataset as datasets
 
     if root and len(root) != len(dataset):
@@ -49,17 +49,11 @@ def audit(
     if out is not None:
         audit_page.write(out, found, "cxrsearch " + " ".join(sys.argv[1:]), paths)
     whole = audit_page.as_json(found, paths)
-    match format:
-        case Format.TABLE:
-            print(f"{whole['images']} images; {found.unreadable} more cannot be read")
-            rows = [{"": "TRAP" if v.sprung else "clear", "trap": v.trap, "found": v.words} for v in found.verdicts]
-            write_table(rows, ["", "trap", "found"])
-            if out is not None:
-                print(f"page: {out}")
-        case Format.JSON:
-            write_json(whole, sys.stdout)
-        case Format.JSONL:
-            write_jsonl(whole["verdicts"], sys.stdout)
-        case Format.CSV:
-            write_csv(whole["verdicts"], ["trap", "sprung", "words"], sys.stdout)
+    if format is Format.TABLE:
+        print(f"{whole['images']} images; {found.unreadable} more cannot be read")
+    cells = [{"": "TRAP" if v.sprung else "clear", "trap": v.trap, "found": v.words} for v in found.verdicts]
+    columns = ["", "trap", "found"] if format is Format.TABLE else ["trap", "sprung", "words"]
+    write(whole["verdicts"], columns, format, cells=cells, whole=whole)
+    if format is Format.TABLE and out is not None:
+        print(f"page: {out}")
     return 3 if any(verdict.sprung for verdict in found.verdicts) else 0

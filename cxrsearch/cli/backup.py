@@ -48,5 +48,7 @@ def restore(
         for points in saved.points():
             store.upsert(points)
             count += len(points)
+        for id, picture in saved.thumbnails():
+            store.thumbnails.put(id, picture)
         store.optimise()
     print(f"restored {count} images")

@@ -2,59 +2,153 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cxrsearch.cli.options import Index, Output, Where
-from cxrsearch.report.rows import Format
+from cxrsearch.cli.complete import field_names, where_words
+from cxrsearch.cli.options import Index, Model, Output, Where
+from cxrsearch.report.rows import Format, write
+
+if TYPE_CHECKING:
+    from cxrsearch.store.contract import VectorStore
+    from cxrsearch.where import Expression
+
+_STEPS = " ▁▂▃▄▅▆▇█"
 
 
 def cohort(
     index: Index,
     where: Where = None,
     by: Annotated[
-        list[str] | None, typer.Option("--by", metavar="FIELD", help="Count by this field; up to three times.")
+        list[str] | None,
+        typer.Option(
+            "--by", metavar="FIELD", autocompletion=field_names, help="Count by this field; up to three times."
+        ),
     ] = None,
+    versus: Annotated[
+        str | None,
+        typer.Option("--versus", metavar="EXPR", autocompletion=where_words, help="Compare --where with this cohort."),
+    ] = None,
+    similar_to: Annotated[
+        Path | None,
+        typer.Option("--similar-to", metavar="IMAGE", help="How alike the cohort, or each --by group, is to IMAGE."),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option("--export", metavar="FILE", help="Write the images' facts to a .csv or .parquet file."),
+    ] = None,
+    model: Model = None,
     format: Output = Format.TABLE,
 ) -> None:
     """Count the images and patients that meet a filter; without --by, list the images.
 
     Example: cxrsearch cohort --index chest --where 'age >= 60' --by finding --by outcome
     """
-    from cxrsearch import cohort as cohorts
-    from cxrsearch.report.rows import write_csv, write_json, write_jsonl, write_table
+    from cxrsearch.errors import UsageError
     from cxrsearch.store import open_store
     from cxrsearch.where import parse
 
+    if sum(given is not None for given in (versus, similar_to, export)) > 1 or (by and (versus or export)):
+        raise UsageError("give one of --by, --versus, --similar-to, --export (--by goes with --similar-to too)")
     with open_store(index) as store:
         fields = store.facts.all_fields
         expression = parse(where, fields, store) if where is not None else None
-        rows: list[dict[str, Any]]
-        if by:
-            groups, total = cohorts.count(store, by, expression)
-            columns = [*by, "images", "patients", "unknown_patient"]
-            cells = [(group, dict(zip(by, group.values, strict=True))) for group in groups]
-            if format is Format.TABLE:  # the other formats have a way of their own to say missing
-                cells = [(g, {n: "(missing)" if v is None else v for n, v in cell.items()}) for g, cell in cells]
-            rows = [
-                {**cell, "images": g.images, "patients": g.patients, "unknown_patient": g.unknown} for g, cell in cells
-            ]
-            summary = f"{total.images} images of {total.patients} patients"
-            summary += f", {total.unknown} of unknown patients" if total.unknown else ""
+        if versus is not None:
+            _compare(store, expression, parse(versus, fields, store), format)
+        elif similar_to is not None:
+            _spread(store, expression, similar_to, by or [], model, format)
+        elif export is not None:
+            _export(store, expression, export)
+        elif by:
+            _count(store, expression, by, format)
         else:
-            rows = [dict(payload) for payload in cohorts.rows(store, expression)]
-            columns = [name for name in fields if name != "image_sha256"]
-            summary = f"{len(rows)} images"
-    match format:
-        case Format.TABLE:
-            used = [name for name in columns if by or any(row.get(name) is not None for row in rows)]
-            write_table(rows, used)
-            print(summary)
-        case Format.JSON:
-            write_json(rows, sys.stdout)
-        case Format.JSONL:
-            write_jsonl(rows, sys.stdout)
-        case Format.CSV:
-            write_csv(rows, columns, sys.stdout)
+            _list(store, expression, format)
+
+
+def _count(store: VectorStore, expression: Expression | None, by: list[str], format: Format) -> None:
+    from cxrsearch import cohort as cohorts
+
+    groups, total = cohorts.count(store, by, expression)
+    rows = [
+        {
+            **dict(zip(by, group.values, strict=True)), "images": group.images, "patients": group.patients,
+            "unknown_patient": group.unknown,
+        }
+        for group in groups
+    ]  # fmt: skip
+    # The other formats have a way of their own to say missing.
+    cells = [{name: "(missing)" if value is None else value for name, value in row.items()} for row in rows]
+    write(rows, [*by, "images", "patients", "unknown_patient"], format, cells=cells)
+    if format is Format.TABLE:
+        unknown = f", {total.unknown} of unknown patients" if total.unknown else ""
+        print(f"{total.images} images of {total.patients} patients{unknown}")
+
+
+def _list(store: VectorStore, expression: Expression | None, format: Format) -> None:
+    from cxrsearch import cohort as cohorts
+    from cxrsearch.excerpts import excerpts, looked_for, plain
+
+    rows: list[dict[str, Any]] = [dict(payload) for payload in cohorts.rows(store, expression)]
+    columns = [name for name in store.facts.all_fields if name != "image_sha256"]
+    words = looked_for(expression)
+    cells = [{**row, **{n: plain(found) for n, found in excerpts(row, words).items()}} for row in rows]
+    if format is Format.TABLE:
+        columns = [name for name in columns if any(row.get(name) is not None for row in rows)]
+    write(rows, columns, format, cells=cells)
+    if format is Format.TABLE:
+        print(f"{len(rows)} images")
+
+
+def _export(store: VectorStore, expression: Expression | None, file: Path) -> None:
+    from cxrsearch import export
+
+    print(f"wrote {export.write(store, expression, file)} images to {file}")
+
+
+def _compare(store: VectorStore, first: Expression | None, second: Expression | None, format: Format) -> None:
+    from dataclasses import asdict
+
+    from cxrsearch.comparison import compare
+    from cxrsearch.report import comparisons
+
+    found = compare(store, first, second)
+    write(comparisons.rows(found), comparisons.COLUMNS, format, whole=asdict(found))
+    if format is Format.TABLE:
+        print(comparisons.summary(found))
+
+
+def _spread(
+    store: VectorStore, expression: Expression | None, image: Path, by: list[str], model: Path | None, format: Format
+) -> None:
+    from cxrsearch import cohort as cohorts
+    from cxrsearch import search, settings
+    from cxrsearch.encoder import DEFAULT_MODEL, Encoder
+    from cxrsearch.errors import UsageError
+    from cxrsearch.identity import load_identity
+    from cxrsearch.similarity import spread
+    from cxrsearch.where import both
+
+    if len(by) > 1:
+        raise UsageError("--similar-to goes with one --by")
+    cohorts.check_fields(by, store.facts.all_fields, "--by")
+    encoder = Encoder(model or DEFAULT_MODEL)
+    store.facts.check_model(encoder.card.name, encoder.card.fingerprint)
+    identity = load_identity(settings.key_file())
+    query = search.search([image], store, encoder, identity, search.Wanted(expression, limit=1))[0].query
+    name = by[0] if by else None
+    found = spread(store, query.embedding, both(query.others, expression), name)
+    rows, cells = [], []
+    for one in found:
+        row = {**({name: one.value} if name else {}), "images": one.images, "patients": one.patients}
+        row |= {f"{part:.0%}": round(value, 4) for part, value in one.quantiles.items()}
+        rows.append(row)
+        most = max(max(one.histogram), 1)
+        bars = "".join(_STEPS[round(number * (len(_STEPS) - 1) / most)] for number in one.histogram)
+        label = {name: "(missing)" if one.value is None else one.value} if name else {}
+        cells.append({**row, **label, "spread": f"|{bars}|"})
+    columns = list(rows[0]) if rows else ["images", "patients"]
+    write(rows, [*columns, "spread"] if format is Format.TABLE else columns, format, cells=cells)
+    if format is Format.TABLE:
+        print("similarity of the cohort's images to this one; the query's own patient is left out")

@@ -15,7 +15,7 @@ def copy(
     source: Annotated[str, typer.Argument(metavar="SRC", help="The index to copy: a folder or a URL.")],
     target: Annotated[str, typer.Argument(metavar="DST", help="Where to: a new or an empty index, folder or URL.")],
 ) -> None:
-    """Copy points, payloads and settings of one index into a new one, either way between folder and server.
+    """Copy points, payloads, thumbnails and settings of one index into a new one, either way between folder and server.
 
     Example: cxrsearch copy chest http://localhost:6333/chest
     """
@@ -30,5 +30,8 @@ def copy(
         while points := list(islice(points_of_old, _BATCH)):
             new.upsert(points)
             copied += len(points)
+            for id in (point.id for point in points):
+                if (picture := old.thumbnails.get(id)) is not None:
+                    new.thumbnails.put(id, picture)
         new.optimise()
     print(f"copied {copied} images")

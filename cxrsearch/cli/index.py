@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -15,10 +15,13 @@ import typer
 
 from cxrsearch.cli import INTERRUPTED
 from cxrsearch.cli.options import Index, Model
+from cxrsearch.cli.telling import LOGGER
 
 if TYPE_CHECKING:
     from indexer.dataset import Dataset
     from indexer.pipeline import Summary
+
+log = logging.getLogger(LOGGER)
 
 
 class Views(StrEnum):
@@ -156,17 +159,11 @@ def _warn(data: Dataset) -> None:
     mapping = data.mapping
     texts = [name for name, mapped in mapping.fields.items() if mapped.type is FieldType.TEXT]
     if texts and mapping.privacy.free_text:
-        print(
-            f"note: free text ({', '.join(texts)}) enters the index as it is, names and all (docs/privacy.md)",
-            file=sys.stderr,
-        )
+        log.warning(f"note: free text ({', '.join(texts)}) enters the index as it is, names and all (docs/privacy.md)")
     elif texts:
-        print(
-            f"note: free text ({', '.join(texts)}) is left out; free_text = true under [privacy] lets it in",
-            file=sys.stderr,
-        )
+        log.warning(f"note: free text ({', '.join(texts)}) is left out; free_text = true under [privacy] lets it in")
     if mapping.identifiers:
-        print(f"note: {', '.join(mapping.identifiers)} can identify patients and enter the index", file=sys.stderr)
+        log.warning(f"note: {', '.join(mapping.identifiers)} can identify patients and enter the index")
 
 
 def _describe(data: Dataset, limit: int | None) -> None:
@@ -195,10 +192,9 @@ def _describe(data: Dataset, limit: int | None) -> None:
 def _report(summary: Summary, rejected: Path) -> None:
     done = summary.indexed + summary.updated + summary.unchanged
     if summary.interrupted:
-        print(
+        log.warning(
             f"stopped: {done} of {summary.total} images are in the index, which can be used."
-            " The same command goes on from here.",
-            file=sys.stderr,
+            " The same command goes on from here."
         )
     rate = f", {summary.indexed / summary.seconds:.0f} images/s" if summary.indexed and summary.seconds else ""
     print(
@@ -211,8 +207,8 @@ def _report(summary: Summary, rejected: Path) -> None:
     if summary.forgotten:
         print(f"{summary.forgotten} files of forgotten patients were left out; --again takes them in")
     for reason, number in summary.rejected.most_common():
-        print(f"  rejected: {number} {reason}", file=sys.stderr)
+        log.warning(f"  rejected: {number} {reason}")
     if summary.rejected:
-        print(f"  each with its reason in {rejected}", file=sys.stderr)
+        log.warning(f"  each with its reason in {rejected}")
     for field, number in summary.unusable.most_common():
-        print(f"  field {field}: {number} DICOM values could not be used and are missing", file=sys.stderr)
+        log.warning(f"  field {field}: {number} DICOM values could not be used and are missing")

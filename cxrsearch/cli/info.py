@@ -14,6 +14,8 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
 
     Example: cxrsearch info --index chest
     """
+    from cxrsearch.calibration import Calibration
+    from cxrsearch.report import votes
     from cxrsearch.report.rows import text_of, write_csv, write_json, write_jsonl, write_table
     from cxrsearch.store import open_store
     from cxrsearch.where import Missing, Not
@@ -31,6 +33,7 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
         size = store.size_bytes()
         datasets = store.values("dataset")
     columns = ["field", "type", "images", "coverage"]
+    calibration = Calibration.from_json(facts.calibration)
     match format:
         case Format.TABLE:
             print(f"images      {images} of {patients} patients")
@@ -41,7 +44,12 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
                     print(f"identifiers {text_of(name)}: {', '.join(dataset.identifiers)} (allow_identifiers)")
             if size is not None:
                 print(f"on disk     {size / 2**20:.1f} MiB")
+            for line in votes.calibration_words(calibration) if calibration is not None else ["not calibrated"]:
+                print(f"vote        {line}")
             write_table([{**row, "coverage": f"{row['coverage']:.0%}"} for row in rows], columns)
+            if calibration is not None:
+                measured = [votes.written(row) for row in votes.calibration_rows(calibration)]
+                write_table(measured, votes.CALIBRATION_COLUMNS, "votes, on patients held out")
         case Format.JSON:
             identifiers = {name: list(dataset.identifiers) for name, dataset in facts.datasets.items()}
             whole = {
@@ -54,6 +62,7 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
                 "identifiers": {name: named for name, named in identifiers.items() if named},
                 "bytes": size,
                 "fields": rows,
+                "calibration": facts.calibration,
             }
             write_json(whole, sys.stdout)
         case Format.JSONL:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from cxrsearch.cli.telling import LOGGER
 from cxrsearch.errors import UsageError
 
 if TYPE_CHECKING:
     from trainer.evaluate import Evaluation
     from trainer.images import LeftOut
 
+log = logging.getLogger(LOGGER)
 _COLUMNS = ("vote", "P@1", "P@10", "mAP@10", "R-prec.", "MAP@R", "sens.", "AUC")
 
 
@@ -37,7 +39,7 @@ class Watch:
         console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=console, disable=not console.is_terminal,
+            console=console, disable=not console.is_terminal or not log.isEnabledFor(logging.INFO),
         )  # fmt: skip
         self._read = self._bar.add_task("reading images", total=None)
 
@@ -70,12 +72,12 @@ class Watch:
         if "seconds" in figures:
             left = (figures["epochs"] - figures["epoch"]) * figures["seconds"]
             words.append(f"{left // 60:.0f}:{left % 60:02.0f} left")
-        print("  ".join(words), file=sys.stderr, flush=True)
+        log.info("  ".join(words))
 
     @staticmethod
     def left_out(left: LeftOut) -> None:
         if str(left):
-            print(f"left out: {left}", file=sys.stderr)
+            log.info(f"left out: {left}")
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

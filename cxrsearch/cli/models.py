@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from cxrsearch.cli.options import Output
@@ -15,7 +14,7 @@ def models(format: Output = Format.TABLE) -> None:
     Example: cxrsearch models
     """
     from cxrsearch.encoder import DEFAULT_MODEL, read_card
-    from cxrsearch.report.rows import write_csv, write_json, write_jsonl, write_table
+    from cxrsearch.report.rows import write
 
     rows: list[dict[str, Any]] = []
     for folder in sorted(path.parent for path in DEFAULT_MODEL.parent.glob("*/model.json")):
@@ -30,13 +29,4 @@ def models(format: Output = Format.TABLE) -> None:
                 "trained on": list(card.described.get("trained_on", [])), "folder": str(folder),
             }
         )  # fmt: skip
-    columns = list(rows[0])
-    match format:
-        case Format.TABLE:
-            write_table(rows, columns)
-        case Format.JSON:
-            write_json(rows, sys.stdout)
-        case Format.JSONL:
-            write_jsonl(rows, sys.stdout)
-        case Format.CSV:
-            write_csv(rows, columns, sys.stdout)
+    write(rows, list(rows[0]), format)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cxrsearch.cli.complete import where_words
 from cxrsearch.report.rows import Format
 
 Index = Annotated[
@@ -14,7 +15,12 @@ Index = Annotated[
 ]
 Where = Annotated[
     str | None,
-    typer.Option("--where", metavar="EXPR", help="Only images that meet this, e.g. 'age >= 60 and icu = true'."),
+    typer.Option(
+        "--where",
+        metavar="EXPR",
+        autocompletion=where_words,
+        help="Only images that meet this, e.g. 'age >= 60 and icu = true'.",
+    ),
 ]
 Output = Annotated[Format, typer.Option("--format", help="How to print the rows.")]
 Model = Annotated[

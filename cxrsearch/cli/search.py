@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from cxrsearch.cli.complete import field_names
 from cxrsearch.cli.options import Index, Model, Output, Where
+from cxrsearch.cli.telling import LOGGER
 from cxrsearch.report.rows import Format
 
 
@@ -19,8 +21,30 @@ def search(
     index: Index,
     where: Where = None,
     limit: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many hits.")] = 10,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            "--region", metavar="X0,Y0,X1,Y1", help="Compare this part only; 0,0 is left top, 1,1 right bottom."
+        ),
+    ] = None,
+    like: Annotated[
+        list[Path] | None, typer.Option("--like", metavar="IMAGE", help="More like this one too; repeatable.")
+    ] = None,
+    unlike: Annotated[
+        list[Path] | None, typer.Option("--unlike", metavar="IMAGE", help="Less like this one; repeatable.")
+    ] = None,
     vote: Annotated[
-        str | None, typer.Option("--vote", metavar="FIELD", help="Count the hits' values of this field.")
+        str | None,
+        typer.Option(
+            "--vote", metavar="FIELD", autocompletion=field_names, help="What the nearest patients say of this field."
+        ),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say where each score comes from: border, lungs, maps.")
+    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show pictures in the terminal.")] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Write one page with pictures, maps and facts.")
     ] = None,
     predict: Annotated[
         Path | None,
@@ -36,40 +60,81 @@ def search(
 
     Example: cxrsearch search scan.dcm --index chest --where 'site = "Daegu"' --vote outcome
     """
-    from cxrsearch import cohort, settings
+    import logging
+
+    from cxrsearch import cohort, regions, settings
     from cxrsearch import search as searching
     from cxrsearch import vote as voting
+    from cxrsearch.answer import answer
+    from cxrsearch.calibration import Calibration
     from cxrsearch.encoder import DEFAULT_MODEL, Encoder, read_card
-    from cxrsearch.errors import ImageError
+    from cxrsearch.errors import ImageError, UsageError
     from cxrsearch.identity import load_identity
     from cxrsearch.prediction import Predictor
     from cxrsearch.report import hits
     from cxrsearch.store import open_store
     from cxrsearch.where import parse
 
+    log = logging.getLogger(LOGGER)
+    if region is not None and (like or unlike):
+        raise UsageError("--region goes with one image: leave --like and --unlike out")
     paths = [line.rstrip("\r\n") for name in images for line in (sys.stdin if name == "-" else [name])]
     folder = model or DEFAULT_MODEL
     with open_store(index) as store:
         card = read_card(folder)
         store.facts.check_model(card.name, card.fingerprint)
         fields = store.facts.all_fields
-        expression = parse(where, fields, store) if where is not None else None
         if vote is not None:
             cohort.check_fields([vote], fields, "--vote")
+            voting.check_field(fields[vote])
+        wanted = searching.Wanted(
+            parse(where, fields, store) if where is not None else None, limit, same_patient,
+            regions.WHOLE if region is None else regions.parse(region), tuple(like or ()), tuple(unlike or ()),
+        )  # fmt: skip
         predictor = Predictor(predict) if predict is not None else None
         if predictor is not None:
             predictor.check_model(card.name, card.fingerprint)
+        calibration = Calibration.from_json(store.facts.calibration)
         encoder, identity = Encoder(folder), load_identity(settings.key_file())
-        results, failed = [], 0
+        answers, failed = [], 0
         for path in filter(None, paths):
             try:
-                results += searching.search([Path(path)], store, encoder, identity, expression, limit, same_patient)
+                found = searching.search([Path(path)], store, encoder, identity, wanted)
             except ImageError as error:
                 if len(paths) == 1:
                     raise
-                print(f"cxrsearch: {error}", file=sys.stderr)
+                log.warning(f"cxrsearch: {error}")
                 failed += 1
-        votes = [voting.count(result.hits, vote) for result in results] if vote is not None else []
-        said = [predictor.predict(result.query.embedding) for result in results] if predictor is not None else []
-        hits.write(results, votes, said, fields, format, sys.stdout)
+                continue
+            explained = explain or report is not None
+            answers += [
+                answer(result, store, encoder, wanted, calibration, explained, vote, predictor) for result in found
+            ]
+        hits.write(answers, fields, calibration, format, explain, sys.stdout)
+        if show and format is Format.TABLE:
+            from cxrsearch.report import show as showing
+
+            showing.show(answers, store, sys.stdout)
+        if report is not None:
+            from cxrsearch.report import search_page
+
+            command = _command(index, where, limit, region, like, unlike, vote, same_patient, model)
+            size = search_page.write(report, answers, store, card, wanted, calibration, command)
+            log.debug(f"wrote {report}, {size / 2**20:.1f} MiB")
+            if format is Format.TABLE:
+                print(f"report: {report}")
     return 3 if failed else 0
+
+
+def _command(
+    index: str, where: str | None, limit: int, region: str | None, like: list[Path] | None, unlike: list[Path] | None,
+    vote: str | None, same_patient: bool, model: Path | None,
+) -> str:  # fmt: skip
+    """The command as a page may show it: names of image files, which often name patients, are not in it."""
+    import shlex
+
+    given = ["cxrsearch", "search", "IMAGE", "--index", index.rsplit("@", 1)[-1], "-k", str(limit)]
+    for option, value in (("--where", where), ("--region", region), ("--vote", vote), ("--model", model)):
+        given += [option, str(value)] if value is not None else []
+    given += ["--like", "IMAGE"] * len(like or ()) + ["--unlike", "IMAGE"] * len(unlike or ())
+    return shlex.join(given + ["--same-patient"] * same_patient)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cxrsearch.cli.options import Index, Output, Where
+from cxrsearch.cli.telling import LOGGER
 from cxrsearch.report.rows import Format
 
 
@@ -130,4 +132,4 @@ def _describe(whole: dict[str, object]) -> None:
     print(f"clinical facts: {text_of(inputs) or 'none'}")
     if isinstance(refused, dict):
         for name, why in refused.items():
-            print(f"  not used: {name}: {why}", file=sys.stderr)
+            logging.getLogger(LOGGER).info(f"  not used: {name}: {why}")

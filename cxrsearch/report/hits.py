@@ -1,4 +1,4 @@
-"""Search results in every format: the hits of each query, and the vote over them."""
+"""Answers in every format of a terminal: hits, why, the vote over them, warnings."""
 
 from __future__ import annotations
 
@@ -6,56 +6,79 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from cxrsearch.clinical import Field
+from cxrsearch.answer import Answer
+from cxrsearch.calibration import Calibration
+from cxrsearch.clinical import Field, clean
+from cxrsearch.excerpts import plain
+from cxrsearch.explain import Explanation
 from cxrsearch.prediction import Prediction
 from cxrsearch.report.rows import Format, text_of, write_csv, write_json, write_jsonl, write_table
-from cxrsearch.search import Hit, Result
-from cxrsearch.vote import Vote
+from cxrsearch.report.votes import VOTE_COLUMNS, vote_rows, vote_words
+from cxrsearch.search import Hit
 
 # What a table shows of each hit, where the index has it; every other format gives all fields.
 _TABLE_FIELDS = ("patient", "site", "view", "finding", "outcome")
 
 
 def write(
-    results: Sequence[Result], votes: Sequence[Vote], predictions: Sequence[Prediction], fields: Mapping[str, Field],
-    format: Format, stream: TextIO,
+    answers: Sequence[Answer], fields: Mapping[str, Field], calibration: Calibration | None, format: Format,
+    explained: bool, stream: TextIO,
 ) -> None:  # fmt: skip
-    """``votes``, ``predictions``: one per result, or none at all."""
+    """``explained``: with the shares of each score, and in JSON its maps."""
     match format:
         case Format.TABLE:
-            for number, result in enumerate(results):
-                _table(result, votes[number] if votes else None, fields, stream)
-                if predictions:
-                    _predicted(predictions[number], stream)
+            for answer in answers:
+                _table(answer, fields, explained, stream)
+                if answer.vote is not None:
+                    write_table(vote_rows(answer.vote), VOTE_COLUMNS, f"vote on {answer.vote.field}", stream)
+                    _lines(vote_words(answer.vote, calibration), stream)
+                if answer.prediction is not None:
+                    _predicted(answer.prediction, stream)
+                _lines([f"warning: {warning}" for warning in answer.warnings], stream)
         case Format.CSV:
-            columns = ["query", "rank", "score", *(n for n in fields if n != "image_sha256")]
-            write_csv((row for result in results for row in _flat(result)), columns, stream)
+            why = ["border", "lungs"] if explained else []
+            columns = ["query", "rank", "score", *why, *(n for n in fields if n != "image_sha256"), "warnings"]
+            write_csv((row for answer in answers for row in _flat(answer, explained)), columns, stream)
         case Format.JSONL:
-            write_jsonl((row for result in results for row in _flat(result)), stream)
+            write_jsonl((row for answer in answers for row in _flat(answer, explained)), stream)
         case Format.JSON:
-            nested = [_nested(result, votes[n] if votes else None) for n, result in enumerate(results)]
-            for row, prediction in zip(nested, predictions, strict=False):
-                said = prediction.said if prediction.value is None else prediction.value
-                row["prediction"] = {"target": prediction.target, "said": said, "card": prediction.card}
-            write_json(nested, stream)
+            write_json([_nested(answer, explained) for answer in answers], stream)
 
 
-def _table(result: Result, vote: Vote | None, fields: Mapping[str, Field], stream: TextIO) -> None:
+def _table(answer: Answer, fields: Mapping[str, Field], explained: bool, stream: TextIO) -> None:
+    result = answer.result
     shown = [name for name in _TABLE_FIELDS if name in fields]
-    if vote is not None and vote.field not in shown:
-        shown.append(vote.field)
+    if answer.vote is not None and answer.vote.field not in shown:
+        shown.append(answer.vote.field)
+    looked_in = sorted({name for found in answer.excerpts for name in found} - set(shown))
     notes = []
     if result.query.indexed:
         notes.append("in the index")
     if result.query.left_out:
         notes.append(f"own patient {', '.join(result.query.left_out)} left out")
     title = f"{result.query.path}" + (f"  ({'; '.join(notes)})" if notes else "")
-    rows = [{**hit.payload, "score": f"{hit.score:.4f}", "#": hit.rank} for hit in result.hits]
-    write_table(rows, ["#", "score", *shown, "path"], title, stream)
+    rows = []
+    for number, hit in enumerate(result.hits):
+        row: dict[str, Any] = {**hit.payload, "score": f"{hit.score:.4f}", "#": hit.rank}
+        row |= {name: plain(found) for name, found in answer.excerpts[number].items()}
+        if explained:
+            row |= _share_columns(answer.explanations[number])
+        rows.append(row)
+    why = ["border", "lungs"] if explained else []
+    write_table(rows, ["#", "score", *why, *shown, *looked_in, "path"], title, stream)
     if not result.hits:
         stream.write("no image of the index meets this\n")
-    if vote is not None:
-        write_table(_vote_rows(vote), ["value", "weight", "images", "patients"], f"vote on {vote.field}", stream)
+
+
+def _share_columns(explanation: Explanation | None) -> dict[str, str]:
+    """Shares over the query's map and over the hit's."""
+    if explanation is None:
+        return {"border": "no picture"}
+    sides = (explanation.query_shares, explanation.hit_shares)
+    return {
+        name: " / ".join("-" if side is None else f"{getattr(side, name):.0%}" for side in sides)
+        for name in ("border", "lungs")
+    }
 
 
 def _predicted(prediction: Prediction, stream: TextIO) -> None:
@@ -82,31 +105,58 @@ def _predicted(prediction: Prediction, stream: TextIO) -> None:
     stream.write(f"the model, on {card.get('patients')} patients it did not see: {', '.join(known)}\n")
 
 
-def _vote_rows(vote: Vote) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = [
-        {**asdict(share), "value": text_of(share.value), "weight": f"{share.weight:.0%}"} for share in vote.shares
-    ]
-    if vote.missing:
-        rows.append({"value": "(missing, no say)", "images": vote.missing})
-    return rows
+def _lines(lines: Sequence[str], stream: TextIO) -> None:
+    for line in lines:
+        stream.write(clean(line) + "\n")
 
 
-def _flat(result: Result) -> list[dict[str, Any]]:
-    return [{"query": str(result.query.path), **_row(hit)} for hit in result.hits]
+def _flat(answer: Answer, explained: bool) -> list[dict[str, Any]]:
+    warnings = {"warnings": list(answer.warnings)} if answer.warnings else {}
+    return [{"query": str(answer.result.query.path), **row, **warnings} for row in _rows(answer, explained)]
 
 
-def _nested(result: Result, vote: Vote | None) -> dict[str, Any]:
+def _nested(answer: Answer, explained: bool) -> dict[str, Any]:
+    query = answer.result.query
     nested: dict[str, Any] = {
-        "query": {
-            "path": str(result.query.path),
-            "indexed": result.query.indexed,
-            "left_out": list(result.query.left_out),
-        },
-        "hits": [_row(hit) for hit in result.hits],
+        "query": {"path": str(query.path), "indexed": query.indexed, "left_out": list(query.left_out)},
+        "hits": [],
+        "warnings": list(answer.warnings),
     }
-    if vote is not None:
-        nested["vote"] = asdict(vote)
+    for number, row in enumerate(_rows(answer, explained)):
+        more: dict[str, Any] = {}
+        if answer.excerpts[number]:
+            more["excerpts"] = {name: plain(found) for name, found in answer.excerpts[number].items()}
+        if explained and (why := answer.explanations[number]) is not None:
+            more["explanation"] = _explained(why)
+        nested["hits"].append({**row, **more})
+    if answer.vote is not None:
+        nested["vote"] = asdict(answer.vote)
+    if (said := answer.prediction) is not None:
+        nested["prediction"] = {
+            "target": said.target, "said": said.said if said.value is None else said.value, "card": said.card
+        }  # fmt: skip
     return nested
+
+
+def _explained(why: Explanation) -> dict[str, Any]:
+    return {
+        "query_map": why.query.round(6).tolist(),
+        "hit_map": why.hit.round(6).tolist(),
+        "query_shares": None if why.query_shares is None else asdict(why.query_shares),
+        "hit_shares": None if why.hit_shares is None else asdict(why.hit_shares),
+        "from_original": why.original,
+    }
+
+
+def _rows(answer: Answer, explained: bool) -> list[dict[str, Any]]:
+    rows = []
+    for number, hit in enumerate(answer.result.hits):
+        why = answer.explanations[number] if explained else None
+        shares = {} if why is None or why.hit_shares is None else {
+            "border": round(why.hit_shares.border, 4), "lungs": round(why.hit_shares.lungs, 4)
+        }  # fmt: skip
+        rows.append({**_row(hit), **shares})
+    return rows
 
 
 def _row(hit: Hit) -> dict[str, Any]:

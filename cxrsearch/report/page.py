@@ -52,5 +52,11 @@ def _environment() -> Environment:
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.finalize = lambda value: clean(value) if type(value) is str else value
+    environment.finalize = lambda value: _clean(value) if type(value) is str else value
     return environment
+
+
+def _clean(text: str) -> str:
+    """As clinical.clean, but for the spaces at both ends: a template may print a sentence piece by piece."""
+    inside = clean(text)
+    return " " * text.startswith(" ") + inside + " " * (text.endswith(" ") and bool(inside))

@@ -27,6 +27,22 @@ class Format(StrEnum):
 Row = Mapping[str, Any]
 
 
+def write(
+    rows: Sequence[Row], columns: Sequence[str], format: Format, *, cells: Sequence[Row] | None = None,
+    whole: Any = None, title: str = "",
+) -> None:  # fmt: skip
+    """Print rows to stdout. cells: what a table shows in their stead; whole: what JSON gives in their stead."""
+    match format:
+        case Format.TABLE:
+            write_table(rows if cells is None else cells, columns, title)
+        case Format.JSON:
+            write_json(rows if whole is None else whole, sys.stdout)
+        case Format.JSONL:
+            write_jsonl(rows, sys.stdout)
+        case Format.CSV:
+            write_csv(rows, columns, sys.stdout)
+
+
 def write_csv(rows: Iterable[Row], columns: Sequence[str], stream: TextIO) -> None:
     """Missing cells are empty; several values are joined by ``; ``; formulas are disarmed."""
     writer = csv.writer(stream, lineterminator="\n")

@@ -1,6 +1,7 @@
 """An index as one file, whichever engine holds it, and back.
 
 A ZIP file of facts.json, points/NNNNNN.jsonl with vectors/NNNNNN.f32 (little-endian float32, one row a point), and
+thumbnails/ID.jpg, and
 manifest.json with the sha256 of each of them. Nothing in it is executed, nothing is unpacked to a path it names.
 """
 
@@ -51,6 +52,9 @@ def save(store: VectorStore, file: Path) -> int:
                 vectors = np.stack([p.vector for p in batch if p.vector is not None])
                 put(f"vectors/{number:06d}.f32", vectors.astype("<f4").tobytes())
                 count += len(batch)
+            for id in store.thumbnails.ids():
+                if (picture := store.thumbnails.get(id)) is not None:
+                    put(f"thumbnails/{id}.jpg", picture)
             archive.writestr(_MANIFEST, json.dumps(sums))
         draft.replace(file)
     except OSError as error:
@@ -87,6 +91,11 @@ class Backup:
             raw = self._part(name.replace("points/", "vectors/").replace(".jsonl", ".f32"))
             vectors = np.frombuffer(raw, dtype="<f4").reshape(len(lines), -1).astype(np.float32)
             yield [Point(line["id"], line["payload"], v) for line, v in zip(lines, vectors, strict=True)]
+
+    def thumbnails(self) -> Iterator[tuple[str, bytes]]:
+        """Ids of points and their pictures."""
+        for name in sorted(name for name in self._sums if name.startswith("thumbnails/")):
+            yield name.removeprefix("thumbnails/").removesuffix(".jpg"), self._part(name)
 
     def _part(self, name: str) -> bytes:
         if self._archive.getinfo(name).file_size > _LARGEST_PART:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cxrsearch.clinical import SYSTEM_FIELDS, Field, FieldType, Payload
 from cxrsearch.errors import IndexUnavailable, InputError, ModelMismatch
+from cxrsearch.store.thumbnails import Thumbnails
 from cxrsearch.where import Expression
 
 FORMAT = 1
@@ -45,6 +46,7 @@ class IndexFacts:
     fields: Mapping[str, Field]
     datasets: Mapping[str, DatasetFacts]
     forgotten: frozenset[str] = frozenset()  # what identity.forgotten() gives of each
+    calibration: Mapping[str, Any] | None = None  # what calibration.py learnt of this index
 
     @property
     def all_fields(self) -> dict[str, Field]:
@@ -103,6 +105,7 @@ class IndexFacts:
                     for n, d in data["datasets"].items()
                 },
                 forgotten=frozenset(map(str, data["forgotten"])),
+                calibration=None if data.get("calibration") is None else dict(data["calibration"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise IndexUnavailable(f"{place}: its settings are damaged. Restore it or index again.") from None
@@ -126,7 +129,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Scored:
-    """A neighbour: score is the cosine similarity, -1..1."""
+    """A neighbour: score is the cosine similarity, -1..1; of ``recommend`` the sum that it says."""
 
     id: str
     score: float
@@ -137,6 +140,7 @@ class VectorStore(Protocol):
     """An open index. Points, payloads and facts survive a crash once the call that stored them returned."""
 
     facts: IndexFacts
+    thumbnails: Thumbnails
 
     def declare(self, facts: IndexFacts) -> None:
         """Make these the facts of the index; payload indexes of new fields exist before they are."""
@@ -155,6 +159,17 @@ class VectorStore(Protocol):
         """The most similar points that meet the expression, best first; ties in no order."""
         ...
 
+    def recommend(
+        self, positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]], limit: int,
+        expression: Expression | None = None,
+    ) -> list[Scored]:  # fmt: skip
+        """The points most like the positive examples and least like the negative ones, best first.
+
+        Their score is the sum of the similarities to the positives less that to the negatives (Qdrant's sum_scores).
+        At least one positive; every example (D,) float32 of unit length.
+        """
+        ...
+
     def scroll(
         self, expression: Expression | None = None, fields: Collection[str] | None = None, vectors: bool = False
     ) -> Iterator[Point]:
@@ -163,12 +178,12 @@ class VectorStore(Protocol):
 
     def count(self, expression: Expression | None = None) -> int: ...
 
-    def values(self, field: str) -> Mapping[str, int]:
-        """The values of a keyword field and how many points have each."""
+    def values(self, field: str, expression: Expression | None = None) -> Mapping[str, int]:
+        """The values of a keyword field and how many of the points that meet the expression have each."""
         ...
 
     def delete(self, expression: Expression) -> int:
-        """Delete every point that meets the expression; how many they were."""
+        """Delete every point that meets the expression, with its thumbnail; how many they were."""
         ...
 
     def erase(self, expression: Expression) -> int:

@@ -3,6 +3,7 @@
     INDEX/index.json   the facts
     INDEX/shard/       the engine's files
     INDEX/lock         shared by readers, exclusive for the writer
+    INDEX/thumbnails/  a small picture of each image (thumbnails.py)
     INDEX/manifest.json  what the files were when the writer closed them (manifest.py)
 
 The shard has no write-ahead log, whose lock would keep a second reader out; instead every write is
@@ -12,7 +13,6 @@ flushed before it returns.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -26,19 +26,16 @@ import qdrant_edge as edge
 from numpy.typing import NDArray
 
 from cxrsearch.clinical import Field, FieldType, Payload, Value
-from cxrsearch.errors import IndexInUse, IndexUnavailable
-from cxrsearch.store import manifest
-from cxrsearch.store.contract import EXACT_BELOW_KB, SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
+from cxrsearch.errors import IndexUnavailable
+from cxrsearch.store import manifest, shard
+from cxrsearch.store.contract import SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
 from cxrsearch.store.filters import Engine, translate
+from cxrsearch.store.thumbnails import Thumbnails
 from cxrsearch.where import Expression, Not
 
-_HNSW = edge.HnswIndexConfig(m=32, ef_construct=256, full_scan_threshold=10_000)
 _PAGE = 1_000
-# Less space than this is a full disk. The engine writes through memory maps, and a map that finds no room ends the
-# process, so there has to be room before it writes.
-_SPARE_BYTES = 64 * 2**20
 # What a process killed while it made an index may have left.
-_OWN_FILES = {"lock", "shard", "rejected.jsonl", "rejected.jsonl.new", "index.json.new", "manifest.json"}
+_OWN_FILES = {"lock", "shard", "thumbnails", "rejected.jsonl", "rejected.jsonl.new", "index.json.new", "manifest.json"}
 # Edge 0.9.0 turns MatchValue(True) into the number 1, which matches no boolean: they are kept as keywords.
 _BOOLEANS = {True: "true", False: "false"}
 
@@ -56,9 +53,10 @@ _FILTERS = Engine(
 class EdgeStore:
     """A VectorStore on a local folder. Use :meth:`open` and :meth:`create`."""
 
-    def __init__(self, folder: Path, facts: IndexFacts, shard: edge.EdgeShard, lock: TextIO, write: bool) -> None:
+    def __init__(self, folder: Path, facts: IndexFacts, opened: edge.EdgeShard, lock: TextIO, write: bool) -> None:
         self.folder, self.facts = folder, facts
-        self._shard, self._lock, self._write = shard, lock, write
+        self._shard, self._lock, self._write = opened, lock, write
+        self.thumbnails = Thumbnails(folder / "thumbnails")
 
     @classmethod
     def open(cls, folder: Path, write: bool = False) -> EdgeStore:
@@ -66,21 +64,21 @@ class EdgeStore:
         if not (folder / "index.json").is_file():
             what = "not a cxrsearch index" if folder.exists() else "no such index"
             raise IndexUnavailable(f"{folder}: {what}. Make one with: cxrsearch index DATASET --index {folder}")
-        lock = _locked(folder, write)
+        lock = shard.lock(folder, write)
         try:
-            _finish_erasing(folder, write)
+            shard.finish_erasing(folder, write)
             facts = _read_facts(folder)
             manifest.check(folder)
             if not (folder / "shard" / "edge_config.json").is_file():
                 raise IndexUnavailable(f"{folder / 'shard'}: missing or incomplete. Restore the index or index again.")
             if write:
-                _check_space(folder)
+                shard.check_space(folder)
                 manifest.remove(folder)
-            shard = _load(folder)
+            loaded = shard.load(folder)
         except BaseException:
             lock.close()
             raise
-        return cls(folder, facts, shard, lock, write)
+        return cls(folder, facts, loaded, lock, write)
 
     @classmethod
     def create(cls, folder: Path, facts: IndexFacts) -> EdgeStore:
@@ -96,10 +94,10 @@ class EdgeStore:
             raise IndexUnavailable(
                 f"{folder}: holds other files ({foreign[0]!r}) and no index. Give an empty or a new folder."
             )
-        lock = _locked(folder, write=True)
-        _check_space(folder)
+        lock = shard.lock(folder, write=True)
+        shard.check_space(folder)
         shutil.rmtree(folder / "shard", ignore_errors=True)  # of a process killed before its index.json was written
-        store = cls(folder, facts, _new_shard(folder / "shard", facts.dimensions), lock, write=True)
+        store = cls(folder, facts, shard.create(folder / "shard", facts.dimensions), lock, write=True)
         store._index_fields(facts.all_fields)
         store._write_facts(facts)
         return store
@@ -111,7 +109,7 @@ class EdgeStore:
 
     def upsert(self, points: Sequence[Point]) -> None:
         vectors = check_vectors(points, self.facts.dimensions)
-        _check_space(self.folder)
+        shard.check_space(self.folder)
         made = [
             edge.Point(id=point.id, vector=vector.tolist(), payload=_pack(point.payload))
             for point, vector in zip(points, vectors, strict=True)
@@ -122,9 +120,19 @@ class EdgeStore:
         self._update(edge.UpdateOperation.overwrite_payload([id], _pack(payload)))
 
     def query(self, vector: NDArray[np.float32], limit: int, expression: Expression | None = None) -> list[Scored]:
+        return self._query(edge.Query.Nearest(vector.tolist()), limit, expression)
+
+    def recommend(
+        self, positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]], limit: int,
+        expression: Expression | None = None,
+    ) -> list[Scored]:  # fmt: skip
+        examples = edge.RecommendQuery([v.tolist() for v in positives], [v.tolist() for v in negatives])
+        return self._query(edge.Query.RecommendSumScores(examples), limit, expression)
+
+    def _query(self, query: edge.Query, limit: int, expression: Expression | None) -> list[Scored]:
         request = edge.QueryRequest(
             limit=limit,
-            query=edge.Query.Nearest(vector.tolist()),
+            query=query,
             filter=self._filter(expression),
             with_payload=True,
             params=edge.SearchParams(hnsw_ef=max(SEARCH_BREADTH, limit)),
@@ -150,14 +158,15 @@ class EdgeStore:
     def count(self, expression: Expression | None = None) -> int:
         return self._shard.count(edge.CountRequest(exact=True, filter=self._filter(expression)))
 
-    def values(self, field: str) -> Mapping[str, int]:
-        request = edge.FacetRequest(key=field, limit=max(1, self.count()), exact=True)
+    def values(self, field: str, expression: Expression | None = None) -> Mapping[str, int]:
+        request = edge.FacetRequest(key=field, limit=max(1, self.count()), exact=True, filter=self._filter(expression))
         return {str(hit.value): hit.count for hit in self._shard.facet(request)}
 
     def delete(self, expression: Expression) -> int:
         count = self.count(expression)
         condition = self._filter(expression)
         assert condition is not None
+        self.thumbnails.remove(self._ids(expression))
         self._update(edge.UpdateOperation.delete_points_by_filter(condition))
         return count
 
@@ -166,19 +175,20 @@ class EdgeStore:
         count = self.count(expression)
         if not count:
             return 0
+        self.thumbnails.remove(self._ids(expression))
         new = self.folder / "shard.new"
         shutil.rmtree(new, ignore_errors=True)
-        kept = EdgeStore(self.folder, self.facts, _new_shard(new, self.facts.dimensions), self._lock, write=True)
+        kept = EdgeStore(self.folder, self.facts, shard.create(new, self.facts.dimensions), self._lock, write=True)
         kept._index_fields(self.facts.all_fields)
         points = self.scroll(Not(expression), vectors=True)
         while batch := list(islice(points, _PAGE)):
             kept.upsert(batch)
         kept._shard.close()
         self._shard.close()
-        # From the first rename on, the new shard is whole: opening finishes the rest (_finish_erasing).
+        # From the first rename on, the new shard is whole: opening finishes the rest (shard.py).
         (self.folder / "shard").rename(self.folder / "shard.old")
-        _finish_erasing(self.folder, write=True)
-        self._shard = _load(self.folder)
+        shard.finish_erasing(self.folder, write=True)
+        self._shard = shard.load(self.folder)
         return count
 
     def optimise(self) -> None:
@@ -191,12 +201,15 @@ class EdgeStore:
 
     def close(self) -> None:
         self._shard.close()
-        if self._write and _free(self.folder) >= _SPARE_BYTES:
+        if self._write and shard.free(self.folder) >= shard.SPARE_BYTES:
             # Loading removes the segments that were merged away; now, so that no search has to.
-            _load(self.folder).close()
+            shard.load(self.folder).close()
             with contextlib.suppress(OSError):  # on a full disk: an index without a manifest is not checked
                 manifest.write(self.folder)
         self._lock.close()  # closing the file gives the lock back
+
+    def _ids(self, expression: Expression) -> list[str]:
+        return [point.id for point in self.scroll(expression, fields=[])]
 
     def _update(self, operation: edge.UpdateOperation) -> None:
         self._shard.update(operation)
@@ -257,86 +270,9 @@ def _schema(kind: FieldType) -> Any:
             return edge.TextIndexParams(tokenizer=edge.TokenizerType.Word, lowercase=True)
 
 
-def _locked(folder: Path, write: bool) -> TextIO:
-    try:
-        # A reader of a read-only folder can lock too: flock needs no write permission.
-        file = open(folder / "lock", "a+" if write or not (folder / "lock").exists() else "r", encoding="ascii")  # noqa: SIM115
-    except OSError as error:
-        raise IndexUnavailable(f"{folder}: its lock file cannot be opened ({error.strerror})") from None
-    try:
-        fcntl.flock(file, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        who = "being searched or written" if write else "being written"
-        raise IndexInUse(f"{folder}: this index is {who} by another process. Try again when it is done.") from None
-    return file
-
-
-def _new_shard(path: Path, dimensions: int) -> edge.EdgeShard:
-    config = edge.EdgeConfig(
-        vectors=edge.EdgeVectorParams(size=dimensions, distance=edge.Distance.Dot),
-        wal_enabled=False,
-        hnsw_config=_HNSW,
-        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=EXACT_BELOW_KB),
-    )
-    path.mkdir()
-    return edge.EdgeShard.create(str(path), config)
-
-
-def _finish_erasing(folder: Path, write: bool) -> None:
-    """What a process killed while erasing left to do: its new shard is whole once the old one was renamed."""
-    new, old = folder / "shard.new", folder / "shard.old"
-    if not new.exists() and not old.exists():
-        return
-    if not write:
-        raise IndexUnavailable(f"{folder}: deleting a patient was interrupted; run the same cxrsearch forget again.")
-    if not (folder / "shard").exists():
-        new.rename(folder / "shard")
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _load(folder: Path) -> edge.EdgeShard:
-    """The shard, loaded by one process at a time: after a crash, loading tidies the files up."""
-    try:
-        turn = (folder / "lock").open("r+")
-        fcntl.lockf(turn, fcntl.LOCK_EX)  # independent of the flock that readers share
-    except OSError:
-        turn = None  # a read-only folder, where nothing can be tidied up
-    try:
-        return edge.EdgeShard.load(str(folder / "shard"))
-    except Exception as error:  # the engine raises bare Exception
-        if turn is None:
-            raise IndexUnavailable(
-                f"{folder}: cannot be written, and the engine has to, even to search. Copy the index to another folder."
-            ) from None
-        raise IndexUnavailable(
-            f"{folder / 'shard'}: cannot be opened ({_first_line(error)}). Restore the index or index again."
-        ) from None
-    finally:
-        if turn is not None:
-            turn.close()
-
-
 def _read_facts(folder: Path) -> IndexFacts:
     try:
         text = (folder / "index.json").read_text("utf-8")
     except (OSError, UnicodeDecodeError):
         raise IndexUnavailable(f"{folder / 'index.json'}: cannot be read. Restore the index or index again.") from None
     return IndexFacts.from_text(text, str(folder))
-
-
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
-
-
-def _check_space(folder: Path) -> None:
-    if (free := _free(folder)) < _SPARE_BYTES:
-        raise IndexUnavailable(
-            f"{folder}: the disk is full ({free // 2**20} MiB left). What was stored is kept and can be searched;"
-            " make room and run the same command again."
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -5,7 +5,7 @@ The address is ``http://host:6333/collection`` (or https). gRPC is used when the
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,6 +24,7 @@ from cxrsearch.clinical import Field, FieldType, Payload
 from cxrsearch.errors import IndexUnavailable, UsageError
 from cxrsearch.store.contract import EXACT_BELOW_KB, SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
 from cxrsearch.store.filters import Engine, translate
+from cxrsearch.store.thumbnails import Thumbnails
 from cxrsearch.where import Expression
 
 _METADATA_KEY = "cxrsearch"
@@ -57,6 +58,8 @@ class ServerStore:
         Raises IndexUnavailable.
         """
         self._client, self._collection, self._place = client, collection, place
+        folder = settings.thumbnails()
+        self.thumbnails = Thumbnails(folder / collection if folder is not None else None)
         if facts is not None and not self._call(lambda: client.collection_exists(collection)):
             self._create(facts)
         self.facts = self._read_facts()
@@ -76,7 +79,7 @@ class ServerStore:
             raise UsageError("--index: put no password in the address; set CXRSEARCH_QDRANT_API_KEY")
         server = f"{url.scheme}://{url.hostname}:{port or 6333}"
         if settings.qdrant_api_key() and url.scheme == "http" and url.hostname not in _THIS_MACHINE:
-            print(f"cxrsearch: the API key goes to {url.hostname} unencrypted; use https", file=sys.stderr)
+            logging.getLogger("cxrsearch").warning(f"the API key goes to {url.hostname} unencrypted; use https")
         client = _client(server)
         return cls(client, collection, f"{server}/{collection}", facts)
 
@@ -100,10 +103,24 @@ class ServerStore:
         )
 
     def query(self, vector: NDArray[np.float32], limit: int, expression: Expression | None = None) -> list[Scored]:
+        return self._query(vector.tolist(), limit, expression)
+
+    def recommend(
+        self, positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]], limit: int,
+        expression: Expression | None = None,
+    ) -> list[Scored]:  # fmt: skip
+        examples = models.RecommendInput(
+            positive=[vector.tolist() for vector in positives],
+            negative=[vector.tolist() for vector in negatives],
+            strategy=models.RecommendStrategy.SUM_SCORES,
+        )
+        return self._query(models.RecommendQuery(recommend=examples), limit, expression)
+
+    def _query(self, query: Any, limit: int, expression: Expression | None) -> list[Scored]:
         found = self._call(
             lambda: self._client.query_points(
                 self._collection,
-                query=vector.tolist(),
+                query=query,
                 limit=limit,
                 query_filter=self._filter(expression),
                 with_payload=True,
@@ -138,14 +155,17 @@ class ServerStore:
         wanted = self._filter(expression)
         return self._call(lambda: self._client.count(self._collection, count_filter=wanted, exact=True)).count
 
-    def values(self, field: str) -> Mapping[str, int]:
-        limit = max(1, self.count())
-        found = self._call(lambda: self._client.facet(self._collection, key=field, limit=limit, exact=True))
+    def values(self, field: str, expression: Expression | None = None) -> Mapping[str, int]:
+        limit, wanted = max(1, self.count()), self._filter(expression)
+        found = self._call(
+            lambda: self._client.facet(self._collection, key=field, limit=limit, exact=True, facet_filter=wanted)
+        )
         return {str(hit.value): hit.count for hit in found.hits}
 
     def delete(self, expression: Expression) -> int:
         count, condition = self.count(expression), self._filter(expression)
         assert condition is not None
+        self.thumbnails.remove([point.id for point in self.scroll(expression, fields=[])])
         selector = models.FilterSelector(filter=condition)
         self._call(lambda: self._client.delete(self._collection, points_selector=selector, wait=True))
         return count

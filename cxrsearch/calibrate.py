@@ -1,0 +1,206 @@
+"""Learning on an index how its neighbours' vote becomes a probability, and how far away is too far.
+
+The patients who have a field are dealt into three parts, one image each: the first teaches the kernel (least log loss
+over a grid), the second sets the floor of the conformal set (split conformal prediction: Vovk, Gammerman and Shafer,
+"Algorithmic learning in a random world", 2005; the score is one less the probability of the true value), the third is
+what the figures are measured on. Nothing is fitted again afterwards. Every patient is asked as a search asks: own
+images left out, all others may vote.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrsearch import cohort
+from cxrsearch.calibration import COVERAGE, Calibration, FieldCalibration, Figure, Kernel
+from cxrsearch.clinical import Field, FieldType, Scalar, values_of
+from cxrsearch.errors import InputError
+from cxrsearch.store.contract import Point, VectorStore
+from cxrsearch.vote import VOTERS, voters
+from cxrsearch.where import And, Equals, Expression, Missing, Not
+
+# A third of these patients sets the floor, and a third measures: with fewer, neither means anything.
+FEWEST_PATIENTS = 60
+# Each of at least two values has to be known of so many patients; rarer ones stay, as they are in the cohort.
+FEWEST_OF_A_VALUE = 10
+MOST_VALUES = 30
+# More patients than this make no figure better that anyone would read.
+MOST_PATIENTS = 1500
+# Part of the index's own patients that would be called far from everything.
+_FAR = 0.05
+# Reach, in medians of the voters' distance 1 - similarity.
+_REACHES = (0.5, 1.0, 2.0, math.inf)
+_PRIORS = (1.0, 3.0, 10.0)
+_SHARPNESSES = (0.75, 1.0, 1.5)
+_BINS = 10
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """N patients' votes over C values. scores (N, V), minus infinity where there were fewer voters; says (N, V, C):
+    what each voter says, in parts; truth (N, C): the patient's own values, in parts; base (C,)."""
+
+    scores: NDArray[np.float64]
+    says: NDArray[np.float64]
+    truth: NDArray[np.float64]
+    base: NDArray[np.float64]
+
+    def part(self, which: NDArray[np.int64]) -> _Answers:
+        return _Answers(self.scores[which], self.says[which], self.truth[which], self.base)
+
+    def probabilities(self, kernel: Kernel) -> NDArray[np.float64]:
+        """(N, C), rows add up to one: :func:`cxrsearch.vote.probabilities` for all at once."""
+        weights = np.where(np.isfinite(self.scores), np.exp(-np.maximum(0, 1 - self.scores) / kernel.reach), 0.0)
+        counts = np.einsum("nv,nvc->nc", weights, self.says)
+        shares = (counts + kernel.prior * self.base) / (counts.sum(axis=1, keepdims=True) + kernel.prior)
+        raw = self.base * (shares / self.base) ** kernel.sharpness
+        return np.asarray(raw / raw.sum(axis=1, keepdims=True))
+
+
+def calibrate(
+    store: VectorStore, trained_on: Sequence[str], seed: int = 0, asked: Callable[[str], None] = lambda name: None
+) -> Calibration:
+    """Ask the index about its own patients. trained_on: names of the datasets that the encoder learnt from.
+
+    asked: told what is being worked on. Raises InputError for an index of fewer than FEWEST_PATIENTS patients.
+    """
+    rng = np.random.default_rng(seed)
+    asked("novelty")
+    everyone = _one_each(store, None, [], rng)
+    if len(everyone) < FEWEST_PATIENTS:
+        raise InputError(f"only {len(everyone)} patients are in this index; {FEWEST_PATIENTS} are needed to calibrate")
+    nearest = [hit.score for point in everyone for hit in store.query(_vector(point), 1, _others(point))]
+    fields: dict[str, FieldCalibration] = {}
+    refused: dict[str, str] = {}
+    for field in store.facts.fields.values():
+        if field.type in (FieldType.KEYWORD, FieldType.BOOLEAN):
+            asked(field.name)
+            found = _of_field(store, field, seed)
+            if isinstance(found, str):
+                refused[field.name] = found
+            else:
+                fields[field.name] = found
+    learnt_from = tuple(sorted(set(trained_on) & set(store.facts.datasets)))
+    novelty = float(np.quantile(nearest, _FAR))
+    return Calibration(datetime.date.today().isoformat(), store.count(), seed, novelty, fields, refused, learnt_from)
+
+
+def _of_field(store: VectorStore, field: Field, seed: int) -> FieldCalibration | str:
+    """The calibration, or why there is none."""
+    base = cohort.shares(store, field)
+    if len(base) > MOST_VALUES:
+        return f"has {len(base)} values; more than {MOST_VALUES} are not calibrated"
+    rng = np.random.default_rng(seed)
+    patients = _one_each(store, Not(Missing(field.name)), [field.name], rng)
+    if len(patients) < FEWEST_PATIENTS:
+        return f"known of {len(patients)} patients; {FEWEST_PATIENTS} are needed"
+    known = [value for point in patients for value in set(values_of(point.payload, field.name))]
+    if sum(known.count(value) >= FEWEST_OF_A_VALUE for value in base) < 2:
+        return f"fewer than two of its values are known of {FEWEST_OF_A_VALUE} patients"
+    answers = _answers(store, field.name, list(base), np.array(list(base.values())), patients)
+    teaching, setting, measuring = np.array_split(np.arange(len(patients)), 3)
+    kernel = _learn(answers.part(teaching))
+    truth = answers.part(setting)
+    strange = np.sort(1 - (truth.probabilities(kernel) * _one_hot(truth.truth, rng)).sum(axis=1))
+    rank = min(len(strange) - 1, math.ceil((len(strange) + 1) * COVERAGE) - 1)
+    floor = float(1 - strange[rank])
+    figures = _measure(answers.part(measuring), kernel, floor, rng)
+    return FieldCalibration(kernel, floor, COVERAGE, (len(teaching), len(setting), len(measuring)), figures)
+
+
+def _one_each(
+    store: VectorStore, expression: Expression | None, fields: Sequence[str], rng: np.random.Generator
+) -> list[Point]:
+    """One image of each patient, in random order, at most MOST_PATIENTS; without their vectors until they are drawn."""
+    wanted = [*fields, "patient", "image_sha256"]
+    by_patient: dict[str, list[str]] = {}
+    for point in store.scroll(expression, fields=["patient"]):
+        by_patient.setdefault(str(point.payload.get("patient", point.id)), []).append(point.id)
+    drawn = [images[int(rng.integers(len(images)))] for images in by_patient.values()]
+    chosen = {drawn[i]: n for n, i in enumerate(rng.permutation(len(drawn))[:MOST_PATIENTS])}
+    points = [p for p in store.scroll(expression, fields=wanted, vectors=True) if p.id in chosen]
+    return sorted(points, key=lambda point: chosen[point.id])
+
+
+def _answers(
+    store: VectorStore, field: str, values: Sequence[Scalar], base: NDArray[np.float64], patients: Sequence[Point]
+) -> _Answers:
+    scores = np.full((len(patients), VOTERS), -np.inf)
+    says = np.zeros((len(patients), VOTERS, len(values)))
+    for number, point in enumerate(patients):
+        for place, voter in enumerate(voters(store, _vector(point), field, _others(point))):
+            scores[number, place], says[number, place] = voter.score, _parts(voter.values, values)
+    truth = np.stack([_parts(values_of(point.payload, field), values) for point in patients])
+    return _Answers(scores, says, truth, base)
+
+
+def _learn(answers: _Answers) -> Kernel:
+    """The kernel of least log loss."""
+    far = float(np.median(1 - answers.scores[np.isfinite(answers.scores)])) if answers.scores.size else 1.0
+    kernels = [
+        Kernel(reach * max(far, 1e-6), prior, sharpness)
+        for reach, prior, sharpness in product(_REACHES, _PRIORS, _SHARPNESSES)
+    ]
+    losses = [-(answers.truth * np.log(answers.probabilities(kernel) + 1e-12)).sum() for kernel in kernels]
+    return kernels[int(np.argmin(losses))]
+
+
+def _measure(answers: _Answers, kernel: Kernel, floor: float, rng: np.random.Generator) -> dict[str, Figure]:
+    said = answers.probabilities(kernel)
+    true = _one_hot(answers.truth, rng)
+    best = said.argmax(axis=1)
+    likely = said >= floor
+    likely[np.arange(len(said)), best] = True
+    per_patient = {
+        "Brier": ((said - true) ** 2).sum(axis=1),
+        "Brier of the base rate": ((answers.base - true) ** 2).sum(axis=1),
+        "gain": ((answers.base - true) ** 2 - (said - true) ** 2).sum(axis=1),
+        "coverage": (likely & (true > 0)).any(axis=1).astype(float),
+        "likely values": likely.sum(axis=1).astype(float),
+    }
+    right, confidence = true[np.arange(len(said)), best], said.max(axis=1)
+    draws = rng.integers(len(said), size=(_RESAMPLES, len(said)))
+    figures = {name: _figure(float(column.mean()), column[draws].mean(axis=1)) for name, column in per_patient.items()}
+    errors = np.array([_ece(right[draw], confidence[draw]) for draw in draws])
+    return figures | {"ECE": _figure(_ece(right, confidence), errors)}
+
+
+def _ece(right: NDArray[np.float64], confidence: NDArray[np.float64]) -> float:
+    """Expected calibration error in ten bins of the likeliest value's probability (Guo et al., ICML 2017)."""
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    gaps = np.bincount(bins, weights=right - confidence, minlength=_BINS)
+    return float(np.abs(gaps).sum() / len(right))
+
+
+def _figure(value: float, resampled: NDArray[np.float64]) -> Figure:
+    low, high = (float(v) for v in np.quantile(resampled, (0.025, 0.975)))
+    return Figure(value, low, high)
+
+
+def _one_hot(truth: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """One value a patient: of several, one at random."""
+    drawn: NDArray[np.int64] = (truth * rng.random(truth.shape)).argmax(axis=1)
+    return np.asarray(np.eye(truth.shape[1])[drawn])
+
+
+def _parts(own: Sequence[Scalar], values: Sequence[Scalar]) -> NDArray[np.float64]:
+    return np.array([(value in own) / len(own) for value in values], dtype=np.float64)
+
+
+def _vector(point: Point) -> NDArray[np.float32]:
+    assert point.vector is not None
+    return point.vector
+
+
+def _others(point: Point) -> Expression:
+    same_file = Not(Equals("image_sha256", (str(point.payload["image_sha256"]),)))
+    patient = point.payload.get("patient")
+    return same_file if patient is None else And((same_file, Not(Equals("patient", (str(patient),)))))

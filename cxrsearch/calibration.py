@@ -1,0 +1,124 @@
+"""What ``cxrsearch calibrate`` learnt of an index; kept with its facts, so that it moves and is backed up with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cxrsearch.clinical import Scalar
+from cxrsearch.errors import IndexUnavailable
+
+CALIBRATION_FORMAT = 1
+# The part of new patients whose true value is to be among the likely ones.
+COVERAGE = 0.9
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How neighbours count (vote.py). reach: in cosine similarity, infinite where all count alike; prior: in voters."""
+
+    reach: float
+    prior: float
+    sharpness: float
+
+    def weight(self, score: float) -> float:
+        return math.exp(-max(0.0, 1.0 - score) / self.reach)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with its 95 % interval by bootstrap over patients."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class FieldCalibration:
+    """Of one field. floor: the least probability of a likely value, 0..1; patients: who taught the kernel, who set the
+    floor, on whom the figures were measured; figures: Brier, Brier of the base rate, gain
+    (the second less the first), ECE, coverage, likely values."""
+
+    kernel: Kernel
+    floor: float
+    coverage: float
+    patients: tuple[int, int, int]
+    figures: Mapping[str, Figure]
+
+    @property
+    def useful(self) -> bool:
+        """Whether the vote was better than the base rate, beyond what chance could make of so many patients."""
+        return self.figures["gain"].low > 0
+
+    def likely(self, said: Mapping[Scalar, float]) -> frozenset[Scalar]:
+        """The conformal set: every value at or above the floor, and in any case the likeliest."""
+        if not said:
+            return frozenset()
+        best = max(said, key=lambda value: said[value])
+        return frozenset({best} | {value for value, part in said.items() if part >= self.floor})
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Of one index. made: ISO date; images: how many the index had; novelty: the least similarity, -1..1, to the
+    nearest other patient at which a query counts as known territory; refused: fields that were not calibrated, and why;
+    learnt_from: datasets of the index that the encoder was trained on, which makes every figure here too good."""
+
+    made: str
+    images: int
+    seed: int
+    novelty: float
+    fields: Mapping[str, FieldCalibration]
+    refused: Mapping[str, str]
+    learnt_from: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        data = {"format": CALIBRATION_FORMAT, **asdict(self)}
+        for field in data["fields"].values():
+            if math.isinf(field["kernel"]["reach"]):
+                field["kernel"]["reach"] = None  # JSON has no infinity
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | None) -> Calibration | None:
+        """None where there is none. Raises IndexUnavailable for one that cannot be read."""
+        if data is None:
+            return None
+        try:
+            if data["format"] != CALIBRATION_FORMAT:
+                raise ValueError
+            return cls(
+                str(data["made"]), int(data["images"]), int(data["seed"]), _number(data["novelty"]),
+                {str(name): _field(field) for name, field in data["fields"].items()},
+                {str(name): str(why) for name, why in data["refused"].items()},
+                tuple(map(str, data["learnt_from"])),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise IndexUnavailable("the index's calibration is damaged; run cxrsearch calibrate again") from None
+
+
+def _field(data: Mapping[str, Any]) -> FieldCalibration:
+    kernel = data["kernel"]
+    reach = math.inf if kernel["reach"] is None else _number(kernel["reach"])
+    if not reach > 0 or not _number(kernel["prior"]) > 0:
+        raise ValueError
+    teaching, setting, measuring = map(int, data["patients"])
+    return FieldCalibration(
+        Kernel(reach, float(kernel["prior"]), _number(kernel["sharpness"])),
+        _number(data["floor"]), _number(data["coverage"]), (teaching, setting, measuring),
+        {str(name): _figure(figure) for name, figure in data["figures"].items()},
+    )  # fmt: skip
+
+
+def _figure(data: Mapping[str, Any]) -> Figure:
+    return Figure(_number(data["value"]), _number(data["low"]), _number(data["high"]))
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number

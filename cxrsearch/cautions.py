@@ -1,0 +1,97 @@
+"""What a reader of hits has to be warned of, one line each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from cxrsearch import explain
+from cxrsearch.calibration import Calibration
+from cxrsearch.clinical import FieldType, values_of
+from cxrsearch.duplicates import BITS, NEAR, bits_between
+from cxrsearch.explain import Explanation
+from cxrsearch.pictures import Pictures
+from cxrsearch.radiograph import Radiograph, projection
+from cxrsearch.search import Hit, Result
+from cxrsearch.store.contract import VectorStore
+from cxrsearch.where import Expression
+
+# Fewer hits than this of one site are no wonder.
+_ENOUGH = 5
+# Hits that are looked at as possible copies of the query: a copy is never far down.
+_LOOKED_AT = 3
+_COPY_SIDE = 256
+
+
+def of(
+    result: Result, store: VectorStore, calibration: Calibration | None, where: Expression | None,
+    explanations: Sequence[Explanation | None] = (),
+) -> list[str]:  # fmt: skip
+    """Every warning about a query and its hits."""
+    query = result.query
+    found = [*_views(result), *_one_value(result.hits, store, where), *_copies(result, store)]
+    if calibration is not None:
+        nearest = store.query(query.embedding, 1, query.others)
+        if nearest and nearest[0].score < calibration.novelty:
+            found.append(
+                f"this image is far from everything in the index: the nearest is at {nearest[0].score:.3f}, while 95 %"
+                f" of the index's own images have another patient at {calibration.novelty:.3f} or nearer"
+            )
+    if result.unseen:
+        found.append(f"{result.unseen} of the hits have no picture here: the region was not compared with theirs")
+    return found + explain.warnings(explanations)
+
+
+def _views(result: Result) -> list[str]:
+    own = result.query.projection
+    seen = [_projection(hit) for hit in result.hits]
+    other = {"lateral": "frontal", "frontal": "lateral"}.get(own or "")
+    number = seen.count(other) if other else 0
+    if not number:
+        return []
+    return [
+        f"the query is a {own} view, {number} of its {len(seen)} hits are {other} ones: what is alike is not the view"
+    ]
+
+
+def _one_value(hits: Sequence[Hit], store: VectorStore, where: Expression | None) -> list[str]:
+    """Hits that are all of one site or one view, while the cohort has others."""
+    found = []
+    for name in ("site", "view"):
+        field = store.facts.fields.get(name)
+        if field is None or field.type is not FieldType.KEYWORD:
+            continue
+        counts = Counter(str(value) for hit in hits for value in values_of(hit.payload, name))
+        in_cohort = store.values(name, where) if len(counts) == 1 else {}
+        (value, number) = counts.most_common(1)[0] if counts else ("", 0)
+        if len(in_cohort) > 1 and number >= _ENOUGH:
+            share = in_cohort.get(value, 0) / sum(in_cohort.values())
+            found.append(
+                f"all {number} hits with a known {name} are of one: {value}, which has {share:.0%} of the cohort's"
+                " images; they may be alike in how they were made"
+            )
+    return found
+
+
+def _copies(result: Result, store: VectorStore) -> list[str]:
+    pictures, own, found = Pictures(store), _grey(result.query.image), []
+    for hit in result.hits[:_LOOKED_AT]:
+        picture = pictures.quick(hit.id, hit.payload)
+        if picture is not None and (bits := bits_between(own, _grey(picture.image))) <= NEAR:
+            found.append(
+                f"hit {hit.rank} is nearly the same picture as the query ({bits} of {BITS} bits differ): perhaps one"
+                " patient under two names, or a published copy"
+            )
+    return found
+
+
+def _grey(image: Radiograph) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    step = max(1, max(image.pixels.shape) // _COPY_SIDE)
+    return np.rint(image.pixels[::step, ::step] * 255).astype(np.uint8)
+
+
+def _projection(hit: Hit) -> str | None:
+    known = hit.payload.get("projection")
+    return str(known) if known is not None else projection(str(hit.payload.get("view", "")))

@@ -1,0 +1,182 @@
+"""Is what a search needs there, and does it work: every check tries the thing itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from cxrsearch import __version__, settings
+from cxrsearch.calibration import Calibration
+from cxrsearch.encoder import Encoder
+from cxrsearch.errors import CxrSearchError
+from cxrsearch.identity import load_identity
+from cxrsearch.pictures import Pictures
+from cxrsearch.store import is_url, open_store
+from cxrsearch.store.contract import VectorStore
+
+_PACKAGES = ("numpy", "onnxruntime", "pydicom", "qdrant-client", "qdrant-edge-py")
+# Compressed transfer syntaxes that archives hold (PS3.5 Annex A.4), and the plugin that reads each here.
+_DECODERS = {
+    "JPEG baseline, extended, lossless": "imagecodecs", "JPEG-LS": "pyjpegls", "JPEG 2000": "pylibjpeg-openjpeg",
+}  # fmt: skip
+_LITTLE_SPACE = 2**30
+_LOOKED_AT = 50  # images whose pictures are looked for
+_CHANGED = 0.2  # more or fewer images than this since the calibration, as a part: it is out of date
+
+
+class State(StrEnum):
+    FINE = "ok"
+    NOTE = "note"
+    FAILS = "FAILS"
+
+
+@dataclass(frozen=True)
+class Check:
+    what: str
+    found: str
+    state: State = State.FINE
+    to_do: str = ""
+
+
+def run(model: Path, index: str | None) -> list[Check]:
+    """Every check; a failing one does not keep the others from being made."""
+    checks = [_versions(), _decoders(), _device(), _try("settings", _settings), _try("pseudonym key", _key)]
+    encoder: Encoder | None = None
+    try:
+        encoder = Encoder(model)
+        checks.append(_encoder(encoder))
+    except CxrSearchError as error:
+        checks.append(Check("model", str(error), State.FAILS, "give another with --model, or install cxrsearch again"))
+    checks.append(_space("disk, temporary files", Path(tempfile.gettempdir())))
+    if index is None:
+        return [*checks, Check("index", "none was named", State.NOTE, "cxrsearch doctor --index PATH looks at one")]
+    try:
+        with open_store(index) as store:
+            checks += _index(store, index, encoder)
+    except CxrSearchError as error:
+        checks.append(Check("index", str(error), State.FAILS, "see the sentence itself"))
+    return checks
+
+
+def _versions() -> Check:
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
+    return Check("versions", f"cxrsearch {__version__}, {versions}")
+
+
+def _decoders() -> Check:
+    missing = [f"{syntax} ({package})" for syntax, package in _DECODERS.items() if not _installed(package)]
+    if missing:
+        return Check("DICOM decoders", f"missing: {', '.join(missing)}", State.FAILS, "install cxrsearch again")
+    return Check("DICOM decoders", ", ".join(_DECODERS))
+
+
+def _device() -> Check:
+    import onnxruntime
+
+    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+    return Check("device", f"{os.cpu_count()} cores; ONNX Runtime for {providers}; searching uses the CPU")
+
+
+def _settings() -> Check:
+    named = [given.source for name in settings.SETTINGS if (given := settings.given(name)).source]
+    return Check("settings", f"{len(named)} set; cxrsearch config shows them")
+
+
+def _key() -> Check:
+    path = settings.key_file()
+    if load_identity(path) is None:
+        return Check("pseudonym key", f"none yet ({path})", State.NOTE, "indexing makes one; keep a copy of it")
+    if path.stat().st_mode & 0o077:
+        return Check("pseudonym key", f"{path} can be read by others", State.FAILS, f"chmod 600 {path}")
+    return Check("pseudonym key", str(path))
+
+
+def _encoder(encoder: Encoder) -> Check:
+    size, card = encoder.card.image_size, encoder.card
+    picture = np.linspace(0, 1, size * size, dtype=np.float32).reshape(size, size)
+    started = time.monotonic()
+    encoded = encoder.encode([picture])
+    seconds = time.monotonic() - started
+    found = f"{card.name} ({card.fingerprint[:12]}), {1000 * seconds:.0f} ms an image"
+    if not np.allclose(encoded.places.sum(axis=(2, 3)), encoded.embedding, atol=1e-4):
+        return Check("model", f"{found}; its places do not add up", State.FAILS, "get the model folder again")
+    return Check("model", found)
+
+
+def _index(store: VectorStore, address: str, encoder: Encoder | None) -> Iterator[Check]:
+    facts, images = store.facts, store.count()
+    yield Check("index", f"{images} images, {len(facts.fields)} fields, {', '.join(facts.datasets)}")
+    if not is_url(address):
+        yield _space("disk, index", Path(address))
+    if encoder is not None:
+        same = facts.fingerprint == encoder.card.fingerprint
+        yield Check("model of the index", facts.model, State.FINE if same else State.FAILS,
+                    "" if same else "give that model with --model, or index again")  # fmt: skip
+        if same and images:
+            yield _query(store, encoder)
+    yield _pictures(store)
+    yield _try("calibration", lambda: _calibration(store, images))
+
+
+def _query(store: VectorStore, encoder: Encoder) -> Check:
+    """One real search: an image of the index has to find itself."""
+    point = next(iter(store.scroll(vectors=True)))
+    assert point.vector is not None
+    started = time.monotonic()
+    found = store.query(point.vector, 1)
+    seconds = time.monotonic() - started
+    if not found or found[0].score < 0.999:
+        return Check("one query", "an image does not find itself", State.FAILS, "index again, or restore a backup")
+    return Check("one query", f"answered in {1000 * seconds:.1f} ms")
+
+
+def _pictures(store: VectorStore) -> Check:
+    pictures = Pictures(store)
+    looked = [point for point, _ in zip(store.scroll(), range(_LOOKED_AT), strict=False)]
+    found = [pictures.of(point.id, point.payload) for point in looked]
+    originals = sum(picture is not None and picture.original for picture in found)
+    small = sum(picture is not None and not picture.original for picture in found)
+    words = f"of {len(looked)} images {originals} originals and {small} thumbnails are here"
+    if originals + small < len(looked):
+        return Check("pictures", words, State.NOTE, "put the originals back where they were, or index again")
+    return Check("pictures", words)
+
+
+def _calibration(store: VectorStore, images: int) -> Check:
+    calibration = Calibration.from_json(store.facts.calibration)
+    again = "cxrsearch calibrate --index ..."
+    if calibration is None:
+        return Check("calibration", "none: votes give no probability", State.NOTE, again)
+    if abs(images - calibration.images) > _CHANGED * calibration.images:
+        return Check("calibration", f"of {calibration.images} images, now {images}", State.NOTE, again)
+    return Check("calibration", f"of {calibration.made}, {len(calibration.fields)} fields")
+
+
+def _space(what: str, folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free
+    state = State.NOTE if free < _LITTLE_SPACE else State.FINE
+    return Check(what, f"{free / 2**30:.1f} GiB free", state, "make room" if state is State.NOTE else "")
+
+
+def _try(what: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except CxrSearchError as error:
+        return Check(what, str(error), State.FAILS, "see the sentence itself")
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

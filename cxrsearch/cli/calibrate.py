@@ -1,0 +1,45 @@
+"""cxrsearch calibrate: learn how an index's neighbours vote."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+from cxrsearch.cli.options import Index, Model, Output
+from cxrsearch.cli.telling import LOGGER
+from cxrsearch.report.rows import Format
+
+
+def calibrate(
+    index: Index,
+    model: Model = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Deals patients to teaching and measuring.")] = 0,
+    format: Output = Format.TABLE,
+) -> None:
+    """Learn on an index how its neighbours' vote becomes a probability, and how far is too far; search --vote uses it.
+
+    Example: cxrsearch calibrate --index chest
+    """
+    from dataclasses import replace
+
+    from cxrsearch import calibrate as calibrating
+    from cxrsearch.encoder import DEFAULT_MODEL, read_card
+    from cxrsearch.report import votes
+    from cxrsearch.report.rows import write
+    from cxrsearch.store import open_store
+
+    log = logging.getLogger(LOGGER)
+    card = read_card(model or DEFAULT_MODEL)
+    with open_store(index, write=True) as store:
+        store.facts.check_model(card.name, card.fingerprint)
+        trained_on = [str(name) for name in card.described.get("trained_on", [])]
+        found = calibrating.calibrate(store, trained_on, seed, lambda name: log.info(f"asking about {name}"))
+        store.declare(replace(store.facts, calibration=found.as_json()))
+    rows = votes.calibration_rows(found)
+    if format is Format.TABLE:
+        for line in votes.calibration_words(found):
+            print(line)
+    cells = [votes.written(row) for row in rows]
+    write(rows, votes.CALIBRATION_COLUMNS, format, cells=cells, whole=found.as_json())

@@ -1,0 +1,31 @@
+"""cxrsearch doctor: is everything there, and does a query work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxrsearch.cli.options import Model, Output
+from cxrsearch.report.rows import Format, write
+
+
+def doctor(
+    index: Annotated[
+        str | None, typer.Option("--index", metavar="PATH", help="An index to look at and to ask one query.")
+    ] = None,
+    model: Model = None,
+    format: Output = Format.TABLE,
+) -> int:
+    """Check the installation, the model, decoders and an index, and say what to fix. Exit code 4 when something fails.
+
+    Example: cxrsearch doctor --index chest
+    """
+    from cxrsearch import checkup
+    from cxrsearch.encoder import DEFAULT_MODEL
+
+    found = checkup.run(Path(model or DEFAULT_MODEL), index)
+    rows = [{"": check.state, "what": check.what, "found": check.found, "to do": check.to_do} for check in found]
+    write(rows, ["", "what", "found", "to do"], format)
+    return 4 if any(check.state is checkup.State.FAILS for check in found) else 0

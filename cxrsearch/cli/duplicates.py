@@ -1,0 +1,40 @@
+"""cxrsearch duplicates: pictures that an index holds twice."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from cxrsearch.cli.options import Index, Output
+from cxrsearch.cli.telling import LOGGER
+from cxrsearch.report.rows import Format, write
+
+
+def duplicates(index: Index, format: Output = Format.TABLE) -> None:
+    """List near-identical pairs of an index: those of two patients and sites first, they leak or are mistakes.
+
+    Example: cxrsearch duplicates --index chest
+    """
+    from collections import Counter
+
+    from cxrsearch.duplicates import BITS, pairs
+    from cxrsearch.store import open_store
+
+    with open_store(index) as store:
+        found, unseen = pairs(store)
+    if unseen:
+        logging.getLogger(LOGGER).warning(
+            f"{unseen} images have no picture here and were compared with nothing; index them again, with thumbnails"
+        )
+    rows: list[dict[str, Any]] = []
+    for pair in found:
+        row: dict[str, Any] = {"kind": pair.kind, "bits": pair.bits, "score": round(pair.score, 4)}
+        for number, payload in enumerate((pair.first, pair.second), start=1):
+            row |= {f"{name} {number}": payload.get(name) for name in ("dataset", "path", "patient", "site")}
+        rows.append(row)
+    sides = [f"{name} {number}" for number in (1, 2) for name in ("dataset", "path", "patient", "site")]
+    write(rows, ["kind", "bits", "score", *sides], format)
+    if format is Format.TABLE:
+        kinds = Counter(pair.kind for pair in found)
+        print("; ".join(f"{number} of {kind}" for kind, number in kinds.items()) or "no pair is near-identical")
+        print(f"bits: of {BITS} of the perceptual hashes, how many differ")

@@ -1,0 +1,123 @@
+"""The same radiograph twice: by perceptual hash, cropped and rescaled copies included.
+
+pHash (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010): the signs of the low
+frequencies of the discrete cosine transform against their median. 16 x 16 frequencies: radiographs of different
+patients are alike, and the usual 8 x 8 confuses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrsearch.clinical import Payload
+from cxrsearch.pictures import Pictures
+from cxrsearch.store.contract import VectorStore
+
+_FREQUENCIES = 16
+BITS = _FREQUENCIES**2 - 1  # the mean tells nothing
+# Bits in which two copies may differ. Of the half million pairs of different NIH patients in darkcovidnet one comes
+# this near; of its 120 COVID-19 pictures that covid-chestxray has under the same name 79 do, most of the others being
+# cropped by more or stretched (benchmarks/duplicate_threshold.py).
+NEAR = 50
+_SIDE = 64
+# Parts of the side that a copy may have kept, tried in three places along each side.
+_KEPT = (0.92, 0.84, 0.76)
+_WHOLE = (1.0, 0.5, 0.5)
+_CROPS = [_WHOLE] + [(k, y, x) for k in _KEPT for y in (0.0, 0.5, 1.0) for x in (0.0, 0.5, 1.0)]
+# Nearest images of each that are compared with it.
+_NEIGHBOURS = 10
+# Images less alike than this to the encoder are not compared.
+_CANDIDATE = 0.9
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two indexed images. bits: in how many of BITS they differ; score: cosine similarity; kind: how bad it is."""
+
+    first: Payload
+    second: Payload
+    bits: int
+    score: float
+    kind: str
+
+
+KINDS = ("two patients, two sites", "two patients", "patient unknown", "one patient")
+
+
+def hashes(pictures: Sequence[Picture], kept: float = 1.0, y: float = 0.5, x: float = 0.5) -> NDArray[np.float32]:
+    """(N, BITS) of -1 and 1: the hash of the part of each picture, (H, W) uint8, that keeps ``kept`` of its sides and
+    begins at (y, x) of the room there is."""
+    from PIL import Image
+
+    small = np.empty((len(pictures), _SIDE, _SIDE), dtype=np.float32)
+    for number, picture in enumerate(pictures):
+        height, width = (max(2, round(side * kept)) for side in picture.shape)
+        top, left = round((picture.shape[0] - height) * y), round((picture.shape[1] - width) * x)
+        part = np.ascontiguousarray(picture[top : top + height, left : left + width])
+        small[number] = np.asarray(Image.fromarray(part).resize((_SIDE, _SIDE), Image.Resampling.BOX))
+    basis = np.cos(np.pi / _SIDE * np.outer(np.arange(_FREQUENCIES), np.arange(_SIDE) + 0.5))  # DCT-II, unscaled
+    low = (basis @ small @ basis.T).reshape(len(pictures), -1)[:, 1:]
+    return np.where(low > np.median(low, axis=1, keepdims=True), 1, -1).astype(np.float32)
+
+
+def every_hash(pictures: Sequence[Picture]) -> Iterator[NDArray[np.float32]]:
+    """The hashes of the whole pictures, then those of every crop that is tried."""
+    for kept, y, x in _CROPS:
+        yield hashes(pictures, kept, y, x)
+
+
+def bits_between(first: Picture, second: Picture) -> int:
+    """In how many of BITS two pictures differ at least, whole or with one of them cropped."""
+    a, b = (np.stack([crop[0] for crop in every_hash([picture])]) for picture in (first, second))
+    return _bits(a, b)
+
+
+def pairs(store: VectorStore) -> tuple[list[Pair], int]:
+    """Near-identical pairs of an index, those across patients and sites first; how many images have no picture here.
+
+    Each image is compared with the nearest by its embedding, by perceptual hash.
+    """
+    pictures, kept = Pictures(store), {}
+    unseen = 0
+    points = {point.id: point for point in store.scroll(vectors=True)}
+    for id, point in points.items():
+        picture = pictures.quick(id, point.payload)
+        if picture is None:
+            unseen += 1
+        else:
+            grey = np.rint(picture.image.pixels * 255).astype(np.uint8)
+            kept[id] = np.stack([crop[0] for crop in every_hash([grey])]).astype(np.int8)
+    found: dict[tuple[str, str], Pair] = {}
+    for id, point in points.items():
+        assert point.vector is not None
+        for near in store.query(point.vector, _NEIGHBOURS + 1) if id in kept else []:
+            both = (min(id, near.id), max(id, near.id))
+            if near.id == id or near.score < _CANDIDATE or near.id not in kept or both in found:
+                continue
+            bits = _bits(kept[id].astype(np.float32), kept[near.id].astype(np.float32))
+            if bits <= NEAR:
+                first, second = (points[one].payload for one in both)
+                found[both] = Pair(first, second, bits, near.score, kind(first, second))
+    return sorted(found.values(), key=lambda pair: (KINDS.index(pair.kind), pair.bits)), unseen
+
+
+def kind(first: Mapping[str, object], second: Mapping[str, object]) -> str:
+    """One of KINDS."""
+    patients, sites = ([payload.get(name) for payload in (first, second)] for name in ("patient", "site"))
+    if None in patients:
+        return "patient unknown"
+    if patients[0] == patients[1]:
+        return "one patient"
+    return KINDS[0] if None not in sites and sites[0] != sites[1] else KINDS[1]
+
+
+def _bits(first: NDArray[np.float32], second: NDArray[np.float32]) -> int:
+    """Of (crops, BITS) hashes of two pictures, the whole first: the least of each against the other's whole."""
+    alike = max(float((first @ second[0]).max()), float((second @ first[0]).max()))
+    return round((BITS - alike) / 2)

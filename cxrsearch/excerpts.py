@@ -1,0 +1,54 @@
+"""The words around what ``contains`` was looking for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from cxrsearch.clinical import Payload, values_of
+from cxrsearch.where import And, Contains, Expression, Or, words
+
+# Characters shown before the first and after the last word that was found.
+_AROUND = 60
+# A text as (piece, whether it is one of the words looked for).
+Excerpt = tuple[tuple[str, bool], ...]
+
+
+def looked_for(expression: Expression | None) -> dict[str, frozenset[str]]:
+    """The words that ``contains`` looks for, by field; what stands under ``not`` is not there to be shown."""
+    found: dict[str, frozenset[str]] = {}
+    match expression:
+        case Contains(field, text):
+            found[field] = frozenset(words(text))
+        case And(parts) | Or(parts):
+            for part in parts:
+                for field, more in looked_for(part).items():
+                    found[field] = found.get(field, frozenset()) | more
+    return found
+
+
+def excerpts(payload: Payload, wanted: Mapping[str, frozenset[str]]) -> dict[str, Excerpt]:
+    """Of each field that was looked in and where something was found."""
+    made = {name: excerpt(" / ".join(map(str, values_of(payload, name))), among) for name, among in wanted.items()}
+    return {name: one for name, one in made.items() if one}
+
+
+def excerpt(text: str, wanted: frozenset[str]) -> Excerpt:
+    """The text from a little before the first of the words to a little after the last near it; empty without any."""
+    places = [found.span() for found in re.finditer(r"[^\W_]+", text) if found.group().lower() in wanted]
+    if not places:
+        return ()
+    first = places[0]
+    shown = [first] + [place for place in places[1:] if place[1] <= first[1] + 2 * _AROUND]
+    start, stop = max(0, first[0] - _AROUND), min(len(text), shown[-1][1] + _AROUND)
+    pieces: list[tuple[str, bool]] = [("…" if start else "", False)]
+    at = start
+    for begin, end in shown:
+        pieces += [(text[at:begin], False), (text[begin:end], True)]
+        at = end
+    pieces += [(text[at:stop], False), ("…" if stop < len(text) else "", False)]
+    return tuple(piece for piece in pieces if piece[0])
+
+
+def plain(one: Excerpt) -> str:
+    return "".join(piece for piece, _ in one)

@@ -1,0 +1,48 @@
+"""The facts of a cohort's images as a file for other programs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cxrsearch.cohort import rows
+from cxrsearch.errors import InputError, UsageError
+from cxrsearch.report.rows import write_csv
+from cxrsearch.store.contract import VectorStore
+from cxrsearch.where import Expression
+
+
+def write(store: VectorStore, expression: Expression | None, file: Path) -> int:
+    """Write .csv or .parquet, by the file's name, readable by its owner only; how many images.
+
+    Whole or not at all: written beside and renamed. Raises UsageError, InputError.
+    """
+    payloads = list(rows(store, expression))
+    columns = [name for name in store.facts.all_fields if name != "image_sha256"]
+    draft = file.with_name(file.name + ".new")
+    try:
+        os.close(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+        match file.suffix.lower():
+            case ".csv":
+                with draft.open("w", encoding="utf-8", newline="") as stream:
+                    write_csv(payloads, columns, stream)
+            case ".parquet":
+                _parquet([{name: payload.get(name) for name in columns} for payload in payloads], columns, draft)
+            case _:
+                raise UsageError(f"--export {file}: write to a file that ends in .csv or .parquet")
+        draft.replace(file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written ({error.strerror})") from None
+    finally:
+        draft.unlink(missing_ok=True)
+    return len(payloads)
+
+
+def _parquet(payloads: list[dict[str, object]], columns: list[str], file: Path) -> None:
+    import pandas
+
+    frame = pandas.DataFrame(payloads, columns=columns).convert_dtypes()
+    try:
+        frame.to_parquet(file, index=False)
+    except ImportError:
+        raise UsageError("--export .parquet needs pyarrow: pip install 'cxrsearch[analysis]', or write .csv") from None

@@ -1,0 +1,62 @@
+"""The picture of an indexed image: its original where that is there and unchanged, else its thumbnail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxrsearch import radiograph
+from cxrsearch.clinical import Payload
+from cxrsearch.errors import ImageError
+from cxrsearch.radiograph import Radiograph
+from cxrsearch.store.contract import VectorStore
+
+
+@dataclass(frozen=True)
+class Picture:
+    """``original``: from the file that was indexed; else from the thumbnail, which is smaller and lossy."""
+
+    image: Radiograph
+    original: bool
+
+
+class Pictures:
+    """The pictures of one open index."""
+
+    def __init__(self, store: VectorStore) -> None:
+        self._datasets, self._thumbnails = store.facts.datasets, store.thumbnails
+
+    def of(self, id: str, payload: Payload) -> Picture | None:
+        """None when neither the original nor a thumbnail can be read."""
+        original = self._original(payload)
+        return Picture(original, True) if original is not None else self.small(id)
+
+    def quick(self, id: str, payload: Payload) -> Picture | None:
+        """As :meth:`of`, the thumbnail first: for a search that looks through hundreds."""
+        return self.small(id) or self.of(id, payload)
+
+    def small(self, id: str) -> Picture | None:
+        """The thumbnail."""
+        data = self._thumbnails.get(id)
+        try:
+            return None if data is None else Picture(radiograph.decode(data, "thumbnail")[0], False)
+        except ImageError:
+            return None
+
+    def _original(self, payload: Payload) -> Radiograph | None:
+        """Raises nothing: a file that was moved, changed or is on another machine is no error of the search."""
+        dataset = self._datasets.get(str(payload.get("dataset")))
+        if dataset is None or not dataset.root:
+            return None
+        root = Path(dataset.root)
+        path = root / str(payload.get("path"))
+        try:
+            if not path.resolve().is_relative_to(root.resolve()):
+                return None  # an index from a stranger names what it likes
+            data = radiograph.read_bytes(path)
+            if radiograph.digest(data) != payload.get("image_sha256"):
+                return None
+            frame = int(str(payload.get("frame", 1)))
+            return next(image for image in radiograph.decode(data, path.name) if image.frame == frame)
+        except (ImageError, OSError, ValueError, RuntimeError, StopIteration):  # RuntimeError: links in a circle
+            return None
