@@ -51,9 +51,7 @@ def _views(result: Result) -> list[str]:
     number = seen.count(other) if other else 0
     if not number:
         return []
-    return [
-        f"the query is a {own} view, {number} of its {len(seen)} hits are {other} ones: what is alike is not the view"
-    ]
+    return [f"the query is a {own} view and {number} of its {len(seen)} hits are {other} ones"]
 
 
 def _one_value(hits: Sequence[Hit], store: VectorStore, where: Expression | None) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from cxrsearch.clinical import Field, Payload, values_of
 from cxrsearch.cohort import rows
 from cxrsearch.errors import InputError, UsageError
 from cxrsearch.report.rows import write_csv
@@ -27,7 +29,7 @@ def write(store: VectorStore, expression: Expression | None, file: Path) -> int:
                 with draft.open("w", encoding="utf-8", newline="") as stream:
                     write_csv(payloads, columns, stream)
             case ".parquet":
-                _parquet([{name: payload.get(name) for name in columns} for payload in payloads], columns, draft)
+                _parquet(payloads, [store.facts.all_fields[name] for name in columns], draft)
             case _:
                 raise UsageError(f"--export {file}: write to a file that ends in .csv or .parquet")
         draft.replace(file)
@@ -38,10 +40,12 @@ def write(store: VectorStore, expression: Expression | None, file: Path) -> int:
     return len(payloads)
 
 
-def _parquet(payloads: list[dict[str, object]], columns: list[str], file: Path) -> None:
+def _parquet(payloads: Sequence[Payload], fields: Sequence[Field], file: Path) -> None:
+    """A field that may have several values is a column of lists; the others have their own type."""
     import pandas
 
-    frame = pandas.DataFrame(payloads, columns=columns).convert_dtypes()
+    table = [{f.name: (values_of(p, f.name) or None) if f.several else p.get(f.name) for f in fields} for p in payloads]
+    frame = pandas.DataFrame(table, columns=[field.name for field in fields]).convert_dtypes()
     try:
         frame.to_parquet(file, index=False)
     except ImportError:

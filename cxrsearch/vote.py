@@ -81,7 +81,7 @@ class Vote:
 def check_field(field: Field) -> None:
     """Raises UsageError for a field whose values cannot be counted."""
     if field.type not in (FieldType.KEYWORD, FieldType.BOOLEAN):
-        raise UsageError(f"--vote {field.name}: is a {field.type}; a vote is on a keyword or a boolean field")
+        raise UsageError(f"--vote {field.name}: is of type {field.type}; a vote is on a keyword or a boolean field")
 
 
 def voters(

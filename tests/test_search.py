@@ -89,17 +89,19 @@ def test_one_bad_image_among_several_does_not_stop_the_others(cxrsearch: Run, co
     assert "dataset.toml: not a DICOM, PNG" in ran.err
 
 
-def test_the_vote_is_the_share_of_similarity(cxrsearch: Run, cohort: Path, index: Path) -> None:
+def test_the_vote_counts_patients_beside_the_cohort(cxrsearch: Run, cohort: Path, index: Path) -> None:
     (result,) = search(cxrsearch, image(cohort), "--index", index, "-k", 8, "--vote", "outcome")
-    hits, vote = result["hits"], result["vote"]
-    told = [hit for hit in hits if "outcome" in hit]
-    assert vote["missing"] == len(hits) - len(told)
+    vote = result["vote"]
+    assert vote["field"] == "outcome"
     assert sum(share["weight"] for share in vote["shares"]) == pytest.approx(1.0)
-    total = sum(hit["score"] for hit in told)
-    for share in vote["shares"]:
-        of_value = [hit for hit in told if hit["outcome"] == share["value"]]
-        assert share["weight"] == pytest.approx(sum(hit["score"] for hit in of_value) / total, abs=1e-4)
-        assert (share["images"], share["patients"]) == (len(of_value), len({hit["patient"] for hit in of_value}))
+    assert sum(share["patients"] for share in vote["shares"]) == vote["patients"] == 20
+    rows = json.loads(cxrsearch("cohort", "--index", index, "--by", "outcome", "--format", "json").out)
+    known = {row["outcome"]: row["images"] for row in rows if row["outcome"] is not None}
+    assert {share["value"]: share["base"] for share in vote["shares"]} == pytest.approx(
+        {value: number / sum(known.values()) for value, number in known.items()}
+    )
+    assert vote["known"] == pytest.approx(sum(known.values()) / 32)
+    assert vote["abstains"] == ["not calibrated: run cxrsearch calibrate on this index"]
 
 
 def test_table_and_csv_say_the_same(cxrsearch: Run, cohort: Path, index: Path) -> None:

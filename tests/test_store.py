@@ -135,6 +135,25 @@ def test_query_gives_cosines_best_first(store: VectorStore) -> None:
     assert all(int(hit.payload["age"]) >= 40 for hit in filtered)  # type: ignore[arg-type]
 
 
+def test_recommend_sums_similarities_to_the_likes_less_the_unlikes(store: VectorStore) -> None:
+    stored = [point(n, site="Daegu" if n % 2 else "Milan") for n in range(50)]
+    store.upsert(stored)
+    likes, unlikes = [unit(3), unit(7)], [unit(11)]
+    wish = sum(likes) - sum(unlikes)
+    for where in (None, Equals("site", ("Daegu",))):
+        among = [p for p in stored if where is None or p.payload["site"] == "Daegu"]
+        expected = sorted(((float(p.vector @ wish), p.id) for p in among), reverse=True)[:5]  # type: ignore[operator]
+        found = store.recommend(likes, unlikes, 5, where)
+        assert [hit.id for hit in found] == [id for _, id in expected]
+        assert [hit.score for hit in found] == pytest.approx([score for score, _ in expected], abs=1e-5)
+    assert [hit.id for hit in store.recommend(likes[:1], [], 1)] == [point(3).id]
+
+
+def test_values_are_counted_in_a_filtered_cohort(store: VectorStore) -> None:
+    store.upsert([point(n, site="ab"[n % 2], age=n) for n in range(10)])
+    assert dict(store.values("site", Compare("age", ">=", 7))) == {"b": 2, "a": 1}
+
+
 def test_scroll_pages_through_everything_with_chosen_fields(store: VectorStore) -> None:
     store.upsert([point(n, age=n, site="x") for n in range(2300)])
     seen = list(store.scroll(fields=["age"]))

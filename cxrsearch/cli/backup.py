@@ -33,7 +33,7 @@ def restore(
 ) -> None:
     """Make an index from a backup file, after checking the whole of it.
 
-    Example: cxrsearch restore chest-2020-03.backup chest
+    Example: cxrsearch restore chest-2020-03.backup chest-again
     """
     from cxrsearch.errors import UsageError
     from cxrsearch.store import create_store

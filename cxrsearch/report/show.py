@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 import numpy as np
@@ -21,11 +23,19 @@ def show(answers: Sequence[Answer], store: VectorStore, stream: TextIO) -> None:
     """The query and its hits; nothing where ``stream`` is no terminal that shows colours (NO_COLOR, TERM=dumb)."""
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
         return
+    if os.get_terminal_size(stream.fileno()).columns == 0:  # a terminal that says it has no size, as of docker exec
+        return
+    with _keyboard() as there:
+        if there:
+            _show(answers, Pictures(store), stream)
+
+
+def _show(answers: Sequence[Answer], pictures: Pictures, stream: TextIO) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console, pictures = Console(file=stream), Pictures(store)
+    console = Console(file=stream)
     in_a_row = max(1, console.width // (_COLUMNS + 2))
     for answer in answers:
         cells: list[Any] = [_cell(answer.result.query.image, "query")]
@@ -39,11 +49,29 @@ def show(answers: Sequence[Answer], store: VectorStore, stream: TextIO) -> None:
         console.print(grid)
 
 
+@contextmanager
+def _keyboard() -> Iterator[bool]:
+    """textual_image asks the terminal what it can do and listens on stdin; where paths come from there, on the terminal
+    itself. Whether there is any to listen on."""
+    stdin = sys.__stdin__
+    if stdin is not None and stdin.isatty():
+        yield True
+        return
+    try:
+        with open("/dev/tty") as terminal:
+            sys.__stdin__ = terminal  # type: ignore[misc]
+            yield True
+    except OSError:
+        yield False
+    finally:
+        sys.__stdin__ = stdin  # type: ignore[misc]
+
+
 def _cell(image: Radiograph, words: str) -> Any:
     from PIL import Image
     from rich.console import Group
     from rich.text import Text
-    from textual_image.renderable import Image as Shown  # asks the terminal what it can do, so only now
+    from textual_image.renderable import Image as Shown  # asks the terminal, so only now
 
     step = max(1, max(image.pixels.shape) // _SIDE)
     grey = np.rint(image.pixels[::step, ::step] * 255).astype(np.uint8)

@@ -1,0 +1,180 @@
+"""Cohorts side by side, exported, held against an image; words found in notes; pictures that are there twice."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxrsearch.excerpts import excerpt, looked_for, plain
+from cxrsearch.where import And, Contains, Equals, Not, words
+from indexer.phantoms import write_cohort
+
+
+def rows(cxrsearch: Run, *arguments: object) -> Any:
+    ran = cxrsearch("cohort", *arguments, "--format", "json")
+    assert ran.code == 0, ran.err
+    return json.loads(ran.out)
+
+
+def test_two_cohorts_side_by_side(cxrsearch: Run, index: Path) -> None:
+    found = rows(cxrsearch, "--index", index, "--where", 'site = "North"', "--versus", 'site = "South"')
+    everyone = rows(cxrsearch, "--index", index)
+    by_value = {(row["field"], row["value"]): row for row in found["rows"]}
+    for side, site in (("first", "North"), ("second", "South")):
+        of_site = [row for row in everyone if row["site"] == site]
+        for value in ("F", "M"):
+            expected = {row["patient"] for row in of_site if row["sex"] == value}
+            part = by_value["sex", value][side]
+            assert part["patients"] == len(expected)
+            assert part["known"] == len({row["patient"] for row in of_site})
+            assert part["low"] <= part["share"] <= part["high"]
+        missing = {row["patient"] for row in of_site} - {row["patient"] for row in of_site if "outcome" in row}
+        assert by_value["outcome", None][side]["patients"] == len(missing)
+        ages: dict[str, list[int]] = {}
+        for row in of_site:
+            ages.setdefault(row["patient"], []).append(row["age"])
+        assert by_value["age", ""][side]["known"] == len(ages)
+    difference = by_value["sex", "F"]["difference"]
+    assert difference[1] <= difference[0] <= difference[2]
+    assert found["shared"] == 0
+    table = cxrsearch("cohort", "--index", index, "--where", 'site = "North"', "--versus", 'site = "South"').out
+    assert "95 % intervals" in table
+    assert "median" in table
+
+
+def test_patients_of_both_cohorts_are_told_of(cxrsearch: Run, index: Path) -> None:
+    ran = cxrsearch("cohort", "--index", index, "--where", "age >= 30", "--versus", "age >= 50")
+    assert "patients are in both" in ran.out
+
+
+def test_a_cohort_as_csv_and_parquet(cxrsearch: Run, index: Path, tmp_path: Path) -> None:
+    import pandas
+
+    where = ["--index", index, "--where", 'site = "South"']
+    number = len(rows(cxrsearch, *where))
+    for name in ("c.csv", "c.parquet"):
+        ran = cxrsearch("cohort", *where, "--export", tmp_path / name)
+        assert ran.out == f"wrote {number} images to {tmp_path / name}\n"
+        assert (tmp_path / name).stat().st_mode & 0o077 == 0
+    with (tmp_path / "c.csv").open() as table:
+        assert {row["site"] for row in csv.DictReader(table)} == {"South"}
+    frame = pandas.read_parquet(tmp_path / "c.parquet")
+    assert len(frame) == number
+    assert frame["age"].dtype.kind == "i"
+    assert all(len(finding) >= 1 for finding in frame["finding"].dropna())
+    assert sorted(path.name for path in tmp_path.glob("c.*")) == ["c.csv", "c.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--export", "cohort.xlsx"], 2, "ends in .csv or .parquet"),
+        (["--export", "/nowhere/c.csv"], 4, "cannot be written"),
+        (["--by", "site", "--versus", "age > 3"], 2, "give one of"),
+        (["--similar-to", "nowhere.png"], 4, "nowhere.png: does not exist"),
+    ],
+)
+def test_what_cannot_be_done(cxrsearch: Run, index: Path, arguments: list[str], code: int, message: str) -> None:
+    ran = cxrsearch("cohort", "--index", index, *arguments)
+    assert (ran.code, message in ran.err) == (code, True), ran.err
+
+
+def test_how_alike_a_cohort_is(cxrsearch: Run, cohort: Path, index: Path) -> None:
+    image = sorted(cohort.parent.rglob("*.dcm"))[0]
+    found = rows(cxrsearch, "--index", index, "--similar-to", image, "--by", "site")
+    hits = json.loads(cxrsearch("search", image, "--index", index, "-k", 30, "--format", "json").out)[0]["hits"]
+    for row in found:
+        scores = [hit["score"] for hit in hits if hit["site"] == row["site"]]
+        assert row["images"] == len(scores)
+        assert row["0%"] == pytest.approx(min(scores), abs=1e-4)
+        assert row["100%"] == pytest.approx(max(scores), abs=1e-4)
+    assert sum(row["images"] for row in found) == 30  # not the image itself, nor its patient's other one
+
+
+def test_the_words_around_a_match_are_shown(cxrsearch: Run, cohort: Path, index: Path) -> None:
+    image = sorted(cohort.parent.rglob("*.dcm"))[0]
+    where = 'notes contains "OPACITIES" and site = "South"'
+    (found,) = json.loads(cxrsearch("search", image, "--index", index, "--where", where, "--format", "json").out)
+    assert found["hits"]
+    for hit in found["hits"]:
+        assert "opacities" in hit["excerpts"]["notes"]
+    assert "patchy peripheral opacities" in cxrsearch("search", image, "--index", index, "--where", where).out
+
+
+def test_only_what_was_looked_for_is_shown() -> None:
+    tree = And((Contains("notes", "Fever, cough"), Not(Contains("notes", "death")), Equals("site", ("a",))))
+    assert looked_for(tree) == {"notes": frozenset({"fever", "cough"})}
+    long = "x " * 200 + "a FEVER began " + "y " * 200
+    pieces = excerpt(long, frozenset({"fever"}))
+    assert [piece for piece, found in pieces if found] == ["FEVER"]
+    assert len(plain(pieces)) < 150
+    assert plain(pieces).startswith("…")
+    assert excerpt("nothing here", frozenset({"fever"})) == ()
+
+
+@given(st.text(max_size=400), st.text(max_size=10))
+def test_an_excerpt_is_a_piece_of_the_text(text: str, word: str) -> None:
+    pieces = excerpt(text, frozenset(words(word)))
+    shown = plain(pieces)
+    assert shown.removeprefix("…").removesuffix("…") in text
+    assert all(piece.lower() in words(word) for piece, found in pieces if found)
+
+
+def test_a_picture_under_two_patients_comes_first(cxrsearch: Run, tmp_path: Path) -> None:
+    toml = write_cohort(tmp_path / "set", patients=9, size=160)
+    with (tmp_path / "set/clinical.csv").open(newline="") as table:
+        listed = list(csv.DictReader(table))
+    north, south = (next(row for row in listed if row["site"] == site) for site in ("North", "South"))
+    shutil.copy(tmp_path / "set" / north["file"], tmp_path / "set" / "south/copy.dcm")
+    with (tmp_path / "set/clinical.csv").open("a", newline="") as table:
+        csv.DictWriter(table, listed[0]).writerow(south | {"file": "south/copy.dcm", "patient": "OTHER"})
+    assert cxrsearch("index", toml, "--index", tmp_path / "index").code == 0
+    ran = cxrsearch("duplicates", "--index", tmp_path / "index", "--format", "json")
+    assert ran.code == 0, ran.err
+    first = json.loads(ran.out)[0]
+    assert first["kind"] == "two patients, two sites"
+    assert first["bits"] == 0
+    assert {first["path 1"], first["path 2"]} == {north["file"], "south/copy.dcm"}
+    # The copy is not the query's file by name, and is its file by content: the search leaves both out. Another picture
+    # of nearly the same is warned of.
+    from PIL import Image
+
+    from cxrsearch import radiograph
+
+    pixels = radiograph.read(tmp_path / "set" / north["file"])[0].pixels
+    Image.fromarray((pixels * 255).astype("uint8")).save(tmp_path / "same.png")
+    (found,) = json.loads(
+        cxrsearch("search", tmp_path / "same.png", "--index", tmp_path / "index", "--format", "json").out
+    )
+    assert any("nearly the same picture as the query" in line for line in found["warnings"])
+
+
+def test_hits_of_one_site_are_warned_of_in_every_format(cxrsearch: Run, cohort: Path, index: Path) -> None:
+    """The cohort has two sites; five hits that are all of one may be alike for that."""
+    image = sorted(cohort.parent.rglob("*.dcm"))[0]
+    hits = json.loads(cxrsearch("search", image, "--index", index, "-k", 32, "--format", "json").out)[0]["hits"]
+    ages = sorted({hit["age"] for hit in hits if hit["site"] == "South"})[:5]
+    where = f'site = "South" and age in ({", ".join(map(str, ages))}) or age > 200'
+    plain = cxrsearch("search", image, "--index", index, "--where", where).out
+    assert "of one: South" not in plain  # the cohort was asked to be of one site
+    near = [hit["site"] for hit in hits[:5]]
+    ran = cxrsearch("search", image, "--index", index, "-k", 5, "--format", "json")
+    warned = any("hits with a known site are of one" in line for line in json.loads(ran.out)[0]["warnings"])
+    assert warned is (len(set(near)) == 1)
+
+
+def test_a_lateral_among_frontals_is_warned_of(cxrsearch: Run, cohort: Path, index: Path, tmp_path: Path) -> None:
+    import pydicom
+
+    lateral = pydicom.dcmread(sorted(cohort.parent.rglob("*.dcm"))[0])
+    lateral.ViewPosition, lateral.PatientID = "LL", "SOMEBODY ELSE"
+    lateral.save_as(tmp_path / "lateral.dcm")
+    for format in ("table", "json", "jsonl", "csv"):
+        ran = cxrsearch("search", tmp_path / "lateral.dcm", "--index", index, "--format", format)
+        assert "the query is a lateral view and 10 of its 10 hits are frontal ones" in ran.out

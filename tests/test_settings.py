@@ -1,0 +1,202 @@
+"""Feeling at home: settings, doctor, completion, quiet and verbose, pictures in a terminal, examples that run."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import shlex
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+from indexer.phantoms import write_cohort
+
+
+@pytest.fixture(autouse=True)
+def _a_place_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+
+
+def image(cohort: Path) -> Path:
+    return sorted(cohort.parent.rglob("*.dcm"))[0]
+
+
+def test_a_flag_goes_before_the_environment_and_that_before_the_file(
+    cxrsearch: Run, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "required" in cxrsearch("info").err.lower() or cxrsearch("info").code == 2
+    Path("cxrsearch.toml").write_text(f'index = "{index}"\n', "utf-8")
+    assert cxrsearch("info").code == 0
+    monkeypatch.setenv("CXRSEARCH_INDEX", str(tmp_path / "nowhere"))
+    ran = cxrsearch("info")
+    assert (ran.code, "nowhere: no such index" in ran.err) == (5, True)
+    assert cxrsearch("info", "--index", index).code == 0
+    rows = {row["setting"]: row for row in json.loads(cxrsearch("config", "--format", "json").out)}
+    assert (rows["index"]["value"], rows["index"]["from"]) == (str(tmp_path / "nowhere"), "CXRSEARCH_INDEX")
+    monkeypatch.delenv("CXRSEARCH_INDEX")
+    rows = {row["setting"]: row for row in json.loads(cxrsearch("config", "--format", "json").out)}
+    assert (rows["index"]["value"], rows["index"]["from"]) == (str(index), "cxrsearch.toml")
+
+
+def test_the_config_folder_is_looked_in_last(cxrsearch: Run, index: Path, tmp_path: Path) -> None:
+    (tmp_path / "config/cxrsearch").mkdir(parents=True)
+    (tmp_path / "config/cxrsearch/cxrsearch.toml").write_text(f'index = "{index}"\n', "utf-8")
+    assert cxrsearch("info").code == 0
+    Path("cxrsearch.toml").write_text('index = "elsewhere"\n', "utf-8")
+    assert cxrsearch("info").code == 5
+
+
+def test_a_secret_is_never_shown_and_never_in_the_file(cxrsearch: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXRSEARCH_QDRANT_API_KEY", "very-secret")
+    ran = cxrsearch("config")
+    assert "very-secret" not in ran.out
+    assert "(set, not shown)" in ran.out
+    Path("cxrsearch.toml").write_text('qdrant_api_key = "very-secret"\n', "utf-8")
+    ran = cxrsearch("config")
+    assert (ran.code, "comes from CXRSEARCH_QDRANT_API_KEY only" in ran.err) == (4, True)
+    assert "very-secret" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("index = ", "not valid TOML"),
+        ('indx = "a"', "no such setting"),
+        ("index = true", "give a text in quotes"),
+        ('index = "http://evil.example/chest"', "a server is named in"),
+        ("x = " + "[" * 90_000, "not valid TOML"),
+        ("#" * 200_000, "larger than any settings file"),
+    ],
+)
+def test_a_settings_file_that_cannot_be_used(cxrsearch: Run, text: str, message: str) -> None:
+    """A file in the working folder may come with an unpacked archive: it cannot send anything to a server."""
+    Path("cxrsearch.toml").write_text(text, "utf-8")
+    ran = cxrsearch("info")
+    assert (ran.code, message in ran.err) == (4, True), ran.err
+    assert len(ran.err.splitlines()) <= 2
+    assert cxrsearch("info", "--help").code == 0
+
+
+def test_doctor_finds_nothing_wrong_and_says_what_is(cxrsearch: Run, index: Path, tmp_path: Path) -> None:
+    ran = cxrsearch("doctor", "--index", index, "--format", "json")
+    assert ran.code == 0, ran.out
+    checks = {row["what"]: row for row in json.loads(ran.out)}
+    assert {"versions", "DICOM decoders", "model", "one query", "pictures", "calibration"} <= set(checks)
+    assert checks["calibration"]["to do"].startswith("cxrsearch calibrate")
+    assert "32 images" in checks["index"]["found"]
+    ran = cxrsearch("doctor", "--index", tmp_path / "nowhere", "--model", tmp_path / "none")
+    assert ran.code == 4
+    assert "no such index" in ran.out
+    assert "not a model folder" in ran.out
+    key = Path(os.environ["CXRSEARCH_KEY_FILE"])
+    key.chmod(0o644)
+    try:
+        assert "can be read by others" in cxrsearch("doctor").out
+    finally:
+        key.chmod(0o600)
+
+
+def test_doctor_sees_another_model(cxrsearch: Run, index: Path, other_model: Path) -> None:
+    ran = cxrsearch("doctor", "--index", index, "--model", other_model)
+    assert (ran.code, "give that model with --model" in ran.out) == (4, True)
+
+
+def test_quiet_and_verbose(cxrsearch: Run, cohort: Path, tmp_path: Path, index: Path) -> None:
+    """Data go to stdout whatever is told on stderr."""
+    toml = write_cohort(tmp_path / "set", patients=3, size=96)
+    (tmp_path / "set/broken.dcm").write_bytes(b"DICM")
+    with (tmp_path / "set/clinical.csv").open("a") as table:
+        table.write("broken.dcm,P9,North,Pneumonia,,,50,F,2020-03-01,\n")
+    normal = cxrsearch("index", toml, "--index", tmp_path / "a")
+    quiet = cxrsearch("index", toml, "--index", tmp_path / "b", "--quiet")
+    assert normal.code == quiet.code == 3
+    assert "rejected: 1" in normal.err
+    assert quiet.err == ""
+    assert "1 rejected" in quiet.out
+    loud = cxrsearch("search", image(cohort), "--index", index, "--report", tmp_path / "r.html", "-v")
+    assert re.search(r"\d\.\d\d s  wrote .*r.html", loud.err)
+    failing = cxrsearch("search", "nowhere.png", "--index", index, "-q")
+    assert "nowhere.png: does not exist" in failing.err
+
+
+def complete(words: str, cursor: int) -> list[str]:
+    environment = {**os.environ, "_CXRSEARCH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(cursor)}
+    code = "import sys; sys.argv = ['cxrsearch']; from cxrsearch.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def test_a_shell_completes_commands_fields_and_values(index: Path) -> None:
+    assert "search" in complete("cxrsearch sea", 1)
+    assert set(complete(f"cxrsearch search a.png --index {index} --vote o", 6)) == {"outcome"}
+    assert "site" in complete(f"cxrsearch cohort --index {index} --by si", 5)
+    assert complete(f"cxrsearch cohort --index {index} --where 'si", 5)[0].startswith("si")
+    values = complete(f"cxrsearch cohort --index {index} --where 'site = \"S", 5)
+    assert values == ['site = "South"']
+    assert 'site = "North"' in complete(f"cxrsearch cohort --index {index} --where 'site = ", 5)
+    assert complete("cxrsearch cohort --index /nowhere --by si", 5) in ([], [""])
+
+
+def in_a_terminal(*arguments: object, **environment: str) -> str:
+    """What the command prints where stdout is a terminal."""
+    reader, writer = pty.openpty()
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))  # rows, columns, no pixels told
+    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "TERM")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cxrsearch", *map(str, arguments)],
+        stdin=writer, stdout=writer, stderr=subprocess.DEVNULL,
+        env={**kept, "COLUMNS": "120", "LINES": "40", **environment}, cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    os.close(writer)
+    shown = b""
+    while True:
+        try:
+            more = os.read(reader, 65536)
+        except OSError:  # the terminal was closed: the process is done
+            break
+        if not more:
+            break
+        shown += more
+    os.close(reader)
+    assert process.wait(timeout=60) == 0
+    return shown.decode("utf-8", "replace")
+
+
+def test_pictures_are_shown_in_a_terminal_and_nowhere_else(cxrsearch: Run, cohort: Path, index: Path) -> None:
+    arguments = ["search", image(cohort), "--index", index, "-k", 3, "--show"]
+    shown = in_a_terminal(*arguments, TERM="xterm-256color", COLORTERM="truecolor")
+    assert shown.count("▀") > 4 * 26 * 5  # four pictures of 26 cells a line
+    greys = set(re.findall(r"38;2;(\d+);\1;\1", shown)) | set(re.findall(r"38;5;(\d+)", shown))
+    assert len(greys) > 10
+    for dull in ({"TERM": "dumb"}, {"TERM": "xterm-256color", "NO_COLOR": "1"}):
+        assert "▀" not in in_a_terminal(*arguments, **dull)
+    assert "▀" not in cxrsearch(*arguments).out
+
+
+def test_the_example_of_every_help_runs(cxrsearch: Run, tmp_path: Path) -> None:
+    """As it is written there, on an index ``chest``. Those that learn for an hour have tests of their own."""
+    from cxrsearch.cli.app import app
+
+    toml = write_cohort(tmp_path / "set", patients=70, size=96)
+    assert cxrsearch("index", toml, "--index", "chest").code == 0
+    next(toml.parent.rglob("*.dcm")).rename("scan.dcm")
+    rows = json.loads(cxrsearch("cohort", "--index", "chest", "--format", "json").out)
+    ran = 0
+    for command in app.registered_commands:
+        help_text = " ".join((command.callback.__doc__ or "").split())  # type: ignore[union-attr]
+        example = shlex.split(re.search(r"Example: cxrsearch (.*)$", help_text).group(1))  # type: ignore[union-attr]
+        if command.name in ("index", "audit", "train", "evaluate", "transfer", "copy"):
+            continue  # they need the real images, a server, or hours
+        example = [word.replace("Daegu", "South").replace("MZXW6YTBOI2DKNRX", rows[0]["patient"]) for word in example]
+        result = cxrsearch(*example)
+        assert result.code == 0, (example, result.err)
+        ran += 1
+    assert ran >= 9

@@ -1,0 +1,254 @@
+"""Votes: what neighbours say, calibrated on the index itself, or why they say nothing."""
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxrsearch.calibrate import calibrate
+from cxrsearch.calibration import Calibration, Kernel
+from cxrsearch.clinical import Field, FieldType
+from cxrsearch.errors import IndexUnavailable, InputError
+from cxrsearch.statistics import difference, wilson
+from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
+from cxrsearch.store.edge import EdgeStore
+from cxrsearch.vote import Voter, count, probabilities
+from cxrsearch.where import Equals
+
+D = 16
+FIELDS = {
+    "outcome": Field("outcome", FieldType.KEYWORD),
+    "icu": Field("icu", FieldType.BOOLEAN),
+    "site": Field("site", FieldType.KEYWORD),
+    "age": Field("age", FieldType.INTEGER),
+}
+FACTS = IndexFacts("model-a", "f" * 64, D, FIELDS, {"set": DatasetFacts("hospital", "")})
+
+
+def near(center: int, seed: int, spread: float = 0.25) -> Any:
+    """A unit vector near one of the axes."""
+    vector = np.eye(D)[center] + spread * np.random.default_rng(seed).normal(size=D)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def planted(folder: Path, patients: int = 600, purity: float = 0.85, seed: int = 0) -> EdgeStore:
+    """Two clusters; in each a value of outcome has ``purity`` of the patients. icu has nothing to do with vectors."""
+    rng = np.random.default_rng(seed)
+    store = EdgeStore.create(folder, FACTS)
+    points = []
+    for number in range(patients):
+        cluster = number % 2
+        pure = rng.random() < purity
+        payload = {
+            "patient": f"P{number}", "image_sha256": f"{number:064x}", "dataset": "set",
+            "outcome": ("died", "survived")[cluster if pure else 1 - cluster], "icu": bool(rng.random() < 0.3),
+            "site": ("Daegu", "Milan", "Wuhan")[int(rng.integers(3))],
+        }  # fmt: skip
+        id = str(uuid.UUID(int=number + 1))
+        points.append(Point(id, payload, near(cluster, 1000 * seed + number)))
+    store.upsert(points)
+    return store
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[EdgeStore, Calibration]:
+    store = planted(tmp_path_factory.mktemp("planted") / "index")
+    return store, calibrate(store, [])
+
+
+def test_a_probability_is_what_was_planted(calibrated: tuple[EdgeStore, Calibration]) -> None:
+    store, calibration = calibrated
+    for cluster, value in ((0, "died"), (1, "survived")):
+        vote = count(store, near(cluster, 77), FIELDS["outcome"], calibration)
+        assert vote.abstains == ()
+        assert vote.shares[0].value == value
+        assert vote.shares[0].probability == pytest.approx(0.85, abs=0.1)
+        assert vote.shares[0].low < 0.85 < vote.shares[0].high  # type: ignore[operator]
+        assert sum(share.probability or 0 for share in vote.shares) == pytest.approx(1)
+        assert {share.value: share.base for share in vote.shares} == pytest.approx(
+            {"died": 0.5, "survived": 0.5}, abs=0.05
+        )
+
+
+def test_figures_are_those_of_patients_held_out(calibrated: tuple[EdgeStore, Calibration]) -> None:
+    _, calibration = calibrated
+    outcome, icu = calibration.fields["outcome"], calibration.fields["icu"]
+    assert outcome.patients == (200, 200, 200)
+    assert outcome.useful
+    assert outcome.figures["Brier"].value == pytest.approx(2 * 0.85 * 0.15, abs=0.06)
+    assert outcome.figures["ECE"].value < 0.08
+    assert outcome.figures["coverage"].value >= 0.84
+    # What has nothing to do with the picture is not sold as if it had.
+    assert not icu.useful
+    assert icu.figures["Brier"].value == pytest.approx(icu.figures["Brier of the base rate"].value, abs=0.03)
+
+
+@pytest.mark.slow
+def test_the_likely_values_hold_the_true_one_nine_times_of_ten(tmp_path: Path) -> None:
+    """Split conformal prediction promises 90 % on average over draws; each draw's own coverage varies around that."""
+    covered = []
+    for seed in range(6):
+        store = planted(tmp_path / str(seed), patients=450, purity=0.7, seed=seed)
+        covered.append(calibrate(store, [], seed).fields["outcome"].figures["coverage"].value)
+        store.close()
+    assert np.mean(covered) >= 0.86
+
+
+def test_the_same_seed_calibrates_the_same(calibrated: tuple[EdgeStore, Calibration]) -> None:
+    store, calibration = calibrated
+    assert calibrate(store, []) == calibration
+    assert calibrate(store, [], seed=1) != calibration
+
+
+def test_a_calibration_survives_being_stored(calibrated: tuple[EdgeStore, Calibration]) -> None:
+    _, calibration = calibrated
+    assert Calibration.from_json(json.loads(json.dumps(calibration.as_json()))) == calibration
+    for broken in ({"format": 1}, {**calibration.as_json(), "novelty": "x"}, {**calibration.as_json(), "format": 99}):
+        with pytest.raises(IndexUnavailable, match="calibration is damaged"):
+            Calibration.from_json(broken)
+
+
+def test_reasons_to_abstain(calibrated: tuple[EdgeStore, Calibration]) -> None:
+    store, calibration = calibrated
+    outcome = FIELDS["outcome"]
+    far = count(store, near(9, 1), outcome, calibration)
+    assert any("too far" in reason for reason in far.abstains)
+    assert all(share.probability is None for share in far.shares)
+    assert sum(share.patients for share in far.shares) == 20  # what was counted is still shown
+    few = count(store, near(0, 1), outcome, calibration, others=Equals("patient", ("P0", "P2", "P4")))
+    assert any("too few neighbours: 3 patients" in reason for reason in few.abstains)
+    one_site = count(store, near(0, 1), outcome, calibration, others=Equals("site", ("Daegu",)))
+    assert any("all neighbours are from one site (Daegu), of 3" in reason for reason in one_site.abstains)
+    wanted = count(store, near(0, 1), outcome, calibration, where=Equals("site", ("Daegu",)))
+    assert wanted.abstains == ()  # the cohort is of one site because it was asked for
+    assert "not calibrated" in count(store, near(0, 1), outcome, None).abstains[0]
+
+
+def test_a_patient_has_one_voice(tmp_path: Path) -> None:
+    store = EdgeStore.create(tmp_path / "index", FACTS)
+    loud = [
+        Point(str(uuid.UUID(int=n + 1)), {"patient": "LOUD", "outcome": "died"}, near(0, n, 0.01)) for n in range(30)
+    ]
+    others = [
+        Point(str(uuid.UUID(int=n + 100)), {"patient": f"P{n}", "outcome": "survived"}, near(0, n + 100, 0.3))
+        for n in range(6)
+    ]
+    store.upsert(loud + others)
+    vote = count(store, near(0, 5, 0.01), FIELDS["outcome"], None)
+    assert {share.value: share.patients for share in vote.shares} == {"died": 1, "survived": 6}
+    store.close()
+
+
+def test_a_rare_value_counts_by_how_much_more_often_it_is_here() -> None:
+    """Three voters of ten for a value that one in a hundred has say more than three for one that half have."""
+    asked = [Voter(0.9, ("rare",))] * 3 + [Voter(0.9, ("common",))] * 7
+    sharp = Kernel(reach=1.0, prior=1.0, sharpness=2.0)
+    rare = probabilities(asked, {"rare": 0.01, "common": 0.99}, sharp)["rare"]
+    half = probabilities(asked, {"rare": 0.5, "common": 0.5}, sharp)["rare"]
+    assert rare > half
+    assert probabilities([], {"rare": 0.01, "common": 0.99}, sharp)["rare"] == pytest.approx(0.01)
+
+
+voters = st.lists(
+    st.builds(
+        Voter, st.floats(-1, 1), st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True).map(tuple)
+    ),
+    max_size=20,
+)
+kernels = st.builds(Kernel, st.sampled_from([0.01, 0.5, float("inf")]), st.floats(0.1, 20), st.floats(0.5, 2))
+
+
+@given(voters, kernels)
+def test_probabilities_add_up_whoever_votes(asked: list[Voter], kernel: Kernel) -> None:
+    said = probabilities(asked, {"a": 0.7, "b": 0.2, "c": 0.1}, kernel)
+    assert sum(said.values()) == pytest.approx(1)
+    assert all(0 <= part <= 1 for part in said.values())
+
+
+@given(st.integers(0, 300), st.integers(1, 300), st.integers(0, 300), st.integers(1, 300))
+def test_intervals_hold_what_they_are_of(a: int, of_a: int, b: int, of_b: int) -> None:
+    a, b = min(a, of_a), min(b, of_b)
+    low, high = wilson(a, of_a)
+    assert 0 <= low <= a / of_a + 1e-9
+    assert a / of_a - 1e-9 <= high <= 1
+    below, above = difference(a, of_a, b, of_b)
+    assert -1 - 1e-9 <= below <= a / of_a - b / of_b + 1e-9
+    assert a / of_a - b / of_b - 1e-9 <= above <= 1 + 1e-9
+
+
+def test_intervals_of_the_literature() -> None:
+    """Newcombe 1998: 81 of 263 by Wilson (Table I), and 56/70 against 48/80 (Table II, a, method 10)."""
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert difference(56, 70, 48, 80) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def hundred(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from cxrsearch.cli.app import run
+    from indexer.phantoms import write_cohort
+
+    folder = tmp_path_factory.mktemp("hundred")
+    toml = write_cohort(folder / "set", patients=100, size=96)
+    assert run(["index", str(toml), "--index", str(folder / "index")]) == 0
+    return folder
+
+
+def test_calibrate_then_vote_then_info(cxrsearch: Run, hundred: Path) -> None:
+    index, image = hundred / "index", next((hundred / "set").rglob("*.dcm"))
+    before = json.loads(cxrsearch("search", image, "--index", index, "--vote", "finding", "--format", "json").out)
+    assert "not calibrated" in before[0]["vote"]["abstains"][0]
+    assert "not calibrated" in cxrsearch("info", "--index", index).out
+    ran = cxrsearch("calibrate", "--index", index)
+    assert ran.code == 0, ran.err
+    assert "finding" in ran.out
+    assert "outcome" in ran.out
+    (after,) = json.loads(cxrsearch("search", image, "--index", index, "--vote", "finding", "--format", "json").out)
+    vote = after["vote"]
+    assert vote["abstains"] == []
+    assert vote["coverage"] == 0.9
+    assert sum(share["probability"] for share in vote["shares"]) == pytest.approx(1)
+    assert sum(share["base"] for share in vote["shares"]) == pytest.approx(1)
+    table = cxrsearch("search", image, "--index", index, "--vote", "finding").out
+    assert "in the cohort" in table
+    assert "likely at 90%" in table
+    assert "on 34 patients of the index held out" in table or "on 33 patients of the index held out" in table
+    told = cxrsearch("info", "--index", index).out
+    assert "95 % of the index's patients have another" in told
+    assert "Brier of the base rate" in told
+
+
+def test_a_calibration_moves_with_the_index(cxrsearch: Run, hundred: Path, tmp_path: Path) -> None:
+    assert cxrsearch("calibrate", "--index", hundred / "index").code == 0
+    assert cxrsearch("backup", hundred / "index", tmp_path / "file").code == 0
+    assert cxrsearch("restore", tmp_path / "file", tmp_path / "again").code == 0
+    facts = [
+        json.loads((folder / "index.json").read_text("utf-8")) for folder in (hundred / "index", tmp_path / "again")
+    ]
+    assert facts[0]["calibration"] == facts[1]["calibration"] is not None
+
+
+def test_too_few_patients_to_calibrate(cxrsearch: Run, index: Path, tmp_path: Path) -> None:
+    ran = cxrsearch("calibrate", "--index", index)
+    assert (ran.code, "only 24 patients are in this index; 60 are needed" in ran.err) == (4, True)
+    store = planted(tmp_path / "few", patients=59)
+    with pytest.raises(InputError, match="only 59 patients"):
+        calibrate(store, [])
+    store.close()
+
+
+def test_a_number_is_not_voted_on(cxrsearch: Run, cohort: Path, index: Path) -> None:
+    image = next(cohort.parent.rglob("*.dcm"))
+    ran = cxrsearch("search", image, "--index", index, "--vote", "age")
+    assert (ran.code, "--vote age: is of type integer" in ran.err) == (2, True)
+
+
+def test_a_field_the_encoder_learnt_is_said_to_be(tmp_path: Path) -> None:
+    store = planted(tmp_path / "index", patients=90)
+    assert calibrate(store, ["set", "other"]).learnt_from == ("set",)
+    store.close()
