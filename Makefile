@@ -3,11 +3,12 @@
 # make bench   the figures of docs/benchmarks.md
 # make results   the figures of docs/results.md
 # make transfer  the table of docs/transfer.md
+# make docs    the pages of docs/ as a site in site/, command reference included
 # make ablation  what each part of the method is worth: docs/ablation.md
 PYTHON ?= python3
 DATA ?=
 
-.PHONY: demo test bench results transfer ablation format
+.PHONY: demo test bench results transfer ablation docs format
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -30,6 +31,10 @@ transfer: .venv-dev/ready
 
 ablation: .venv-dev/ready
 	.venv-dev/bin/python -m benchmarks.ablation
+
+docs: .venv-dev/ready
+	.venv-dev/bin/python docs/reference.py
+	.venv-dev/bin/mkdocs build --quiet
 
 format: .venv-dev/ready
 	.venv-dev/bin/ruff check --fix .

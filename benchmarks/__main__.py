@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import cold_search, engine, indexing_rate, learning_speed
+from benchmarks import cold_search, engine, faithfulness, indexing_rate, learning_speed
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 HEAD = """\
@@ -27,7 +27,8 @@ def main() -> None:
         # The key of these throw-away indexes is theirs.
         os.environ["CXRSEARCH_KEY_FILE"] = str(place / "key")
         sections = [
-            part.measure(place / part.__name__) for part in (cold_search, indexing_rate, learning_speed, engine)
+            part.measure(place / part.__name__)
+            for part in (cold_search, indexing_rate, learning_speed, faithfulness, engine)
         ]
     head = HEAD.format(
         day=datetime.date.today(), cores=os.cpu_count(), machine=platform.machine(), python=platform.python_version()

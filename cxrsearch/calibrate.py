@@ -40,6 +40,7 @@ _REACHES = (0.5, 1.0, 2.0, math.inf)
 _PRIORS = (1.0, 3.0, 10.0)
 _SHARPNESSES = (0.75, 1.0, 1.5)
 _BINS = 10
+_ROUNDING = 1e-9
 _RESAMPLES = 1000
 
 
@@ -109,9 +110,10 @@ def _of_field(store: VectorStore, field: Field, seed: int) -> FieldCalibration |
     teaching, setting, measuring = np.array_split(np.arange(len(patients)), 3)
     kernel = _learn(answers.part(teaching))
     truth = answers.part(setting)
-    strange = np.sort(1 - (truth.probabilities(kernel) * _one_hot(truth.truth, rng)).sum(axis=1))
-    rank = min(len(strange) - 1, math.ceil((len(strange) + 1) * COVERAGE) - 1)
-    floor = float(1 - strange[rank])
+    of_truth = np.sort((truth.probabilities(kernel) * _one_hot(truth.truth, rng)).sum(axis=1))[::-1]
+    rank = min(len(of_truth) - 1, math.ceil((len(of_truth) + 1) * COVERAGE) - 1)
+    # A hair lower: patients alike in every voter tie, and rounding must not put some of them below it.
+    floor = float(of_truth[rank]) * (1 - _ROUNDING)
     figures = _measure(answers.part(measuring), kernel, floor, rng)
     return FieldCalibration(kernel, floor, COVERAGE, (len(teaching), len(setting), len(measuring)), figures)
 

@@ -36,16 +36,21 @@ def main(arguments: list[str]) -> int:
     first = next(str(record.path) for record in data.records() if record.problem is None and record.path.is_file())
     _run(cxrsearch, "search", first, "--index", index, "-k", "5")
     where, by = _filter(cxrsearch, index)
-    if where:
-        _run(cxrsearch, "search", first, "--index", index, "-k", "5", "--where", where)
+    _run(cxrsearch, "calibrate", "--index", index)
+    page = FOLDER / "report.html"
+    filtered = ["--where", where] if where else []
+    vote = ["--vote", by[-1]] if by else []
+    _run(cxrsearch, "search", first, "--index", index, "-k", "5", *filtered, *vote, "--explain", "--report", str(page))
     counted = [part for name in by for part in ("--by", name)]
     _run(cxrsearch, "cohort", "--index", index, *counted)
     print(f"Done in {time.monotonic() - started:.0f} s. The index is {index}/; every command above can be typed again.")
+    if page.exists():
+        print(f"Open {page} in a browser: the pictures side by side, with place maps, facts and the vote.")
     return 0
 
 
 def _filter(cxrsearch: str, index: str) -> tuple[str, list[str]]:
-    """A filter by site and outcome and the fields to count by; where these are not, by the first two keyword fields."""
+    """A filter by site, and site and outcome to count by; where these are not, the first two keyword fields."""
     told = subprocess.run([cxrsearch, "info", "--index", index, "--format", "json"], capture_output=True, check=True)
     system = {"dataset", "patient", "study", "path", "image_sha256"}
     keywords = [
@@ -54,16 +59,15 @@ def _filter(cxrsearch: str, index: str) -> tuple[str, list[str]]:
         if "keyword" in field["type"] and field["images"] and field["field"] not in system
     ]
     by = [name for name in ("site", "outcome") if name in keywords] or keywords[:2]
-    parts = []
-    for name in by:
+    for name in by[:1]:
         answer = subprocess.run(
             [cxrsearch, "cohort", "--index", index, "--by", name, "--format", "json"], capture_output=True, check=True
         )
         value = next((row[name] for row in json.loads(answer.stdout) if row[name] is not None), None)
         if isinstance(value, str):
             quoted = value.replace('"', '""')
-            parts.append(f'{name} = "{quoted}"')
-    return " and ".join(parts), by
+            return f'{name} = "{quoted}"', by
+    return "", by
 
 
 def _run(*command: str) -> int:

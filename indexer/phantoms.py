@@ -96,7 +96,7 @@ _SCANNERS = (
 )
 
 
-def write_cohort(folder: Path, patients: int = 40, size: int = 320, seed: int = 0) -> Path:
+def write_cohort(folder: Path, patients: int = 90, size: int = 320, seed: int = 0) -> Path:
     """Write ``patients`` phantoms, a third of them with a follow-up, into ``folder``; the dataset TOML's path.
 
     size: pixels of the shorter side. The same seed writes the same pixels and facts.

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -103,7 +102,7 @@ def test_an_index_from_a_stranger_cannot_have_other_files_shown(index: Path, tmp
     root.mkdir()
     secret = tmp_path / "secret.png"
     Image.effect_noise((64, 64), 50).save(secret)
-    os.symlink(secret, root / "link")
+    (root / "link").symlink_to(secret)
     store = EdgeStore.open(index, write=True)
     try:
         from dataclasses import replace

@@ -1,0 +1,36 @@
+"""Writes docs/commands.md from the commands' own help: ``make docs``. A test fails when the page is out of date."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from cxrsearch.cli.app import app
+
+PAGE = Path(__file__).parent / "commands.md"
+HEAD = """\
+# Commands
+
+Written by `make docs` from the commands themselves: what `cxrsearch COMMAND --help` prints. Every `--where` is described
+in [where.md](where.md); exit codes are in the README. `cxrsearch --install-completion` teaches your shell commands,
+fields and values.
+"""
+
+
+def page() -> str:
+    names = [str(command.name) for command in app.registered_commands]
+    return HEAD + "".join(f"\n## {name}\n\n```text\n{_help(name)}\n```\n" for name in names)
+
+
+def _help(name: str) -> str:
+    code = f"import sys; from cxrsearch.cli.app import run; sys.exit(run([{name!r}, '--help']))"
+    environment = {"COLUMNS": "100", "PATH": "/usr/bin", "TERM": "dumb"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    # The number of cores is this machine's.
+    return re.sub(r"(--workers.*?default: )\d+", r"\g<1>cores", done.stdout.rstrip(), flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
