@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch import cohort
-from cxrsearch.calibration import COVERAGE, Calibration, FieldCalibration, Figure, Kernel
+from cxrsearch.calibration import COVERAGE, Calibration, FieldCalibration, Kernel
 from cxrsearch.clinical import Field, FieldType, Scalar, values_of
 from cxrsearch.errors import InputError
+from cxrsearch.statistics import Figure
 from cxrsearch.store.contract import Point, VectorStore
 from cxrsearch.vote import VOTERS, voters
 from cxrsearch.where import And, Equals, Expression, Missing, Not

@@ -9,6 +9,7 @@ from typing import Any
 
 from cxrsearch.clinical import Scalar
 from cxrsearch.errors import IndexUnavailable
+from cxrsearch.statistics import Figure
 
 CALIBRATION_FORMAT = 1
 # The part of new patients whose true value is to be among the likely ones.
@@ -25,15 +26,6 @@ class Kernel:
 
     def weight(self, score: float) -> float:
         return math.exp(-max(0.0, 1.0 - score) / self.reach)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A value with its 95 % interval by bootstrap over patients."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

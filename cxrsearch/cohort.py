@@ -68,7 +68,7 @@ def count(store: VectorStore, by: Sequence[str], expression: Expression | None =
 
 def shares(store: VectorStore, field: Field, expression: Expression | None = None) -> dict[Scalar, float]:
     """How common each value is among the images that have the field and meet the expression: parts that add up to one,
-    an image of several values in equal parts for as many; empty where no image has it."""
+    an image of several values counted for each; empty where no image has it."""
     if field.type is FieldType.BOOLEAN:
         counts: dict[Scalar, int] = {
             value: store.count(both(Equals(field.name, (value,)), expression)) for value in (True, False)

@@ -1,10 +1,20 @@
-"""Intervals of proportions."""
+"""Figures with intervals, and the intervals of proportions."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 _Z = 1.959964  # of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with the ends of its 95 % interval; the ends are equal to it where there is nothing to resample."""
+
+    value: float
+    low: float
+    high: float
 
 
 def wilson(hits: float, number: float) -> tuple[float, float]:

@@ -13,9 +13,9 @@ PAGE = Path(__file__).parent / "commands.md"
 HEAD = """\
 # Commands
 
-Written by `make docs` from the commands themselves: what `cxrsearch COMMAND --help` prints. Every `--where` is described
-in [where.md](where.md); exit codes are in the README. `cxrsearch --install-completion` teaches your shell commands,
-fields and values.
+Written by `make docs` from the commands themselves: what `cxrsearch COMMAND --help` prints. `--where` is described in
+[where.md](where.md), exit codes are in the README. `cxrsearch --install-completion` teaches your shell commands, fields
+and values.
 """
 
 

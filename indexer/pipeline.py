@@ -96,8 +96,7 @@ def run(
     total = min(len(dataset) if options.only is None else len(options.only), options.limit or len(dataset))
     summary, started = Summary(total), time.monotonic()
     writer = _Writer(dataset, store, identity, rejected, options, summary)
-    wanted = dataset.mapping.privacy.thumbnails and store.thumbnails.folder is not None
-    how = How(model, dataset.mapping.dicom_keywords, options.gates, wanted)
+    how = How(model, dataset.mapping.dicom_keywords, options.gates, writer.pictured)
     readers = Readers(options.workers, how)
     try:
         with Progress(total) as progress, _Interruption() as interruption:
@@ -129,6 +128,7 @@ class _Writer:
         self.identity, self.rejected, self.options, self.summary = (
             identity, rejected, options, summary,
         )  # fmt: skip
+        self.pictured = self.mapping.privacy.thumbnails and store.thumbnails.folder is not None
         self.known = self._known()
         self.seen: set[str] = set()
         self.batch: list[Point] = []
@@ -140,7 +140,9 @@ class _Writer:
             label = self._label(record)
             self.seen.add(label)
             if self.options.only is None or label in self.options.only:
-                known = self.known.get(self._id(record, 1))
+                id = self._id(record, 1)
+                # One whose thumbnail is gone, or was never made, is read again.
+                known = self.known.get(id) if not self.pictured or self.store.thumbnails.has(id) else None
                 yield Task(record, label, self.dataset.row_hash(record), known)
 
     def take(self, task: Task, outcome: Outcome) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Run
@@ -182,7 +183,8 @@ def test_pictures_are_shown_in_a_terminal_and_nowhere_else(cxrsearch: Run, cohor
 
 
 def test_the_example_of_every_help_runs(cxrsearch: Run, tmp_path: Path) -> None:
-    """As it is written there, on an index ``chest``. Those that learn for an hour have tests of their own."""
+    """As it is written there, on an index ``chest``; those that need real images have the next test, those that need a
+    server or an hour (copy, train, evaluate) tests of their own."""
     from cxrsearch.cli.app import app
 
     toml = write_cohort(tmp_path / "set", patients=70, size=96)
@@ -191,12 +193,33 @@ def test_the_example_of_every_help_runs(cxrsearch: Run, tmp_path: Path) -> None:
     rows = json.loads(cxrsearch("cohort", "--index", "chest", "--format", "json").out)
     ran = 0
     for command in app.registered_commands:
-        help_text = " ".join((command.callback.__doc__ or "").split())  # type: ignore[union-attr]
-        example = shlex.split(re.search(r"Example: cxrsearch (.*)$", help_text).group(1))  # type: ignore[union-attr]
-        if command.name in ("index", "audit", "train", "evaluate", "transfer", "copy"):
-            continue  # they need the real images, a server, or hours
-        example = [word.replace("Daegu", "South").replace("MZXW6YTBOI2DKNRX", rows[0]["patient"]) for word in example]
-        result = cxrsearch(*example)
-        assert result.code == 0, (example, result.err)
+        if command.name in ("index", "audit", "transfer", "copy", "train", "evaluate"):
+            continue
+        words = (word.replace("Daegu", "South") for word in example(command))
+        result = cxrsearch(*(word.replace("MZXW6YTBOI2DKNRX", rows[0]["patient"]) for word in words))
+        assert result.code == 0, (command.name, result.err)
         ran += 1
     assert ran >= 9
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_the_examples_that_need_real_images_run(
+    cxrsearch: Run, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cxrsearch.cli.app import app
+
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared/data").symlink_to(data)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    for command in app.registered_commands:
+        if command.name in ("index", "transfer"):  # in this order; audit's is run by test_evaluate.py
+            result = cxrsearch(*example(command))
+            assert result.code == 0, (command.name, result.err)
+
+
+def example(command: Any) -> list[str]:
+    """The words of the example in a command's help, behind ``cxrsearch``."""
+    help_text = " ".join((command.callback.__doc__ or "").split())
+    return shlex.split(re.search(r"Example: cxrsearch (.*)$", help_text).group(1))  # type: ignore[union-attr]

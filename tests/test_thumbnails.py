@@ -55,6 +55,15 @@ def test_backup_and_copy_bring_them(cxrsearch: Run, index: Path, tmp_path: Path)
         assert {id: path.read_bytes() for id, path in kept(tmp_path / other).items()} == wanted
 
 
+def test_one_that_is_gone_is_made_again(cxrsearch: Run, cohort: Path, index: Path) -> None:
+    lost = sorted(kept(index))[:3]
+    for id in lost:
+        kept(index)[id].unlink()
+    ran = cxrsearch("index", cohort, "--index", index)
+    assert ran.out.startswith("3 indexed, 0 updated, 29 unchanged")
+    assert kept(index).keys() == points(index).keys()
+
+
 def test_a_mapping_can_do_without(cxrsearch: Run, tmp_path: Path) -> None:
     toml, index = write_cohort(tmp_path / "set", patients=3, size=96), tmp_path / "index"
     toml.write_text(

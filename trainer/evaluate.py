@@ -21,12 +21,13 @@ from safetensors.torch import load_file, save_file
 from cxrsearch import __version__
 from cxrsearch.encoder import read_card
 from cxrsearch.errors import InputError
+from cxrsearch.statistics import Figure
 from trainer import floors, metrics, splits
 from trainer.config import Config
 from trainer.export import load_network
 from trainer.fit import Line, architecture, embed, fit
 from trainer.images import Images
-from trainer.metrics import Figure, Retrieval
+from trainer.metrics import Retrieval
 from trainer.network import Network
 
 ENCODER = "the encoder"

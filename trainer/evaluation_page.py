@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from cxrsearch.report import page
+from cxrsearch.statistics import Figure
 from trainer import metrics, plots
 from trainer.evaluate import ENCODER, Evaluation
 from trainer.images import Images
-from trainer.metrics import Figure
 
 COLUMNS = {
     "vote_accuracy": "vote", "precision_at_1": "P@1", "precision_at_5": "P@5", "precision_at_10": "P@10",

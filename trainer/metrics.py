@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrsearch.statistics import Figure
 from trainer.scores import Floats, auc, ratio, resampled
 
 NEIGHBOURS = 10
@@ -21,15 +22,6 @@ DEPTHS = (1, 5, 10)
 BOOTSTRAPS = 1000
 # Queries compared with the whole gallery at once.
 _BLOCK = 1024
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A value with the ends of its 95 % interval; the ends are equal to it where there is nothing to resample."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from cxrsearch.errors import InputError
+from cxrsearch.statistics import Figure
 from trainer import models, scores
 from trainer.cases import Cases
-from trainer.metrics import BOOTSTRAPS, Figure, figure
+from trainer.metrics import BOOTSTRAPS, figure
 from trainer.scores import Floats
 
 Mask = NDArray[np.bool_]

@@ -32,10 +32,11 @@ def calibrate(
 
     log = logging.getLogger(LOGGER)
     card = read_card(model or DEFAULT_MODEL)
-    with open_store(index, write=True) as store:
+    with open_store(index) as store:
         store.facts.check_model(card.name, card.fingerprint)
         trained_on = [str(name) for name in card.described.get("trained_on", [])]
         found = calibrating.calibrate(store, trained_on, seed, lambda name: log.info(f"asking about {name}"))
+    with open_store(index, write=True) as store:  # only now: others may search while it asks
         store.declare(replace(store.facts, calibration=found.as_json()))
     rows = votes.calibration_rows(found)
     if format is Format.TABLE:

@@ -72,6 +72,7 @@ def search(
     from cxrsearch.identity import load_identity
     from cxrsearch.prediction import Predictor
     from cxrsearch.report import hits
+    from cxrsearch.report import show as showing
     from cxrsearch.store import open_store
     from cxrsearch.where import parse
 
@@ -96,7 +97,8 @@ def search(
             predictor.check_model(card.name, card.fingerprint)
         calibration = Calibration.from_json(store.facts.calibration)
         encoder, identity = Encoder(folder), load_identity(settings.key_file())
-        answers, failed = [], 0
+        writer = hits.Writer(fields, calibration, format, explain, sys.stdout)
+        kept, failed = [], 0
         for path in filter(None, paths):
             try:
                 found = searching.search([Path(path)], store, encoder, identity, wanted)
@@ -106,20 +108,19 @@ def search(
                 log.warning(f"cxrsearch: {error}")
                 failed += 1
                 continue
-            explained = explain or report is not None
-            answers += [
-                answer(result, store, encoder, wanted, calibration, explained, vote, predictor) for result in found
-            ]
-        hits.write(answers, fields, calibration, format, explain, sys.stdout)
-        if show and format is Format.TABLE:
-            from cxrsearch.report import show as showing
-
-            showing.show(answers, store, sys.stdout)
+            for result in found:
+                one = answer(result, store, encoder, wanted, calibration, explain or bool(report), vote, predictor)
+                writer.write(one)
+                if show and format is Format.TABLE:
+                    showing.show(one, store, sys.stdout)
+                if report is not None:
+                    kept.append(one)
+        writer.close()
         if report is not None:
             from cxrsearch.report import search_page
 
             command = _command(index, where, limit, region, like, unlike, vote, same_patient, model)
-            size = search_page.write(report, answers, store, card, wanted, calibration, command)
+            size = search_page.write(report, kept, store, card, wanted, calibration, command)
             log.debug(f"wrote {report}, {size / 2**20:.1f} MiB")
             if format is Format.TABLE:
                 print(f"report: {report}")

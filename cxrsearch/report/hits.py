@@ -20,29 +20,50 @@ from cxrsearch.search import Hit
 _TABLE_FIELDS = ("patient", "site", "view", "finding", "outcome")
 
 
-def write(
-    answers: Sequence[Answer], fields: Mapping[str, Field], calibration: Calibration | None, format: Format,
-    explained: bool, stream: TextIO,
-) -> None:  # fmt: skip
-    """``explained``: with the shares of each score, and in JSON its maps."""
-    match format:
-        case Format.TABLE:
-            for answer in answers:
-                _table(answer, fields, explained, stream)
-                if answer.vote is not None:
-                    write_table(vote_rows(answer.vote), VOTE_COLUMNS, f"vote on {answer.vote.field}", stream)
-                    _lines(vote_words(answer.vote, calibration), stream)
-                if answer.prediction is not None:
-                    _predicted(answer.prediction, stream)
-                _lines([f"warning: {warning}" for warning in answer.warnings], stream)
-        case Format.CSV:
-            why = ["border", "lungs"] if explained else []
-            columns = ["query", "rank", "score", *why, *(n for n in fields if n != "image_sha256"), "warnings"]
-            write_csv((row for answer in answers for row in _flat(answer, explained)), columns, stream)
-        case Format.JSONL:
-            write_jsonl((row for answer in answers for row in _flat(answer, explained)), stream)
-        case Format.JSON:
-            write_json([_nested(answer, explained) for answer in answers], stream)
+class Writer:
+    """Prints answers as they come, so that a thousand queries need no more memory than one.
+
+    explained: with the shares of each score, and in JSON its maps.
+    """
+
+    def __init__(
+        self, fields: Mapping[str, Field], calibration: Calibration | None, format: Format, explained: bool,
+        stream: TextIO,
+    ) -> None:  # fmt: skip
+        self._fields, self._calibration, self._format = fields, calibration, format
+        self._explained, self._stream = explained, stream
+        why = ["border", "lungs"] if explained else []
+        self._columns = ["query", "rank", "score", *why, *(n for n in fields if n != "image_sha256"), "warnings"]
+        self._written = 0
+
+    def write(self, answer: Answer) -> None:
+        match self._format:
+            case Format.TABLE:
+                self._as_table(answer)
+            case Format.CSV:
+                write_csv(_flat(answer, self._explained), self._columns, self._stream, header=not self._written)
+            case Format.JSONL:
+                write_jsonl(_flat(answer, self._explained), self._stream)
+            case Format.JSON:
+                self._stream.write(",\n" if self._written else "[\n")
+                write_json(_nested(answer, self._explained), self._stream)
+        self._written += 1
+
+    def close(self) -> None:
+        """The end of the output: whole also where there was no answer."""
+        if self._format is Format.JSON:
+            self._stream.write("]\n" if self._written else "[]\n")
+        elif self._format is Format.CSV and not self._written:
+            write_csv([], self._columns, self._stream)
+
+    def _as_table(self, answer: Answer) -> None:
+        _table(answer, self._fields, self._explained, self._stream)
+        if answer.vote is not None:
+            write_table(vote_rows(answer.vote), VOTE_COLUMNS, f"vote on {answer.vote.field}", self._stream)
+            _lines(vote_words(answer.vote, self._calibration), self._stream)
+        if answer.prediction is not None:
+            _predicted(answer.prediction, self._stream)
+        _lines([f"warning: {warning}" for warning in answer.warnings], self._stream)
 
 
 def _table(answer: Answer, fields: Mapping[str, Field], explained: bool, stream: TextIO) -> None:

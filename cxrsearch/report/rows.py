@@ -43,10 +43,11 @@ def write(
             write_csv(rows, columns, sys.stdout)
 
 
-def write_csv(rows: Iterable[Row], columns: Sequence[str], stream: TextIO) -> None:
+def write_csv(rows: Iterable[Row], columns: Sequence[str], stream: TextIO, header: bool = True) -> None:
     """Missing cells are empty; several values are joined by ``; ``; formulas are disarmed."""
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([_csv_cell(column) for column in columns])
+    if header:
+        writer.writerow([_csv_cell(column) for column in columns])
     writer.writerows([_csv_cell(row.get(column)) for column in columns] for row in rows)
 
 

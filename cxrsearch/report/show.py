@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -19,7 +19,7 @@ _COLUMNS = 26  # character cells of a picture
 _SIDE = 512
 
 
-def show(answers: Sequence[Answer], store: VectorStore, stream: TextIO) -> None:
+def show(answer: Answer, store: VectorStore, stream: TextIO) -> None:
     """The query and its hits; nothing where ``stream`` is no terminal that shows colours (NO_COLOR, TERM=dumb)."""
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
         return
@@ -27,26 +27,23 @@ def show(answers: Sequence[Answer], store: VectorStore, stream: TextIO) -> None:
         return
     with _keyboard() as there:
         if there:
-            _show(answers, Pictures(store), stream)
+            _show(answer, Pictures(store), stream)
 
 
-def _show(answers: Sequence[Answer], pictures: Pictures, stream: TextIO) -> None:
+def _show(answer: Answer, pictures: Pictures, stream: TextIO) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(file=stream)
-    in_a_row = max(1, console.width // (_COLUMNS + 2))
-    for answer in answers:
-        cells: list[Any] = [_cell(answer.result.query.image, "query")]
-        for hit in answer.result.hits:
-            picture = pictures.of(hit.id, hit.payload)
-            words = f"{hit.rank}   {hit.score:.4f}"
-            cells.append(Text(f"{words}\n(no picture)") if picture is None else _cell(picture.image, words))
-        grid = Table.grid(padding=(0, 2, 1, 0))
-        for start in range(0, len(cells), in_a_row):
-            grid.add_row(*cells[start : start + in_a_row])
-        console.print(grid)
+    cells: list[Any] = [_cell(answer.result.query.image, "query")]
+    for hit in answer.result.hits:
+        picture, words = pictures.of(hit.id, hit.payload), f"{hit.rank}   {hit.score:.4f}"
+        cells.append(Text(f"{words}\n(no picture)") if picture is None else _cell(picture.image, words))
+    grid, in_a_row = Table.grid(padding=(0, 2, 1, 0)), max(1, console.width // (_COLUMNS + 2))
+    for start in range(0, len(cells), in_a_row):
+        grid.add_row(*cells[start : start + in_a_row])
+    console.print(grid)
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cxrsearch.calibration import Calibration, Figure
+from cxrsearch.calibration import Calibration
 from cxrsearch.report.rows import text_of
+from cxrsearch.statistics import Figure
 from cxrsearch.vote import Vote
 
 VOTE_COLUMNS = ["value", "probability", "95 % interval", "likely", "patients", "weight", "in the cohort"]

@@ -39,6 +39,10 @@ class Thumbnails:
             what = f"{self.folder}: thumbnails cannot be written ({error.strerror})"
             raise IndexUnavailable(f"{what}; make room, or set thumbnails = false under [privacy]") from None
 
+    def has(self, id: str) -> bool:
+        path = self._path(id)
+        return path is not None and path.is_file()
+
     def get(self, id: str) -> bytes | None:
         path = self._path(id)
         try:
