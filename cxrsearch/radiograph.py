@@ -230,7 +230,7 @@ def jpeg(radiograph: Radiograph, side: int, quality: int = 85) -> bytes:
 
     rows, columns = content(radiograph.width, radiograph.height, min(side, max(radiograph.pixels.shape)))
     shape = (columns.stop - columns.start, rows.stop - rows.start)
-    resized = Image.fromarray(radiograph.pixels).resize(shape, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    grey = np.rint(np.clip(np.asarray(resized), 0.0, 1.0) * 255).astype(np.uint8)
-    Image.fromarray(grey).save(stream := io.BytesIO(), "JPEG", quality=quality)
+    grey = Image.fromarray((radiograph.pixels * np.float32(255) + np.float32(0.5)).astype(np.uint8))
+    resized = grey.resize(shape, Image.Resampling.BILINEAR, reducing_gap=1.0)  # quick: bulk indexing waits for it
+    resized.save(stream := io.BytesIO(), "JPEG", quality=quality)
     return stream.getvalue()

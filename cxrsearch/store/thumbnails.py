@@ -7,6 +7,7 @@ For an index on a server the folder is a setting (CXRSEARCH_THUMBNAILS); without
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -30,10 +31,11 @@ class Thumbnails:
         if path is None:
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.parent.is_dir():
+                path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(".new")
-            draft.touch(0o600)
-            draft.write_bytes(picture)
+            with open(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(picture)
             draft.replace(path)
         except OSError as error:
             what = f"{self.folder}: thumbnails cannot be written ({error.strerror})"
