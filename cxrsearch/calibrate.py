@@ -122,12 +122,17 @@ def _of_field(store: VectorStore, field: Field, seed: int) -> FieldCalibration |
 def _one_each(
     store: VectorStore, expression: Expression | None, fields: Sequence[str], rng: np.random.Generator
 ) -> list[Point]:
-    """One image of each patient, in random order, at most MOST_PATIENTS; without their vectors until they are drawn."""
+    """One image of each patient, in random order, at most MOST_PATIENTS; without their vectors until they are drawn.
+
+    Drawn from an order of the images' contents: ids and pseudonyms depend on the key, and the seed is to be enough.
+    """
     wanted = [*fields, "patient", "image_sha256"]
-    by_patient: dict[str, list[str]] = {}
-    for point in store.scroll(expression, fields=["patient"]):
-        by_patient.setdefault(str(point.payload.get("patient", point.id)), []).append(point.id)
-    drawn = [images[int(rng.integers(len(images)))] for images in by_patient.values()]
+    by_patient: dict[str, list[tuple[str, str]]] = {}
+    for point in store.scroll(expression, fields=["patient", "image_sha256"]):
+        image = (str(point.payload["image_sha256"]), point.id)
+        by_patient.setdefault(str(point.payload.get("patient", point.id)), []).append(image)
+    in_order = sorted(sorted(images) for images in by_patient.values())
+    drawn = [images[int(rng.integers(len(images)))][1] for images in in_order]
     chosen = {drawn[i]: n for n, i in enumerate(rng.permutation(len(drawn))[:MOST_PATIENTS])}
     points = [p for p in store.scroll(expression, fields=wanted, vectors=True) if p.id in chosen]
     return sorted(points, key=lambda point: chosen[point.id])

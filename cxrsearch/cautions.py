@@ -15,6 +15,7 @@ from cxrsearch.explain import Explanation
 from cxrsearch.pictures import Pictures
 from cxrsearch.radiograph import Radiograph, projection
 from cxrsearch.search import Hit, Result
+from cxrsearch.statistics import surprising
 from cxrsearch.store.contract import VectorStore
 from cxrsearch.where import Expression
 
@@ -62,10 +63,12 @@ def _one_value(hits: Sequence[Hit], store: VectorStore, where: Expression | None
         if field is None or field.type is not FieldType.KEYWORD:
             continue
         counts = Counter(str(value) for hit in hits for value in values_of(hit.payload, name))
-        in_cohort = store.values(name, where) if len(counts) == 1 else {}
-        (value, number) = counts.most_common(1)[0] if counts else ("", 0)
-        if len(in_cohort) > 1 and number >= _ENOUGH:
-            share = in_cohort.get(value, 0) / sum(in_cohort.values())
+        if len(counts) != 1:
+            continue
+        ((value, number),) = counts.items()
+        in_cohort = store.values(name, where)
+        share = in_cohort[value] / sum(in_cohort.values())
+        if number >= _ENOUGH and surprising(share, number):
             found.append(
                 f"all {number} hits with a known {name} are of one: {value}, which has {share:.0%} of the cohort's"
                 " images; they may be alike in how they were made"

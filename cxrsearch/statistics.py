@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 _Z = 1.959964  # of a 95 % interval
+_SURPRISING = 0.05
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,11 @@ class Figure:
     value: float
     low: float
     high: float
+
+
+def surprising(share: float, number: int) -> bool:
+    """Whether so many draws, all of one kind that has this share of the whole (0..1), are more than chance."""
+    return bool(share**number < _SURPRISING)
 
 
 def wilson(hits: float, number: float) -> tuple[float, float]:

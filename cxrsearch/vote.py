@@ -24,7 +24,7 @@ from cxrsearch import cohort
 from cxrsearch.calibration import Calibration, FieldCalibration, Kernel
 from cxrsearch.clinical import Field, FieldType, Scalar, values_of
 from cxrsearch.errors import UsageError
-from cxrsearch.statistics import wilson
+from cxrsearch.statistics import surprising, wilson
 from cxrsearch.store.contract import Scored, VectorStore
 from cxrsearch.where import Expression, Missing, Not, both
 
@@ -111,8 +111,8 @@ def count(
     base = cohort.shares(store, field, where)
     known = cohort.known(store, field.name, where)
     own = calibration.fields.get(field.name) if calibration is not None else None
-    sites = {} if not _has_sites(store) else store.values("site", where)
-    abstains = _reasons(asked, calibration, own, field.name, len(sites))
+    sites = store.values("site", where) if _has_sites(store) else {}
+    abstains = _reasons(asked, calibration, own, field.name, sites)
     kernel = own.kernel if own is not None else UNCALIBRATED
     said = probabilities(asked, base, kernel)
     weights, patients = _tally(asked, kernel)
@@ -144,8 +144,10 @@ def probabilities(asked: Sequence[Voter], base: Mapping[Scalar, float], kernel: 
 
 
 def _reasons(
-    asked: Sequence[Voter], calibration: Calibration | None, own: FieldCalibration | None, field: str, sites: int
-) -> list[str]:
+    asked: Sequence[Voter], calibration: Calibration | None, own: FieldCalibration | None, field: str,
+    sites: Mapping[str, int],
+) -> list[str]:  # fmt: skip
+    """Why there is no probability. ``sites``: how many images of the cohort each has."""
     found = []
     if calibration is None:
         found.append("not calibrated: run cxrsearch calibrate on this index")
@@ -158,8 +160,10 @@ def _reasons(
         )
     if len(asked) < FEWEST:
         found.append(f"too few neighbours: {len(asked)} patients, {FEWEST} are needed")
-    elif sites > 1 and len({voter.site for voter in asked}) == 1 and asked[0].site is not None:
-        found.append(f"all neighbours are from one site ({asked[0].site}), of {sites} in the cohort")
+    elif len({voter.site for voter in asked}) == 1 and (site := asked[0].site) is not None and sites:
+        share = sites[site] / sum(sites.values())
+        if surprising(share, len(asked)):
+            found.append(f"all neighbours are from one site ({site}), which has {share:.0%} of the cohort")
     return found
 
 

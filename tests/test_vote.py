@@ -11,10 +11,14 @@ from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cxrsearch import cautions
 from cxrsearch.calibrate import calibrate
 from cxrsearch.calibration import Calibration, Kernel
 from cxrsearch.clinical import Field, FieldType
 from cxrsearch.errors import IndexUnavailable, InputError
+from cxrsearch.explain import Parts
+from cxrsearch.radiograph import Radiograph
+from cxrsearch.search import Hit, Query, Result
 from cxrsearch.statistics import difference, wilson
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from cxrsearch.store.edge import EdgeStore
@@ -124,7 +128,7 @@ def test_reasons_to_abstain(calibrated: tuple[EdgeStore, Calibration]) -> None:
     few = count(store, near(0, 1), outcome, calibration, others=Equals("patient", ("P0", "P2", "P4")))
     assert any("too few neighbours: 3 patients" in reason for reason in few.abstains)
     one_site = count(store, near(0, 1), outcome, calibration, others=Equals("site", ("Daegu",)))
-    assert any("all neighbours are from one site (Daegu), of 3" in reason for reason in one_site.abstains)
+    assert any("all neighbours are from one site (Daegu), which has 3" in reason for reason in one_site.abstains)
     wanted = count(store, near(0, 1), outcome, calibration, where=Equals("site", ("Daegu",)))
     assert wanted.abstains == ()  # the cohort is of one site because it was asked for
     assert "not calibrated" in count(store, near(0, 1), outcome, None).abstains[0]
@@ -153,6 +157,31 @@ def test_a_rare_value_counts_by_how_much_more_often_it_is_here() -> None:
     half = probabilities(asked, {"rare": 0.5, "common": 0.5}, sharp)["rare"]
     assert rare > half
     assert probabilities([], {"rare": 0.01, "common": 0.99}, sharp)["rare"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(("share", "hits", "warned"), [(0.5, 10, True), (0.5, 4, False), (0.9, 10, False)])
+def test_hits_of_one_site_are_warned_of_unless_that_is_chance(
+    tmp_path: Path, share: float, hits: int, warned: bool
+) -> None:
+    """``share`` of 40 images are of the site of all hits. Calibrated, a query far from everything is warned of too."""
+    store = EdgeStore.create(tmp_path / "index", FACTS)
+    sites = ["Daegu" if n < 40 * share else "Milan" for n in range(40)]
+    store.upsert(
+        [
+            Point(str(uuid.UUID(int=n + 1)), {"patient": f"P{n}", "site": site}, near(int(site == "Milan"), n))
+            for n, site in enumerate(sites)
+        ]
+    )
+    found = store.query(near(0, 77), hits)
+    assert {hit.payload["site"] for hit in found} == {"Daegu"}
+    image, vector = Radiograph(np.zeros((64, 64), dtype=np.float32), "", "png"), near(0, 77)
+    query = Query(Path("q.png"), False, (), vector, vector, Parts(vector[:, None, None]), image, None, None)
+    result = Result(query, [Hit(n, hit.score, hit.payload, hit.id) for n, hit in enumerate(found, start=1)])
+    lines = cautions.of(result, store, None, None)
+    assert any(f"all {hits} hits with a known site are of one: Daegu" in line for line in lines) is warned
+    far = Calibration("2020-03-01", 40, 0, 1.1, {}, {}, ())
+    assert any("far from everything in the index" in line for line in cautions.of(result, store, far, None))
+    store.close()
 
 
 voters = st.lists(
