@@ -99,7 +99,7 @@ _SCANNERS = (
 def write_cohort(folder: Path, patients: int = 90, size: int = 320, seed: int = 0) -> Path:
     """Write ``patients`` phantoms, a third of them with a follow-up, into ``folder``; the dataset TOML's path.
 
-    size: pixels of the shorter side. The same seed writes the same pixels and facts.
+    size: pixels of the shorter side. The same seed writes the same bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -206,7 +206,8 @@ def write_dicom(
         image.WindowCenter, image.WindowWidth = str((low + high + 1) // 2), str(high - low + 1)
     image.PixelData = stored.tobytes()
     if syntax != ExplicitVRLittleEndian:
-        image.compress(syntax, encoding_plugin="pydicom" if syntax == RLELossless else "pylibjpeg")
+        plugin = "pydicom" if syntax == RLELossless else "pylibjpeg"
+        image.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)  # the same bytes every time
     image.save_as(path, enforce_file_format=True)
 
 

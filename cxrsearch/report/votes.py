@@ -58,9 +58,8 @@ def vote_words(vote: Vote, calibration: Calibration | None) -> list[str]:
         held_out = f"on {own.patients[2]} patients of the index held out, {how} the base rate alone"
         said.append(f"{held_out} (Brier {brier:.3f}, {base:.3f}); coverage {own.figures['coverage'].value:.0%}")
         if calibration.learnt_from:
-            said.append(
-                f"the encoder learnt from {', '.join(map(text_of, calibration.learnt_from))}: too good a view of it"
-            )
+            datasets = ", ".join(map(text_of, calibration.learnt_from))
+            said.append(f"the encoder learnt from {datasets}, so this looks better than it is")
     return said
 
 
