@@ -10,7 +10,7 @@ import numpy as np
 from cxrsearch import explain
 from cxrsearch.calibration import Calibration
 from cxrsearch.clinical import FieldType, values_of
-from cxrsearch.duplicates import BITS, NEAR, bits_between
+from cxrsearch.duplicates import BITS, NEAR, bits_between, crop_hashes
 from cxrsearch.explain import Explanation
 from cxrsearch.pictures import Pictures
 from cxrsearch.radiograph import Radiograph, projection
@@ -77,10 +77,10 @@ def _one_value(hits: Sequence[Hit], store: VectorStore, where: Expression | None
 
 
 def _copies(result: Result, store: VectorStore) -> list[str]:
-    pictures, own, found = Pictures(store), _grey(result.query.image), []
+    pictures, own, found = Pictures(store), crop_hashes(_grey(result.query.image)), []
     for hit in result.hits[:_LOOKED_AT]:
         picture = pictures.quick(hit.id, hit.payload)
-        if picture is not None and (bits := bits_between(own, _grey(picture.image))) <= NEAR:
+        if picture is not None and (bits := bits_between(own, crop_hashes(_grey(picture.image)))) <= NEAR:
             found.append(
                 f"hit {hit.rank} is nearly the same picture as the query ({bits} of {BITS} bits differ): perhaps one"
                 " patient under two names, or a published copy"

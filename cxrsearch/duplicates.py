@@ -72,10 +72,15 @@ def every_hash(pictures: Sequence[Picture]) -> Iterator[NDArray[np.float32]]:
         yield hashes(pictures, kept, y, x)
 
 
-def bits_between(first: Picture, second: Picture) -> int:
-    """In how many of BITS two pictures differ at least, whole or with one of them cropped."""
-    a, b = (np.stack([crop[0] for crop in every_hash([picture])]) for picture in (first, second))
-    return _bits(a, b)
+def crop_hashes(picture: Picture) -> NDArray[np.float32]:
+    """(crops, BITS) of -1 and 1: every hash of one picture, that of the whole first."""
+    return np.stack([crop[0] for crop in every_hash([picture])])
+
+
+def bits_between(first: NDArray[np.float32], second: NDArray[np.float32]) -> int:
+    """In how many of BITS two pictures, by their crop hashes, differ at least, whole or with one of them cropped."""
+    alike = max(float((first @ second[0]).max()), float((second @ first[0]).max()))
+    return round((BITS - alike) / 2)
 
 
 def pairs(store: VectorStore) -> tuple[list[Pair], int]:
@@ -92,7 +97,7 @@ def pairs(store: VectorStore) -> tuple[list[Pair], int]:
             unseen += 1
         else:
             grey = np.rint(picture.image.pixels * 255).astype(np.uint8)
-            kept[id] = np.stack([crop[0] for crop in every_hash([grey])]).astype(np.int8)
+            kept[id] = crop_hashes(grey).astype(np.int8)
     found: dict[tuple[str, str], Pair] = {}
     for id, point in points.items():
         assert point.vector is not None
@@ -100,7 +105,7 @@ def pairs(store: VectorStore) -> tuple[list[Pair], int]:
             both = (min(id, near.id), max(id, near.id))
             if near.id == id or near.score < _CANDIDATE or near.id not in kept or both in found:
                 continue
-            bits = _bits(kept[id].astype(np.float32), kept[near.id].astype(np.float32))
+            bits = bits_between(kept[id].astype(np.float32), kept[near.id].astype(np.float32))
             if bits <= NEAR:
                 first, second = (points[one].payload for one in both)
                 found[both] = Pair(first, second, bits, near.score, kind(first, second))
@@ -115,9 +120,3 @@ def kind(first: Mapping[str, object], second: Mapping[str, object]) -> str:
     if patients[0] == patients[1]:
         return "one patient"
     return KINDS[0] if None not in sites and sites[0] != sites[1] else KINDS[1]
-
-
-def _bits(first: NDArray[np.float32], second: NDArray[np.float32]) -> int:
-    """Of (crops, BITS) hashes of two pictures, the whole first: the least of each against the other's whole."""
-    alike = max(float((first @ second[0]).max()), float((second @ first[0]).max()))
-    return round((BITS - alike) / 2)

@@ -10,6 +10,8 @@ import struct
 import subprocess
 import sys
 import termios
+import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,18 @@ def test_a_shell_completes_commands_fields_and_values(index: Path) -> None:
     assert values == ['site = "South"']
     assert 'site = "North"' in complete(f"cxrsearch cohort --index {index} --where 'site = ", 5)
     assert complete("cxrsearch cohort --index /nowhere --by si", 5) in ([], [""])
+
+
+def test_a_shell_is_offered_nothing_that_it_would_run(index: Path) -> None:
+    from cxrsearch.store.edge import EdgeStore
+
+    store = EdgeStore.open(index, write=True)
+    point = next(iter(store.scroll(vectors=True)))
+    for number, evil in enumerate(("S$(touch x)", "S`id`", "S; rm -rf", "S' || x", "S\nx")):
+        store.upsert([replace(point, id=str(uuid.UUID(int=number)), payload={**point.payload, "site": evil})])
+    store.close()
+    offered = complete(f"cxrsearch cohort --index {index} --where 'site = \"S", 5)
+    assert offered == ['site = "South"']
 
 
 def in_a_terminal(*arguments: object, **environment: str) -> str:

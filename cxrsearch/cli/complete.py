@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 # A shell shows no more in one go.
 _MOST = 200
-_AFTER_FIELD = ("=", "!=", "in (", "contains", "is missing", "is not missing", "<", "<=", ">", ">=")
+# A shell puts what is offered into its line as it is: a value of a stranger's index must not be a command there.
+_RUNS = re.compile(r"[$`!;&|<>\\'\x00-\x1f\x7f]")
+_AFTER_FIELD = ("=", "in (", "contains", "is missing", "is not missing")
 
 
 def field_names(ctx: Any, incomplete: str) -> list[str]:
@@ -56,6 +58,6 @@ def _asked(ctx: Any, ask: Any) -> list[str]:
         if not address:
             return []
         with open_store(str(address)) as store:
-            return list(ask(store))
+            return [word for word in ask(store) if not _RUNS.search(word)]
     except CxrSearchError:
         return []

@@ -85,4 +85,7 @@ document.addEventListener("keydown", (event) => {
   const act = keys[event.key];
   if (act) { event.preventDefault(); act(); }
 });
+window.addEventListener("beforeprint", () => {
+  for (const text of document.querySelectorAll("details")) text.open = true; // paper has nothing to click
+});
 show();
