@@ -152,9 +152,8 @@ def _reasons(
     if calibration is None:
         found.append("not calibrated: run cxrsearch calibrate on this index")
     elif own is None:
-        found.append(
-            f"not calibrated: {calibration.refused.get(field, 'it is no declared field, or came later: calibrate again')}"
-        )
+        why = calibration.refused.get(field, "it is no declared field, or came later; run cxrsearch calibrate again")
+        found.append(f"not calibrated: {why}")
     if calibration is not None and asked and asked[0].score < calibration.novelty:
         found.append(
             f"neighbours are too far: the nearest is at {asked[0].score:.3f}, while 95 % of this index's own patients"
