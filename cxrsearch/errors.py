@@ -31,17 +31,17 @@ class UsageError(CxrSearchError):
 
 
 class WhereError(UsageError):
-    """A --where expression that cannot be understood.
+    """An expression, of --where or the ``option`` named, that cannot be understood.
 
     ``position`` is the 0-based offset of the offending text; ``str(error)`` shows it with a caret.
     """
 
-    def __init__(self, text: str, position: int, message: str) -> None:
+    def __init__(self, text: str, position: int, message: str, option: str = "--where") -> None:
         self.position = position
         # A long expression is cut to the words around the caret, so that the message stays two lines.
         start = max(0, position - 60)
         shown = text[start : position + 40].replace("\n", " ").replace("\t", " ")
-        super().__init__(f"--where: {message}\n  {shown}\n  {' ' * (position - start)}^")
+        super().__init__(f"{option}: {message}\n  {shown}\n  {' ' * (position - start)}^")
 
 
 class InputError(CxrSearchError):

@@ -133,31 +133,35 @@ class Vocabulary(Protocol):
     def values(self, field: str) -> Mapping[str, int]: ...
 
 
-def parse(text: str, fields: Mapping[str, Field], vocabulary: Vocabulary | None = None) -> Expression:
-    """The expression tree of ``text`` over ``fields``.
+def parse(
+    text: str, fields: Mapping[str, Field], vocabulary: Vocabulary | None = None, option: str = "--where"
+) -> Expression:
+    """The expression tree of ``text`` over ``fields``. ``option``: what messages call it.
 
     With a ``vocabulary``, a keyword compared with ``=``, ``!=`` or ``in`` has to be one that occurs: a
     misspelt value would otherwise silently match nothing, or with ``!=`` everything.
     Raises WhereError.
     """
     if len(text) > MAX_LENGTH:
-        raise WhereError(text, MAX_LENGTH, f"longer than {MAX_LENGTH} characters")
+        raise WhereError(text, MAX_LENGTH, f"longer than {MAX_LENGTH} characters", option)
     try:
         tree = _parser().parse(text)
     except UnexpectedToken as error:
         at_end = error.token.type == "$END"
         position = len(text.rstrip()) if at_end else (error.token.start_pos or 0)
         what = "unexpected end" if at_end else f"unexpected {_short(str(error.token))}"
-        raise WhereError(text, position, f"{what}; expected {_expected(error.accepts or error.expected)}") from None
+        raise WhereError(
+            text, position, f"{what}; expected {_expected(error.accepts or error.expected)}", option
+        ) from None
     except UnexpectedCharacters as error:
         position = error.pos_in_stream or 0
         mark = text[position]
         what = "this quote is never closed" if mark in "\"'" else f"unexpected {mark!r}"
-        raise WhereError(text, position, what) from None
+        raise WhereError(text, position, what, option) from None
     except UnexpectedInput:
-        raise WhereError(text, 0, "cannot be understood") from None
-    _check_depth(text, tree)
-    return _Builder(text, fields, vocabulary).build(tree)
+        raise WhereError(text, 0, "cannot be understood", option) from None
+    _check_depth(text, tree, option)
+    return _Builder(text, fields, vocabulary, option).build(tree)
 
 
 @functools.cache
@@ -165,14 +169,14 @@ def _parser() -> Lark:
     return Lark(_GRAMMAR, parser="lalr", maybe_placeholders=False, propagate_positions=True)
 
 
-def _check_depth(text: str, tree: Tree[Token]) -> None:
+def _check_depth(text: str, tree: Tree[Token], option: str) -> None:
     """Nested at most MAX_DEPTH deep: no expression of a person is deeper, an attack's might be."""
     level: list[Tree[Token]] = [tree]
     for _ in range(MAX_DEPTH):
         level = [child for node in level for child in node.children if isinstance(child, Tree)]
         if not level:
             return
-    raise WhereError(text, level[0].meta.start_pos, f"nested more than {MAX_DEPTH} deep")
+    raise WhereError(text, level[0].meta.start_pos, f"nested more than {MAX_DEPTH} deep", option)
 
 
 _WORDS = {
@@ -196,8 +200,8 @@ def _short(text: str) -> str:
 class _Builder:
     """Walks the parse tree, checking each comparison against the field it names."""
 
-    def __init__(self, text: str, fields: Mapping[str, Field], vocabulary: Vocabulary | None) -> None:
-        self.text, self.fields, self.vocabulary = text, fields, vocabulary
+    def __init__(self, text: str, fields: Mapping[str, Field], vocabulary: Vocabulary | None, option: str) -> None:
+        self.text, self.fields, self.vocabulary, self.option = text, fields, vocabulary, option
 
     def build(self, tree: Tree[Token]) -> Expression:
         if tree.data in ("either", "both"):
@@ -295,7 +299,7 @@ class _Builder:
         return clean(_unquote(literal))
 
     def _error(self, token: Token, message: str) -> WhereError:
-        return WhereError(self.text, token.start_pos or 0, message)
+        return WhereError(self.text, token.start_pos or 0, message, self.option)
 
 
 def _unquote(literal: Token) -> str:

@@ -77,6 +77,7 @@ def test_a_cohort_as_csv_and_parquet(cxrsearch: Run, index: Path, tmp_path: Path
         (["--export", "cohort.xlsx"], 2, "ends in .csv or .parquet"),
         (["--export", "/nowhere/c.csv"], 4, "cannot be written"),
         (["--by", "site", "--versus", "age > 3"], 2, "give one of"),
+        (["--versus", 'site = "Sout"'], 2, "--versus: no image has site = 'Sout'. Did you mean 'South'?"),
         (["--similar-to", "nowhere.png"], 4, "nowhere.png: does not exist"),
     ],
 )

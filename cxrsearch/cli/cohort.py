@@ -56,7 +56,7 @@ def cohort(
         fields = store.facts.all_fields
         expression = parse(where, fields, store) if where is not None else None
         if versus is not None:
-            _compare(store, expression, parse(versus, fields, store), format)
+            _compare(store, expression, parse(versus, fields, store, "--versus"), format)
         elif similar_to is not None:
             _spread(store, expression, similar_to, by or [], model, format)
         elif export is not None:

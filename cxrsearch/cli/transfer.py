@@ -69,7 +69,8 @@ def transfer(
     with open_store(index) as store:
         fields, facts = store.facts.all_fields, store.facts
         expression = parse(where, fields, store) if where is not None else None
-        sides = [parse(text, fields, store) for text in (fit_on, test_on) if text is not None]
+        given = {"--fit-on": fit_on, "--test-on": test_on}
+        sides = [parse(text, fields, store, option) for option, text in given.items() if text is not None]
         if sides:
             expression = And((Or(tuple(sides)), *([expression] if expression is not None else [])))
         cases = casing.load(store, target, expression, _names(inputs), trusted)
