@@ -118,6 +118,19 @@ def both(first: Expression | None, second: Expression | None) -> Expression | No
     return And((first, second))
 
 
+def named(expression: Expression | None) -> list[str]:
+    """The fields that an expression is about, each once, in its order."""
+    match expression:
+        case None:
+            return []
+        case Not(part):
+            return named(part)
+        case And(parts) | Or(parts):
+            return list(dict.fromkeys(name for part in parts for name in named(part)))
+        case _:
+            return [expression.field]
+
+
 def words(text: str) -> list[str]:
     """The words of a text as ``contains`` sees them: runs of letters and digits, in small letters."""
     return [word.lower() for word in re.findall(r"[^\W_]+", text)]

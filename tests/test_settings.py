@@ -191,6 +191,10 @@ def test_pictures_are_shown_in_a_terminal_and_nowhere_else(cxrsearch: Run, cohor
     assert shown.count("▀") > 4 * 26 * 5  # four pictures of 26 cells a line
     greys = set(re.findall(r"38;2;(\d+);\1;\1", shown)) | set(re.findall(r"38;5;(\d+)", shown))
     assert len(greys) > 10
+    where = ["--where", 'notes contains "opacities"']
+    found = in_a_terminal("cohort", "--index", index, *where, "--show", TERM="xterm-256color", COLORTERM="truecolor")
+    assert found.count("▀") > 26 * 5
+    assert "peripheral" in found
     for dull in ({"TERM": "dumb"}, {"TERM": "xterm-256color", "NO_COLOR": "1"}):
         assert "▀" not in in_a_terminal(*arguments, **dull)
     assert "▀" not in cxrsearch(*arguments).out

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,10 +15,14 @@ from cxrsearch.cli.options import Index, Model, Output, Where
 from cxrsearch.report.rows import Format, write
 
 if TYPE_CHECKING:
+    from cxrsearch.clinical import Payload
+    from cxrsearch.excerpts import Excerpt
     from cxrsearch.store.contract import VectorStore
     from cxrsearch.where import Expression
 
 _STEPS = " ▁▂▃▄▅▆▇█"
+_TABLE_COLUMNS = 8  # beside the path; every other format gives all
+_SHOWN = 24  # pictures of a cohort: a screen or two
 
 
 def cohort(
@@ -39,6 +46,7 @@ def cohort(
         Path | None,
         typer.Option("--export", metavar="FILE", help="Write the images' facts to a .csv or .parquet file."),
     ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show pictures of the first images in the terminal.")] = False,
     model: Model = None,
     format: Output = Format.TABLE,
 ) -> None:
@@ -64,7 +72,7 @@ def cohort(
         elif by:
             _count(store, expression, by, format)
         else:
-            _list(store, expression, format)
+            _list(store, expression, format, show)
 
 
 def _count(store: VectorStore, expression: Expression | None, by: list[str], format: Format) -> None:
@@ -86,19 +94,42 @@ def _count(store: VectorStore, expression: Expression | None, by: list[str], for
         print(f"{total.images} images of {total.patients} patients{unknown}")
 
 
-def _list(store: VectorStore, expression: Expression | None, format: Format) -> None:
+def _list(store: VectorStore, expression: Expression | None, format: Format, show: bool) -> None:
     from cxrsearch import cohort as cohorts
     from cxrsearch.excerpts import excerpts, looked_for, plain
+    from cxrsearch.pictures import Pictures
+    from cxrsearch.report import show as showing
+    from cxrsearch.report.hits import TABLE_FIELDS
+    from cxrsearch.where import named
 
     rows: list[dict[str, Any]] = [dict(payload) for payload in cohorts.rows(store, expression)]
-    columns = [name for name in store.facts.all_fields if name != "image_sha256"]
+    fields = store.facts.all_fields
+    columns = [name for name in fields if name != "image_sha256"]
     words = looked_for(expression)
     cells = [{**row, **{n: plain(found) for n, found in excerpts(row, words).items()}} for row in rows]
     if format is Format.TABLE:
-        columns = [name for name in columns if any(row.get(name) is not None for row in rows)]
+        first = [name for name in (*TABLE_FIELDS, *named(expression)) if name in fields]
+        used = [name for name in (*first, *store.facts.fields) if any(row.get(name) is not None for row in rows)]
+        columns = [*list(dict.fromkeys(used))[:_TABLE_COLUMNS], "path"]
     write(rows, columns, format, cells=cells)
     if format is Format.TABLE:
+        if show:
+            pictures, found = Pictures(store), islice(store.scroll(expression), _SHOWN)
+            shown = ((pictures.of(point.id, point.payload), point.payload) for point in found)
+            showing.show(
+                (
+                    (picture.image if picture is not None else None, _caption(excerpts(payload, words), payload))
+                    for picture, payload in shown
+                ),
+                sys.stdout,
+            )
         print(f"{len(rows)} images")
+
+
+def _caption(found: Mapping[str, Excerpt], payload: Payload) -> str:
+    from cxrsearch.excerpts import plain
+
+    return " / ".join(plain(one) for one in found.values()) or str(payload.get("path", ""))
 
 
 def _export(store: VectorStore, expression: Expression | None, file: Path) -> None:

@@ -112,7 +112,7 @@ def search(
                 one = answer(result, store, encoder, wanted, calibration, explain or bool(report), vote, predictor)
                 writer.write(one)
                 if show and format is Format.TABLE:
-                    showing.show(one, store, sys.stdout)
+                    showing.show(showing.answered(one, store), sys.stdout)
                 if report is not None:
                     kept.append(one)
         writer.close()

@@ -16,8 +16,8 @@ from cxrsearch.report.rows import Format, text_of, write_csv, write_json, write_
 from cxrsearch.report.votes import VOTE_COLUMNS, vote_rows, vote_words
 from cxrsearch.search import Hit
 
-# What a table shows of each hit, where the index has it; every other format gives all fields.
-_TABLE_FIELDS = ("patient", "site", "view", "finding", "outcome")
+# What a table shows of each image, where the index has it; every other format gives all fields.
+TABLE_FIELDS = ("patient", "site", "view", "finding", "outcome")
 
 
 class Writer:
@@ -68,7 +68,7 @@ class Writer:
 
 def _table(answer: Answer, fields: Mapping[str, Field], explained: bool, stream: TextIO) -> None:
     result = answer.result
-    shown = [name for name in _TABLE_FIELDS if name in fields]
+    shown = [name for name in TABLE_FIELDS if name in fields]
     if answer.vote is not None and answer.vote.field not in shown:
         shown.append(answer.vote.field)
     looked_in = sorted({name for found in answer.excerpts for name in found} - set(shown))
