@@ -61,8 +61,19 @@ def test_planted_identities_are_found_nowhere(cxrsearch: Run, tmp_path: Path) ->
             cxrsearch("cohort", "--index", index, "--by", "sex", "--format", format),
             cxrsearch("info", "--index", index, "--format", format),
         ]
-    outputs += [cxrsearch("backup", index, tmp_path / "b"), cxrsearch("forget", "MRN-424243", "--index", index)]
-    printed = "".join(ran.out + ran.err for ran in outputs).replace(str(archive), "").replace(str(index), "")
+    smith = query.rename(tmp_path / "file-of-smith.dcm")  # a page does not name the file that was asked about
+    page, table = tmp_path / "page.html", tmp_path / "table.csv"
+    search = cxrsearch("search", smith, "--index", index, "--same-patient", "--like", smith, "--report", page)
+    assert search.code == 0, search.err
+    outputs += [
+        cxrsearch("cohort", "--index", index, "--export", table),
+        cxrsearch("duplicates", "--index", index),
+        cxrsearch("doctor", "--index", index),
+        cxrsearch("backup", index, tmp_path / "b"),
+        cxrsearch("forget", "MRN-424243", "--index", index),
+    ]
+    printed = "".join(ran.out + ran.err for ran in outputs) + page.read_text("utf-8") + table.read_text("utf-8")
+    printed = printed.replace(str(archive), "").replace(str(index), "")
     import zipfile
 
     stored = b"".join(file.read_bytes() for file in index.rglob("*") if file.is_file())
