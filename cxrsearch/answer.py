@@ -46,6 +46,6 @@ def answer(
         tuple(excerpts(hit.payload, words) for hit in result.hits),
         tuple(why),
         voted,
-        predictor.predict(query.embedding) if predictor is not None else None,
+        predictor.predict(query.asked.embedding) if predictor is not None else None,
         tuple(cautions.of(result, store, calibration, wanted.expression, why)),
     )

@@ -34,7 +34,7 @@ def of(
     query = result.query
     found = [*_views(result), *_one_value(result.hits, store, where), *_copies(result, store)]
     if calibration is not None:
-        nearest = store.query(query.embedding, 1, query.others)
+        nearest = store.query(query.asked.embedding, 1, query.others)
         if nearest and nearest[0].score < calibration.novelty:
             found.append(
                 f"this image is far from everything in the index: the nearest is at {nearest[0].score:.3f}, while 95 %"
@@ -46,7 +46,7 @@ def of(
 
 
 def _views(result: Result) -> list[str]:
-    own = result.query.projection
+    own = result.query.asked.projection
     seen = [_projection(hit) for hit in result.hits]
     other = {"lateral": "frontal", "frontal": "lateral"}.get(own or "")
     number = seen.count(other) if other else 0
@@ -77,7 +77,7 @@ def _one_value(hits: Sequence[Hit], store: VectorStore, where: Expression | None
 
 
 def _copies(result: Result, store: VectorStore) -> list[str]:
-    pictures, own, found = Pictures(store), crop_hashes(_grey(result.query.image)), []
+    pictures, own, found = Pictures(store), crop_hashes(_grey(result.query.asked.image)), []
     for hit in result.hits[:_LOOKED_AT]:
         picture = pictures.quick(hit.id, hit.payload)
         if picture is not None and (bits := bits_between(own, crop_hashes(_grey(picture.image)))) <= NEAR:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.radiograph import Radiograph, canonical
 from cxrsearch.regions import INSIDE_BORDER, LUNGS, WHOLE, Region, cover
 
 if TYPE_CHECKING:
@@ -25,6 +24,15 @@ if TYPE_CHECKING:
 # A hit is called one of the border when more than this part of its score comes from there. The border is 23 % of a
 # picture's area.
 MOSTLY = 0.5
+
+
+class Sized(Protocol):
+    """What has the size of a picture in pixels, before it was made canonical."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class Explanation:
         )
 
 
-def parts(places: NDArray[np.float32], image: Radiograph, region: Region = WHOLE) -> Parts:
+def parts(places: NDArray[np.float32], image: Sized, region: Region = WHOLE) -> Parts:
     """The places of an image, or of a region of it brought to unit length. ``places``: (D, h, w), of sum length 1."""
     if region == WHOLE:
         return Parts(places)
@@ -88,21 +96,19 @@ def explanations(
     result: Result, pictures: Pictures, encoder: Encoder, region: Region = WHOLE
 ) -> list[Explanation | None]:
     """One per hit; None where its picture is not here. ``region``: the one that was searched by."""
-    look = pictures.of if region == WHOLE else pictures.quick
-    found = [look(hit.id, hit.payload) for hit in result.hits]
-    shown = [canonical(picture.image, encoder.card.image_size) for picture in found if picture is not None]
-    places = iter(encoder.encode(shown).places) if shown else iter(())
-    query = result.query
-    return [
-        explain(
-            query.parts, query.image, query.direction, parts(next(places), picture.image, region), picture.image,
-            picture.original,
-        ) if picture is not None else None
-        for picture in found
-    ]  # fmt: skip
+    query, size, quick = result.query, encoder.card.image_size, region != WHOLE
+    found: list[Explanation | None] = []
+    for hit in result.hits:
+        seen = pictures.seen(hit.id, hit.payload, size, quick)
+        if seen is None:
+            found.append(None)
+            continue
+        own = parts(encoder.encode([seen.canonical]).places[0], seen, region)
+        found.append(explain(query.parts, query.asked.image, query.direction, own, seen, seen.original))
+    return found
 
 
-def explain(query: Parts, asked: Radiograph, direction: NDArray[np.float32], hit: Parts, image: Radiograph,
+def explain(query: Parts, asked: Sized, direction: NDArray[np.float32], hit: Parts, image: Sized,
             original: bool) -> Explanation:  # fmt: skip
     """``direction``: (D,), what was compared with the hit: the sum of ``query`` unless examples were beside it."""
     of_query = np.einsum("dyx,d->yx", query.places, hit.total)
@@ -110,7 +116,7 @@ def explain(query: Parts, asked: Radiograph, direction: NDArray[np.float32], hit
     return Explanation(of_query, of_hit, shares(of_query, asked), shares(of_hit, image), original)
 
 
-def shares(values: NDArray[np.float32], image: Radiograph) -> Shares | None:
+def shares(values: NDArray[np.float32], image: Sized) -> Shares | None:
     """Of a map over the canonical square of an image."""
     total = float(values.sum())
     if total <= 0:

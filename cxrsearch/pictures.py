@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cxrsearch import radiograph
 from cxrsearch.clinical import Payload
 from cxrsearch.errors import ImageError
@@ -20,6 +23,16 @@ class Picture:
     original: bool
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A picture as the encoder sees it, (S, S) float32 in 0..1, and the size it had: little to keep of a large file."""
+
+    canonical: NDArray[np.float32]
+    width: int
+    height: int
+    original: bool
+
+
 class Pictures:
     """The pictures of one open index."""
 
@@ -30,6 +43,14 @@ class Pictures:
         """None when neither the original nor a thumbnail can be read."""
         original = self._original(payload)
         return Picture(original, True) if original is not None else self.small(id)
+
+    def seen(self, id: str, payload: Payload, size: int, quick: bool = False) -> Seen | None:
+        """The picture for an encoder of ``size`` pixels. ``quick``: the thumbnail where there is one."""
+        picture = self.quick(id, payload) if quick else self.of(id, payload)
+        if picture is None:
+            return None
+        image = picture.image
+        return Seen(radiograph.canonical(image, size), image.width, image.height, picture.original)
 
     def quick(self, id: str, payload: Payload) -> Picture | None:
         """As :meth:`of`, the thumbnail first: for a search that looks through hundreds."""

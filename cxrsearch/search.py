@@ -37,6 +37,21 @@ class Hit:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """An image of the command line. embedding: (D,), of unit length; places: (D, h, w), which it is the sum of;
+    patients: its patient's pseudonyms; projection: frontal or lateral, where header or index say; indexed: this very
+    file is in the index."""
+
+    path: Path
+    image: Radiograph
+    embedding: NDArray[np.float32]
+    places: NDArray[np.float32]
+    patients: frozenset[str]
+    projection: str | None
+    indexed: bool
+
+
+@dataclass(frozen=True)
 class Wanted:
     """What is looked for. expression: among which images; limit: how many hits; same_patient: let the query's own
     patient in; region: of the query, compared with the same region of the hits; like, unlike: images beside it."""
@@ -45,27 +60,21 @@ class Wanted:
     limit: int = 10
     same_patient: bool = False
     region: Region = WHOLE
-    like: tuple[Path, ...] = ()
-    unlike: tuple[Path, ...] = ()
+    like: tuple[Asked, ...] = ()
+    unlike: tuple[Asked, ...] = ()
 
 
 @dataclass(frozen=True)
 class Query:
-    """The image that was asked for. ``indexed``: this very file is in the index; ``left_out``: the pseudonyms whose
-    images were not considered; ``embedding``: of the whole image; ``direction``: what was compared with the hits, the
-    same unless a region or examples were given, both (D,) float32 of unit length; ``parts``: of the direction, by
-    place; ``projection``: frontal or lateral, where its header or the index says; ``others``: what every image that
-    may be a hit meets, the --where aside, None where all may."""
+    """What was compared with the hits. ``left_out``: the pseudonyms whose images were not considered; ``direction``:
+    (D,) float32 of unit length, the image's embedding unless a region or examples were given; ``parts``: of it, by
+    place; ``others``: what every image that may be a hit meets, the --where aside, None where all may."""
 
-    path: Path
-    indexed: bool
+    asked: Asked
     left_out: tuple[str, ...]
-    embedding: NDArray[np.float32] = field(repr=False, compare=False)
-    direction: NDArray[np.float32] = field(repr=False, compare=False)
-    parts: Parts = field(repr=False, compare=False)
-    image: Radiograph = field(repr=False, compare=False)
-    projection: str | None
-    others: Expression | None = field(repr=False, compare=False)
+    direction: NDArray[np.float32]
+    parts: Parts
+    others: Expression | None
 
 
 @dataclass(frozen=True)
@@ -77,44 +86,33 @@ class Result:
     unseen: int = 0
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """An image of the command line, read and embedded."""
+def read(path: Path, store: VectorStore, encoder: Encoder, identity: Identity | None) -> list[Asked]:
+    """The image of a file, embedded; the frames of a file of several, called ``path#2`` and so on behind the first.
 
-    path: Path
-    image: Radiograph
-    embedding: NDArray[np.float32]
-    places: NDArray[np.float32]
-    patients: frozenset[str]
-    projection: str | None
-    indexed: bool
-
-
-def search(
-    paths: Sequence[Path], store: VectorStore, encoder: Encoder, identity: Identity | None, wanted: Wanted
-) -> list[Result]:
-    """The most similar radiographs of the index to each image.
-
-    A query's patient is known when its file is in the index, or from the DICOM header when there is a pseudonym key;
-    its images, and the image itself, are left out unless ``same_patient``; so are those of the examples.
-    A file of several radiographs is searched by each; behind the first, ``path#2`` and so on.
+    Its patient is known when the file is in the index, or from the DICOM header when there is a pseudonym key.
     Raises ImageError for an image that cannot be read.
     """
-    like, unlike = (
-        [one for path in paths_of for one in _asked(path, store, encoder, identity)]
-        for paths_of in (wanted.like, wanted.unlike)
-    )
-    queries = [one for path in paths for one in _asked(path, store, encoder, identity)]
-    return [_find(asked, like, unlike, store, encoder, wanted) for asked in queries]
+    images = radiograph.read(path, ("PatientID",))
+    encoded = encoder.encode([radiograph.canonical(image, encoder.card.image_size) for image in images])
+    found = []
+    for number, image in enumerate(images):
+        same_file = Equals("image_sha256", (image.sha256,))
+        own = [point.payload for point in store.scroll(same_file, fields=["patient", "projection"])]
+        shown = path if image.frame == 1 else path.with_name(f"{path.name}#{image.frame}")
+        patients = frozenset(_patients(own, store, image, identity))
+        seen = image.projection or next((str(one["projection"]) for one in own if "projection" in one), None)
+        found.append(Asked(shown, image, encoded.embedding[number], encoded.places[number], patients, seen, bool(own)))
+    return found
 
 
-def _find(
-    asked: _Asked, like: list[_Asked], unlike: list[_Asked], store: VectorStore, encoder: Encoder, wanted: Wanted
-) -> Result:
+def search(asked: Asked, store: VectorStore, encoder: Encoder, wanted: Wanted) -> Result:
+    """The most similar radiographs of the index. Images of the query's own patient, and of the examples', are left out
+    unless ``same_patient``."""
+    like, unlike = wanted.like, wanted.unlike
     together = [asked, *like, *unlike]
-    patients = frozenset().union(*(one.patients for one in together))
-    others = None if wanted.same_patient else _others(together, patients)
-    expression = both(others, wanted.expression)
+    left_out = () if wanted.same_patient else tuple(sorted({name for one in together for name in one.patients}))
+    left_in = None if wanted.same_patient else others(together)
+    expression = both(left_in, wanted.expression)
     whole = parts(asked.places, asked.image, wanted.region)
     unseen = 0
     if like or unlike:
@@ -136,51 +134,33 @@ def _find(
         Hit(rank, one.score, {name: value for name, value in one.payload.items() if name != ROW_HASH}, one.id)
         for rank, one in enumerate(scored, start=1)
     ]
-    left_out = () if wanted.same_patient else tuple(sorted(patients))
-    query = Query(
-        asked.path, asked.indexed, left_out, asked.embedding, direction, whole, asked.image,
-        asked.projection, others,
-    )  # fmt: skip
-    return Result(query, hits, unseen)
+    return Result(Query(asked, left_out, direction, whole, left_in), hits, unseen)
 
 
 def _by_region(
     direction: NDArray[np.float32], found: Sequence[Scored], pictures: Pictures, encoder: Encoder, wanted: Wanted
 ) -> tuple[list[Scored], int]:
     """The hits whose own region is most like the query's, best first; of those shown, how many have no picture."""
-    seen = [(one, pictures.quick(one.id, one.payload)) for one in found]
-    shown = [(one, picture.image) for one, picture in seen if picture is not None]
+    looked = [(one, pictures.seen(one.id, one.payload, encoder.card.image_size, quick=True)) for one in found]
+    shown = [(one, seen) for one, seen in looked if seen is not None]
     compared: list[Scored] = []
     for start in range(0, len(shown), _BATCH):
         batch = shown[start : start + _BATCH]
-        size = encoder.card.image_size
-        places = encoder.encode([radiograph.canonical(image, size) for _, image in batch]).places
-        for (one, image), own in zip(batch, places, strict=True):
-            score = float(parts(own, image, wanted.region).total @ direction)
+        places = encoder.encode([seen.canonical for _, seen in batch]).places
+        for (one, seen), own in zip(batch, places, strict=True):
+            score = float(parts(own, seen, wanted.region).total @ direction)
             compared.append(Scored(one.id, score, one.payload))
     compared.sort(key=lambda one: -one.score)
-    best = [*compared, *(one for one, picture in seen if picture is None)][: wanted.limit]
+    best = [*compared, *(one for one, seen in looked if seen is None)][: wanted.limit]
     return best, max(0, len(best) - len(compared))
 
 
-def _others(together: Sequence[_Asked], patients: frozenset[str]) -> Expression:
-    files = tuple(dict.fromkeys(one.image.sha256 for one in together))
-    nobody = [Not(Equals("patient", tuple(sorted(patients))))] if patients else []
+def others(asked: Sequence[Asked]) -> Expression:
+    """What is neither one of these files nor of one of their patients."""
+    files = tuple(dict.fromkeys(one.image.sha256 for one in asked))
+    patients = sorted({name for one in asked for name in one.patients})
+    nobody = [Not(Equals("patient", tuple(patients)))] if patients else []
     return And((Not(Equals("image_sha256", files)), *nobody))
-
-
-def _asked(path: Path, store: VectorStore, encoder: Encoder, identity: Identity | None) -> list[_Asked]:
-    images = radiograph.read(path, ("PatientID",))
-    encoded = encoder.encode([radiograph.canonical(image, encoder.card.image_size) for image in images])
-    found = []
-    for number, image in enumerate(images):
-        same_file = Equals("image_sha256", (image.sha256,))
-        own = [point.payload for point in store.scroll(same_file, fields=["patient", "projection"])]
-        shown = path if image.frame == 1 else path.with_name(f"{path.name}#{image.frame}")
-        patients = frozenset(_patients(own, store, image, identity))
-        seen = image.projection or next((str(one["projection"]) for one in own if "projection" in one), None)
-        found.append(_Asked(shown, image, encoded.embedding[number], encoded.places[number], patients, seen, bool(own)))
-    return found
 
 
 def _patients(own: Sequence[Payload], store: VectorStore, image: Radiograph, identity: Identity | None) -> set[str]:

@@ -9,6 +9,7 @@ by being started again.
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import time
 from collections import Counter
@@ -34,6 +35,7 @@ from indexer.record import Record
 
 # Images stored and flushed at once: what a kill costs. Flushing takes 20 ms however many they are.
 _BATCH = 128
+log = logging.getLogger("cxrsearch")
 # Files looked at before the share of rejected ones is held against the mapping.
 _BEFORE_JUDGING = 100
 
@@ -184,6 +186,7 @@ class _Writer:
             self.store.thumbnails.put(id, picture)
         self.store.upsert(self.batch)
         self.summary.indexed += len(self.batch)
+        log.debug(f"stored {self.summary.indexed} images")
         self.batch, self.thumbnails = [], {}
 
     def prune(self) -> None:

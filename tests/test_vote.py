@@ -18,7 +18,7 @@ from cxrsearch.clinical import Field, FieldType
 from cxrsearch.errors import IndexUnavailable, InputError
 from cxrsearch.explain import Parts
 from cxrsearch.radiograph import Radiograph
-from cxrsearch.search import Hit, Query, Result
+from cxrsearch.search import Asked, Hit, Query, Result
 from cxrsearch.statistics import difference, wilson
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from cxrsearch.store.edge import EdgeStore
@@ -175,7 +175,9 @@ def test_hits_of_one_site_are_warned_of_unless_that_is_chance(
     found = store.query(near(0, 77), hits)
     assert {hit.payload["site"] for hit in found} == {"Daegu"}
     image, vector = Radiograph(np.zeros((64, 64), dtype=np.float32), "", "png"), near(0, 77)
-    query = Query(Path("q.png"), False, (), vector, vector, Parts(vector[:, None, None]), image, None, None)
+    places = vector[:, None, None]
+    asked = Asked(Path("q.png"), image, vector, places, frozenset(), None, False)
+    query = Query(asked, (), vector, Parts(places), None)
     result = Result(query, [Hit(n, hit.score, hit.payload, hit.id) for n, hit in enumerate(found, start=1)])
     lines = cautions.of(result, store, None, None)
     assert any(f"all {hits} hits with a known site are of one: Daegu" in line for line in lines) is warned

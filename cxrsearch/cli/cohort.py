@@ -167,9 +167,9 @@ def _spread(
     encoder = Encoder(model or DEFAULT_MODEL)
     store.facts.check_model(encoder.card.name, encoder.card.fingerprint)
     identity = load_identity(settings.key_file())
-    query = search.search([image], store, encoder, identity, search.Wanted(expression, limit=1))[0].query
+    asked = search.read(image, store, encoder, identity)[0]
     name = by[0] if by else None
-    found = spread(store, query.embedding, both(query.others, expression), name)
+    found = spread(store, asked.embedding, both(search.others([asked]), expression), name)
     rows, cells = [], []
     for one in found:
         row = {**({name: one.value} if name else {}), "images": one.images, "patients": one.patients}

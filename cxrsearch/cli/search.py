@@ -60,6 +60,7 @@ def search(
 
     Example: cxrsearch search scan.dcm --index chest --where 'site = "Daegu"' --vote outcome
     """
+    import functools
     import logging
 
     from cxrsearch import cohort, regions, settings
@@ -88,27 +89,33 @@ def search(
         if vote is not None:
             cohort.check_fields([vote], fields, "--vote")
             voting.check_field(fields[vote])
-        wanted = searching.Wanted(
-            parse(where, fields, store) if where is not None else None, limit, same_patient,
-            regions.WHOLE if region is None else regions.parse(region), tuple(like or ()), tuple(unlike or ()),
-        )  # fmt: skip
+        part = regions.WHOLE if region is None else regions.parse(region)
+        expression = parse(where, fields, store) if where is not None else None
         predictor = Predictor(predict) if predict is not None else None
         if predictor is not None:
             predictor.check_model(card.name, card.fingerprint)
         calibration = Calibration.from_json(store.facts.calibration)
+        log.debug(f"opened {index}: {store.count()} images")
         encoder, identity = Encoder(folder), load_identity(settings.key_file())
+        log.debug(f"loaded {card.name}")
+        read = functools.partial(searching.read, store=store, encoder=encoder, identity=identity)
+        liked, unliked = (tuple(one for path in given or () for one in read(path)) for given in (like, unlike))
+        wanted = searching.Wanted(expression, limit, same_patient, part, liked, unliked)
         writer = hits.Writer(fields, calibration, format, explain, sys.stdout)
         kept, failed = [], 0
         for path in filter(None, paths):
             try:
-                found = searching.search([Path(path)], store, encoder, identity, wanted)
+                asked = read(Path(path))
             except ImageError as error:
                 if len(paths) == 1:
                     raise
                 log.warning(f"cxrsearch: {error}")
                 failed += 1
                 continue
-            for result in found:
+            log.debug(f"read and embedded {path}")
+            for image in asked:
+                result = searching.search(image, store, encoder, wanted)
+                log.debug(f"found {len(result.hits)} images")
                 one = answer(result, store, encoder, wanted, calibration, explain or bool(report), vote, predictor)
                 writer.write(one)
                 if show and format is Format.TABLE:

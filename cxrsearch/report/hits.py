@@ -73,11 +73,11 @@ def _table(answer: Answer, fields: Mapping[str, Field], explained: bool, stream:
         shown.append(answer.vote.field)
     looked_in = sorted({name for found in answer.excerpts for name in found} - set(shown))
     notes = []
-    if result.query.indexed:
+    if result.query.asked.indexed:
         notes.append("in the index")
     if result.query.left_out:
         notes.append(f"own patient {', '.join(result.query.left_out)} left out")
-    title = f"{result.query.path}" + (f"  ({'; '.join(notes)})" if notes else "")
+    title = f"{result.query.asked.path}" + (f"  ({'; '.join(notes)})" if notes else "")
     rows = []
     for number, hit in enumerate(result.hits):
         row: dict[str, Any] = {**hit.payload, "score": f"{hit.score:.4f}", "#": hit.rank}
@@ -133,13 +133,13 @@ def _lines(lines: Sequence[str], stream: TextIO) -> None:
 
 def _flat(answer: Answer, explained: bool) -> list[dict[str, Any]]:
     warnings = {"warnings": list(answer.warnings)} if answer.warnings else {}
-    return [{"query": str(answer.result.query.path), **row, **warnings} for row in _rows(answer, explained)]
+    return [{"query": str(answer.result.query.asked.path), **row, **warnings} for row in _rows(answer, explained)]
 
 
 def _nested(answer: Answer, explained: bool) -> dict[str, Any]:
     query = answer.result.query
     nested: dict[str, Any] = {
-        "query": {"path": str(query.path), "indexed": query.indexed, "left_out": list(query.left_out)},
+        "query": {"path": str(query.asked.path), "indexed": query.asked.indexed, "left_out": list(query.left_out)},
         "hits": [],
         "warnings": list(answer.warnings),
     }

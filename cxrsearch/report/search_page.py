@@ -73,9 +73,9 @@ def _query(
     query, vote = answer.result.query, answer.vote
     hits = [_hit(place, answer, store, pictures) for place in range(len(answer.result.hits))]
     return {
-        "number": number, "picture": _jpeg(query.image), "frame": _frame(query.image), "hits": hits,
-        "indexed": query.indexed, "left_out": query.left_out, "projection": query.projection,
-        "size": f"{query.image.width} x {query.image.height}", "format": query.image.format,
+        "number": number, "picture": _jpeg(query.asked.image), "frame": _frame(query.asked.image), "hits": hits,
+        "indexed": query.asked.indexed, "left_out": query.left_out, "projection": query.asked.projection,
+        "size": f"{query.asked.image.width} x {query.asked.image.height}", "format": query.asked.image.format,
         "warnings": answer.warnings,
         "vote": None if vote is None else {
             "field": vote.field, "columns": VOTE_COLUMNS, "words": vote_words(vote, calibration),

@@ -26,7 +26,7 @@ Captioned = tuple[Radiograph | None, str]
 def answered(answer: Answer, store: VectorStore) -> Iterator[Captioned]:
     """The query and its hits."""
     pictures = Pictures(store)
-    yield answer.result.query.image, "query"
+    yield answer.result.query.asked.image, "query"
     for hit in answer.result.hits:
         picture = pictures.of(hit.id, hit.payload)
         yield picture.image if picture is not None else None, f"{hit.rank}   {hit.score:.4f}"
