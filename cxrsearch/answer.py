@@ -10,8 +10,9 @@ from cxrsearch.calibration import Calibration
 from cxrsearch.encoder import Encoder
 from cxrsearch.excerpts import Excerpt, excerpts, looked_for
 from cxrsearch.explain import Explanation, explanations
-from cxrsearch.pictures import Pictures
+from cxrsearch.pictures import Pictures, Seen
 from cxrsearch.prediction import Prediction, Predictor
+from cxrsearch.regions import WHOLE
 from cxrsearch.search import Result, Wanted
 from cxrsearch.store.contract import VectorStore
 from cxrsearch.vote import Vote
@@ -19,10 +20,12 @@ from cxrsearch.vote import Vote
 
 @dataclass(frozen=True)
 class Answer:
-    """excerpts, explanations: one per hit; the latter empty where nobody asked."""
+    """excerpts, looked, explanations: one per hit; the pictures that were looked at, and why, are empty where nobody
+    asked for them."""
 
     result: Result
     excerpts: tuple[Mapping[str, Excerpt], ...]
+    looked: tuple[Seen | None, ...]
     explanations: tuple[Explanation | None, ...]
     vote: Vote | None
     prediction: Prediction | None
@@ -31,11 +34,14 @@ class Answer:
 
 def answer(
     result: Result, store: VectorStore, encoder: Encoder, wanted: Wanted, calibration: Calibration | None,
-    explained: bool = False, field: str | None = None, predictor: Predictor | None = None,
+    pictured: bool = False, field: str | None = None, predictor: Predictor | None = None,
 ) -> Answer:  # fmt: skip
-    """``explained``: with place maps. ``field``: what to vote on."""
-    query, pictures = result.query, Pictures(store)
-    why = explanations(result, pictures, encoder, wanted.region) if explained else []
+    """``pictured``: with the hits' pictures and place maps. ``field``: what to vote on."""
+    query, pictures, size = result.query, Pictures(store), encoder.card.image_size
+    # The maps of a region are of the pictures that its search compared: thumbnails, where there are any.
+    quick, hits = wanted.region != WHOLE, result.hits if pictured else []
+    looked = [pictures.seen(hit.id, hit.payload, size, quick) for hit in hits]
+    why = explanations(query, looked, encoder, wanted.region)
     voted = None
     if field is not None:
         known = store.facts.all_fields[field]
@@ -44,6 +50,7 @@ def answer(
     return Answer(
         result,
         tuple(excerpts(hit.payload, words) for hit in result.hits),
+        tuple(looked),
         tuple(why),
         voted,
         predictor.predict(query.asked.embedding) if predictor is not None else None,

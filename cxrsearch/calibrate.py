@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch import cohort
-from cxrsearch.calibration import COVERAGE, Calibration, FieldCalibration, Kernel
+from cxrsearch.calibration import COVERAGE, Calibration, FieldCalibration, Kernel, likely
 from cxrsearch.clinical import Field, FieldType, Scalar, values_of
 from cxrsearch.errors import InputError
-from cxrsearch.statistics import Figure
+from cxrsearch.search import apart
+from cxrsearch.statistics import Figure, Floats, ece, figure, resampled
 from cxrsearch.store.contract import Point, VectorStore
-from cxrsearch.vote import VOTERS, voters
-from cxrsearch.where import And, Equals, Expression, Missing, Not
+from cxrsearch.vote import VOTERS, ballot, in_parts, voters
+from cxrsearch.where import Expression, Missing, Not
 
 # A third of these patients sets the floor, and a third measures: with fewer, neither means anything.
 FEWEST_PATIENTS = 60
@@ -40,7 +41,6 @@ _FAR = 0.05
 _REACHES = (0.5, 1.0, 2.0, math.inf)
 _PRIORS = (1.0, 3.0, 10.0)
 _SHARPNESSES = (0.75, 1.0, 1.5)
-_BINS = 10
 _ROUNDING = 1e-9
 _RESAMPLES = 1000
 
@@ -50,21 +50,17 @@ class _Answers:
     """N patients' votes over C values. scores (N, V), minus infinity where there were fewer voters; says (N, V, C):
     what each voter says, in parts; truth (N, C): the patient's own values, in parts; base (C,)."""
 
-    scores: NDArray[np.float64]
-    says: NDArray[np.float64]
-    truth: NDArray[np.float64]
-    base: NDArray[np.float64]
+    scores: Floats
+    says: Floats
+    truth: Floats
+    base: Floats
 
     def part(self, which: NDArray[np.int64]) -> _Answers:
         return _Answers(self.scores[which], self.says[which], self.truth[which], self.base)
 
-    def probabilities(self, kernel: Kernel) -> NDArray[np.float64]:
-        """(N, C), rows add up to one: :func:`cxrsearch.vote.probabilities` for all at once."""
-        weights = np.where(np.isfinite(self.scores), np.exp(-np.maximum(0, 1 - self.scores) / kernel.reach), 0.0)
-        counts = np.einsum("nv,nvc->nc", weights, self.says)
-        shares = (counts + kernel.prior * self.base) / (counts.sum(axis=1, keepdims=True) + kernel.prior)
-        raw = self.base * (shares / self.base) ** kernel.sharpness
-        return np.asarray(raw / raw.sum(axis=1, keepdims=True))
+    def probabilities(self, kernel: Kernel) -> Floats:
+        """(N, C), rows add up to one."""
+        return kernel.probabilities(np.einsum("nv,nvc->nc", kernel.weights(self.scores), self.says), self.base)
 
 
 def calibrate(
@@ -97,7 +93,7 @@ def calibrate(
 
 def _of_field(store: VectorStore, field: Field, seed: int) -> FieldCalibration | str:
     """The calibration, or why there is none."""
-    base = cohort.shares(store, field)
+    base = cohort.shares(store, field.name)
     if len(base) > MOST_VALUES:
         return f"has {len(base)} values; more than {MOST_VALUES} are not calibrated"
     rng = np.random.default_rng(seed)
@@ -139,14 +135,14 @@ def _one_each(
 
 
 def _answers(
-    store: VectorStore, field: str, values: Sequence[Scalar], base: NDArray[np.float64], patients: Sequence[Point]
+    store: VectorStore, field: str, values: Sequence[Scalar], base: Floats, patients: Sequence[Point]
 ) -> _Answers:
     scores = np.full((len(patients), VOTERS), -np.inf)
     says = np.zeros((len(patients), VOTERS, len(values)))
     for number, point in enumerate(patients):
-        for place, voter in enumerate(voters(store, _vector(point), field, _others(point))):
-            scores[number, place], says[number, place] = voter.score, _parts(voter.values, values)
-    truth = np.stack([_parts(values_of(point.payload, field), values) for point in patients])
+        asked = voters(store, _vector(point), field, _others(point))
+        scores[number, : len(asked)], says[number, : len(asked)] = ballot(asked, values)
+    truth = np.array([in_parts(values_of(point.payload, field), values) for point in patients])
     return _Answers(scores, says, truth, base)
 
 
@@ -164,43 +160,22 @@ def _learn(answers: _Answers) -> Kernel:
 def _measure(answers: _Answers, kernel: Kernel, floor: float, rng: np.random.Generator) -> dict[str, Figure]:
     said = answers.probabilities(kernel)
     true = _one_hot(answers.truth, rng)
-    best = said.argmax(axis=1)
-    likely = said >= floor
-    likely[np.arange(len(said)), best] = True
+    among, best = likely(said, floor), said.argmax(axis=1)
+    of_vote, of_base = (((part - true) ** 2).sum(axis=1) for part in (said, answers.base))
     per_patient = {
-        "Brier": ((said - true) ** 2).sum(axis=1),
-        "Brier of the base rate": ((answers.base - true) ** 2).sum(axis=1),
-        "gain": ((answers.base - true) ** 2 - (said - true) ** 2).sum(axis=1),
-        "coverage": (likely & (true > 0)).any(axis=1).astype(float),
-        "likely values": likely.sum(axis=1).astype(float),
-    }
-    right, confidence = true[np.arange(len(said)), best], said.max(axis=1)
-    draws = rng.integers(len(said), size=(_RESAMPLES, len(said)))
-    figures = {name: _figure(float(column.mean()), column[draws].mean(axis=1)) for name, column in per_patient.items()}
-    errors = np.array([_ece(right[draw], confidence[draw]) for draw in draws])
-    return figures | {"ECE": _figure(_ece(right, confidence), errors)}
+        "Brier": of_vote, "Brier of the base rate": of_base, "gain": of_base - of_vote,
+        "coverage": (among & (true > 0)).any(axis=1), "likely values": among.sum(axis=1),
+    }  # fmt: skip
+    weights = resampled(np.arange(len(said)).astype(str), _RESAMPLES, int(rng.integers(2**31)))
+    series = {name: weights @ column / weights.sum(axis=1) for name, column in per_patient.items()}
+    series["ECE"] = ece(said.max(axis=1), true[np.arange(len(said)), best] > 0, weights)
+    return {name: figure(one) for name, one in series.items()}
 
 
-def _ece(right: NDArray[np.float64], confidence: NDArray[np.float64]) -> float:
-    """Expected calibration error in ten bins of the likeliest value's probability (Guo et al., ICML 2017)."""
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    gaps = np.bincount(bins, weights=right - confidence, minlength=_BINS)
-    return float(np.abs(gaps).sum() / len(right))
-
-
-def _figure(value: float, resampled: NDArray[np.float64]) -> Figure:
-    low, high = (float(v) for v in np.quantile(resampled, (0.025, 0.975)))
-    return Figure(value, low, high)
-
-
-def _one_hot(truth: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+def _one_hot(truth: Floats, rng: np.random.Generator) -> Floats:
     """One value a patient: of several, one at random."""
     drawn: NDArray[np.int64] = (truth * rng.random(truth.shape)).argmax(axis=1)
     return np.asarray(np.eye(truth.shape[1])[drawn])
-
-
-def _parts(own: Sequence[Scalar], values: Sequence[Scalar]) -> NDArray[np.float64]:
-    return np.array([(value in own) / len(own) for value in values], dtype=np.float64)
 
 
 def _vector(point: Point) -> NDArray[np.float32]:
@@ -209,6 +184,5 @@ def _vector(point: Point) -> NDArray[np.float32]:
 
 
 def _others(point: Point) -> Expression:
-    same_file = Not(Equals("image_sha256", (str(point.payload["image_sha256"]),)))
     patient = point.payload.get("patient")
-    return same_file if patient is None else And((same_file, Not(Equals("patient", (str(patient),)))))
+    return apart([str(point.payload["image_sha256"])], [] if patient is None else [str(patient)])

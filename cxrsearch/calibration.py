@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cxrsearch.clinical import Scalar
+import numpy as np
+from numpy.typing import NDArray
+
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.statistics import Figure
 
@@ -24,8 +26,19 @@ class Kernel:
     prior: float
     sharpness: float
 
-    def weight(self, score: float) -> float:
-        return math.exp(-max(0.0, 1.0 - score) / self.reach)
+    def weights(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of voters by their similarity, 0..1; minus infinity stands for no voter and weighs nothing."""
+        there = np.isfinite(scores)
+        return np.where(there, np.exp(-np.maximum(0.0, 1.0 - np.where(there, scores, 1.0)) / self.reach), 0.0)
+
+    def probabilities(self, tally: NDArray[np.float64], base: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(..., C), adding up to one, of the voters' weight for each of C values, (..., C), and their base rates, (C,).
+
+        p ~ base * (share / base) ** sharpness, where share is the value's part of the weight and of the prior's.
+        """
+        share = (tally + self.prior * base) / (tally.sum(axis=-1, keepdims=True) + self.prior)
+        raw = base * (share / base) ** self.sharpness
+        return np.asarray(raw / raw.sum(axis=-1, keepdims=True))
 
 
 @dataclass(frozen=True)
@@ -45,12 +58,10 @@ class FieldCalibration:
         """Whether the vote was better than the base rate, beyond what chance could make of so many patients."""
         return self.figures["gain"].low > 0
 
-    def likely(self, said: Mapping[Scalar, float]) -> frozenset[Scalar]:
-        """The conformal set: every value at or above the floor, and in any case the likeliest."""
-        if not said:
-            return frozenset()
-        best = max(said, key=lambda value: said[value])
-        return frozenset({best} | {value for value, part in said.items() if part >= self.floor})
+
+def likely(said: NDArray[np.float64], floor: float) -> NDArray[np.bool_]:
+    """The conformal set of (..., C) probabilities: every value at or above the floor, and in any case the likeliest."""
+    return np.asarray((said >= floor) | (said == said.max(axis=-1, keepdims=True)))
 
 
 @dataclass(frozen=True)

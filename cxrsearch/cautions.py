@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
-
 from cxrsearch import explain
 from cxrsearch.calibration import Calibration
 from cxrsearch.clinical import FieldType, values_of
 from cxrsearch.duplicates import BITS, NEAR, bits_between, crop_hashes
 from cxrsearch.explain import Explanation
 from cxrsearch.pictures import Pictures
-from cxrsearch.radiograph import Radiograph, projection
+from cxrsearch.radiograph import filled, projection
 from cxrsearch.search import Hit, Result
 from cxrsearch.statistics import surprising
 from cxrsearch.store.contract import VectorStore
@@ -23,7 +21,6 @@ from cxrsearch.where import Expression
 _ENOUGH = 5
 # Hits that are looked at as possible copies of the query: a copy is never far down.
 _LOOKED_AT = 3
-_COPY_SIDE = 256
 
 
 def of(
@@ -77,20 +74,18 @@ def _one_value(hits: Sequence[Hit], store: VectorStore, where: Expression | None
 
 
 def _copies(result: Result, store: VectorStore) -> list[str]:
-    pictures, own, found = Pictures(store), crop_hashes(_grey(result.query.asked.image)), []
+    asked, pictures, found = result.query.asked, Pictures(store), []
+    own = crop_hashes(filled(asked.canonical, asked.image.width, asked.image.height))
     for hit in result.hits[:_LOOKED_AT]:
-        picture = pictures.quick(hit.id, hit.payload)
-        if picture is not None and (bits := bits_between(own, crop_hashes(_grey(picture.image)))) <= NEAR:
+        seen = pictures.seen(hit.id, hit.payload, len(asked.canonical), quick=True)
+        if seen is None:
+            continue
+        if (bits := bits_between(own, crop_hashes(filled(seen.canonical, seen.width, seen.height)))) <= NEAR:
             found.append(
                 f"hit {hit.rank} is nearly the same picture as the query ({bits} of {BITS} bits differ): perhaps one"
                 " patient under two names, or a published copy"
             )
     return found
-
-
-def _grey(image: Radiograph) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    step = max(1, max(image.pixels.shape) // _COPY_SIDE)
-    return np.rint(image.pixels[::step, ::step] * 255).astype(np.uint8)
 
 
 def _projection(hit: Hit) -> str | None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from cxrsearch.clinical import ROW_HASH, Field, FieldType, Payload, Scalar, nearest, values_of
+from cxrsearch.clinical import ROW_HASH, Field, Payload, Scalar, nearest, values_of
 from cxrsearch.errors import UsageError
 from cxrsearch.store.contract import VectorStore
-from cxrsearch.where import Equals, Expression, Missing, Not, both
+from cxrsearch.where import Expression, Missing, Not, both
 
 MAX_FIELDS = 3
 
@@ -66,17 +66,12 @@ def count(store: VectorStore, by: Sequence[str], expression: Expression | None =
     return groups, Group((), total, len(everyone), without)
 
 
-def shares(store: VectorStore, field: Field, expression: Expression | None = None) -> dict[Scalar, float]:
+def shares(store: VectorStore, field: str, expression: Expression | None = None) -> dict[Scalar, float]:
     """How common each value is among the images that have the field and meet the expression: parts that add up to one,
     an image of several values counted for each; empty where no image has it."""
-    if field.type is FieldType.BOOLEAN:
-        counts: dict[Scalar, int] = {
-            value: store.count(both(Equals(field.name, (value,)), expression)) for value in (True, False)
-        }
-    else:
-        counts = {value: number for value, number in store.values(field.name, expression).items()}  # noqa: C416 - for mypy
+    counts = store.values(field, expression)
     total = sum(counts.values())
-    return {value: number / total for value, number in counts.items() if number}
+    return {value: number / total for value, number in counts.items()}
 
 
 def known(store: VectorStore, field: str, expression: Expression | None = None) -> float:

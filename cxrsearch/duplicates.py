@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cxrsearch.clinical import Payload
 from cxrsearch.pictures import Pictures
+from cxrsearch.radiograph import filled
 from cxrsearch.store.contract import VectorStore
 
 _FREQUENCIES = 16
@@ -24,6 +25,7 @@ BITS = _FREQUENCIES**2 - 1  # the mean tells nothing
 # cropped by more or stretched (benchmarks/duplicate_threshold.py).
 NEAR = 50
 _SIDE = 64
+_PIXELS = 256  # of the pictures that are hashed, before crops are taken
 # Parts of the side that a copy may have kept, tried in three places along each side.
 _KEPT = (0.92, 0.84, 0.76)
 _WHOLE = (1.0, 0.5, 0.5)
@@ -92,12 +94,11 @@ def pairs(store: VectorStore) -> tuple[list[Pair], int]:
     unseen = 0
     points = {point.id: point for point in store.scroll(vectors=True)}
     for id, point in points.items():
-        picture = pictures.quick(id, point.payload)
-        if picture is None:
+        seen = pictures.seen(id, point.payload, _PIXELS, quick=True)
+        if seen is None:
             unseen += 1
         else:
-            grey = np.rint(picture.image.pixels * 255).astype(np.uint8)
-            kept[id] = crop_hashes(grey).astype(np.int8)
+            kept[id] = crop_hashes(filled(seen.canonical, seen.width, seen.height)).astype(np.int8)
     found: dict[tuple[str, str], Pair] = {}
     for id, point in points.items():
         assert point.vector is not None

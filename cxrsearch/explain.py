@@ -18,8 +18,8 @@ from cxrsearch.regions import INSIDE_BORDER, LUNGS, WHOLE, Region, cover
 
 if TYPE_CHECKING:
     from cxrsearch.encoder import Encoder
-    from cxrsearch.pictures import Pictures
-    from cxrsearch.search import Result
+    from cxrsearch.pictures import Seen
+    from cxrsearch.search import Query
 
 # A hit is called one of the border when more than this part of its score comes from there. The border is 23 % of a
 # picture's area.
@@ -93,13 +93,11 @@ def parts(places: NDArray[np.float32], image: Sized, region: Region = WHOLE) -> 
 
 
 def explanations(
-    result: Result, pictures: Pictures, encoder: Encoder, region: Region = WHOLE
+    query: Query, looked: Sequence[Seen | None], encoder: Encoder, region: Region = WHOLE
 ) -> list[Explanation | None]:
-    """One per hit; None where its picture is not here. ``region``: the one that was searched by."""
-    query, size, quick = result.query, encoder.card.image_size, region != WHOLE
+    """One per hit that was ``looked`` at; None where its picture is not here. ``region``: that was searched by."""
     found: list[Explanation | None] = []
-    for hit in result.hits:
-        seen = pictures.seen(hit.id, hit.payload, size, quick)
+    for seen in looked:
         if seen is None:
             found.append(None)
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,12 @@ from cxrsearch.clinical import Payload
 from cxrsearch.errors import ImageError
 from cxrsearch.radiograph import Radiograph
 from cxrsearch.store.contract import VectorStore
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Pixels of the longer side. Twenty-one such pictures, with their maps, stay well below 5 MB.
+SHOWN = 512
 
 
 @dataclass(frozen=True)
@@ -25,11 +32,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture as the encoder sees it, (S, S) float32 in 0..1, and the size it had: little to keep of a large file."""
+    """Little to keep of a large file: the picture as the encoder sees it, canonical pixels (S, S) float32 in 0..1; the
+    size it had; and as people are shown it, its longer side at most SHOWN."""
 
     canonical: NDArray[np.float32]
     width: int
     height: int
+    shown: Image
     original: bool
 
 
@@ -50,7 +59,8 @@ class Pictures:
         if picture is None:
             return None
         image = picture.image
-        return Seen(radiograph.canonical(image, size), image.width, image.height, picture.original)
+        canonical, shown = radiograph.canonical(image, size), radiograph.grey(image, SHOWN)
+        return Seen(canonical, image.width, image.height, shown, picture.original)
 
     def quick(self, id: str, payload: Payload) -> Picture | None:
         """As :meth:`of`, the thumbnail first: for a search that looks through hundreds."""

@@ -224,13 +224,22 @@ def content(width: int, height: int, size: int) -> tuple[slice, slice]:
     return slice(top, top + rows), slice(left, left + columns)
 
 
-def jpeg(radiograph: Radiograph, side: int, quality: int = 85) -> bytes:
-    """A JPEG file for eyes, without metadata: 8-bit grey, the longer side at most ``side`` pixels."""
+def filled(canonical: NDArray[np.float32], width: int, height: int) -> NDArray[np.uint8]:
+    """Of canonical pixels, (S, S), the part that a radiograph of width x height fills, as 8-bit grey."""
+    return np.rint(canonical[content(width, height, len(canonical))] * 255).astype(np.uint8)
+
+
+def grey(radiograph: Radiograph, side: int) -> Image:
+    """A picture for eyes: 8-bit grey, the longer side at most ``side`` pixels."""
     from PIL import Image
 
     rows, columns = content(radiograph.width, radiograph.height, min(side, max(radiograph.pixels.shape)))
     shape = (columns.stop - columns.start, rows.stop - rows.start)
-    grey = Image.fromarray((radiograph.pixels * np.float32(255) + np.float32(0.5)).astype(np.uint8))
-    resized = grey.resize(shape, Image.Resampling.BILINEAR, reducing_gap=1.0)  # quick: bulk indexing waits for it
-    resized.save(stream := io.BytesIO(), "JPEG", quality=quality)
+    whole = Image.fromarray((radiograph.pixels * np.float32(255) + np.float32(0.5)).astype(np.uint8))
+    return whole.resize(shape, Image.Resampling.BILINEAR, reducing_gap=1.0)  # quick: bulk indexing waits for it
+
+
+def jpeg(picture: Image) -> bytes:
+    """A JPEG file without metadata."""
+    picture.save(stream := io.BytesIO(), "JPEG", quality=85)
     return stream.getvalue()

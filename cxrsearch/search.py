@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,12 +38,13 @@ class Hit:
 
 @dataclass(frozen=True)
 class Asked:
-    """An image of the command line. embedding: (D,), of unit length; places: (D, h, w), which it is the sum of;
-    patients: its patient's pseudonyms; projection: frontal or lateral, where header or index say; indexed: this very
-    file is in the index."""
+    """An image of the command line. canonical: (S, S), what was embedded; embedding: (D,), of unit length; places:
+    (D, h, w), which it is the sum of; patients: its patient's pseudonyms; projection: frontal or lateral, where header
+    or index say; indexed: this very file is in the index."""
 
     path: Path
     image: Radiograph
+    canonical: NDArray[np.float32]
     embedding: NDArray[np.float32]
     places: NDArray[np.float32]
     patients: frozenset[str]
@@ -93,7 +94,8 @@ def read(path: Path, store: VectorStore, encoder: Encoder, identity: Identity | 
     Raises ImageError for an image that cannot be read.
     """
     images = radiograph.read(path, ("PatientID",))
-    encoded = encoder.encode([radiograph.canonical(image, encoder.card.image_size) for image in images])
+    pictures = [radiograph.canonical(image, encoder.card.image_size) for image in images]
+    encoded = encoder.encode(pictures)
     found = []
     for number, image in enumerate(images):
         same_file = Equals("image_sha256", (image.sha256,))
@@ -101,7 +103,8 @@ def read(path: Path, store: VectorStore, encoder: Encoder, identity: Identity | 
         shown = path if image.frame == 1 else path.with_name(f"{path.name}#{image.frame}")
         patients = frozenset(_patients(own, store, image, identity))
         seen = image.projection or next((str(one["projection"]) for one in own if "projection" in one), None)
-        found.append(Asked(shown, image, encoded.embedding[number], encoded.places[number], patients, seen, bool(own)))
+        embedding, places = encoded.embedding[number], encoded.places[number]
+        found.append(Asked(shown, image, pictures[number], embedding, places, patients, seen, bool(own)))
     return found
 
 
@@ -111,8 +114,8 @@ def search(asked: Asked, store: VectorStore, encoder: Encoder, wanted: Wanted) -
     like, unlike = wanted.like, wanted.unlike
     together = [asked, *like, *unlike]
     left_out = () if wanted.same_patient else tuple(sorted({name for one in together for name in one.patients}))
-    left_in = None if wanted.same_patient else others(together)
-    expression = both(left_in, wanted.expression)
+    others = None if wanted.same_patient else apart((one.image.sha256 for one in together), left_out)
+    expression = both(others, wanted.expression)
     whole = parts(asked.places, asked.image, wanted.region)
     unseen = 0
     if like or unlike:
@@ -134,7 +137,7 @@ def search(asked: Asked, store: VectorStore, encoder: Encoder, wanted: Wanted) -
         Hit(rank, one.score, {name: value for name, value in one.payload.items() if name != ROW_HASH}, one.id)
         for rank, one in enumerate(scored, start=1)
     ]
-    return Result(Query(asked, left_out, direction, whole, left_in), hits, unseen)
+    return Result(Query(asked, left_out, direction, whole, others), hits, unseen)
 
 
 def _by_region(
@@ -155,12 +158,10 @@ def _by_region(
     return best, max(0, len(best) - len(compared))
 
 
-def others(asked: Sequence[Asked]) -> Expression:
-    """What is neither one of these files nor of one of their patients."""
-    files = tuple(dict.fromkeys(one.image.sha256 for one in asked))
-    patients = sorted({name for one in asked for name in one.patients})
-    nobody = [Not(Equals("patient", tuple(patients)))] if patients else []
-    return And((Not(Equals("image_sha256", files)), *nobody))
+def apart(files: Iterable[str], patients: Iterable[str]) -> Expression:
+    """What is neither one of these files, by sha256, nor of one of these patients."""
+    other_file, who = Not(Equals("image_sha256", tuple(dict.fromkeys(files)))), tuple(sorted(set(patients)))
+    return And((other_file, Not(Equals("patient", who)))) if who else other_file
 
 
 def _patients(own: Sequence[Payload], store: VectorStore, image: Radiograph, identity: Identity | None) -> set[str]:

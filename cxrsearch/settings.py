@@ -7,7 +7,6 @@ A flag of a command goes before both. The file is the first there is of: the one
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +100,8 @@ def _config_folder() -> Path:
 
 
 def _read(path: Path) -> Mapping[str, str]:
+    import tomllib  # most command lines have no such file
+
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise InputError(f"{path}: larger than any settings file")

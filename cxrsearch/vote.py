@@ -7,13 +7,12 @@ their sum and b_v how common v is in the cohort,
     p_v  ~  b_v * ((n_v + prior * b_v) / ((n + prior) * b_v)) ** sharpness
 
 so that no neighbours at all give the cohort's base rate, and a value counts by how much more often it is among the
-neighbours than in the cohort. reach, prior and sharpness are learnt on the index itself (calibration.py).
+neighbours than in the cohort. reach, prior and sharpness are learnt on the index itself (calibration.py, calibrate.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch import cohort
-from cxrsearch.calibration import Calibration, FieldCalibration, Kernel
+from cxrsearch.calibration import Calibration, FieldCalibration, Kernel, likely
 from cxrsearch.clinical import Field, FieldType, Scalar, values_of
 from cxrsearch.errors import UsageError
-from cxrsearch.statistics import surprising, wilson
+from cxrsearch.statistics import Floats, surprising, wilson
 from cxrsearch.store.contract import Scored, VectorStore
 from cxrsearch.where import Expression, Missing, Not, both
 
@@ -108,44 +107,47 @@ def count(
     """
     check_field(field)
     asked = voters(store, vector, field.name, both(others, where))
-    base = cohort.shares(store, field, where)
+    base = cohort.shares(store, field.name, where)
     known = cohort.known(store, field.name, where)
     own = calibration.fields.get(field.name) if calibration is not None else None
     sites = store.values("site", where) if _has_sites(store) else {}
     abstains = _reasons(asked, calibration, own, field.name, sites)
     kernel = own.kernel if own is not None else UNCALIBRATED
-    said = probabilities(asked, base, kernel)
-    weights, patients = _tally(asked, kernel)
-    total, effective = sum(weights.values()), _effective(asked, kernel) + kernel.prior
-    likely = own.likely(said) if own is not None and not abstains else None
+    scores, says = ballot(asked, list(base))
+    weights, rates = kernel.weights(scores), np.array(list(base.values()))
+    tally, said = weights @ says, kernel.probabilities(weights @ says, rates)
+    # How many equal voters these are worth (Kish), and what the prior counts for.
+    effective = float(weights.sum() ** 2 / max((weights**2).sum(), 1e-300)) + kernel.prior
+    answers = own is not None and not abstains and len(base) > 0
+    best = likely(said, own.floor) if own is not None and answers else None
     shares = []
-    for value, part in base.items():
-        share = Share(value, weights[value] / total if total else 0.0, patients[value], part)
-        if likely is not None:
-            low, high = wilson(said[value] * effective, effective)
-            share = replace(share, probability=said[value], low=low, high=high, likely=value in likely)
+    for number, value in enumerate(base):
+        voters_for = int((says[:, number] > 0).sum())
+        share = Share(value, float(tally[number] / (tally.sum() or 1.0)), voters_for, base[value])
+        if best is not None:
+            low, high = wilson(float(said[number]) * effective, effective)
+            share = replace(share, probability=float(said[number]), low=low, high=high, likely=bool(best[number]))
         shares.append(share)
     shares.sort(key=lambda one: (-(one.probability or 0.0), -one.weight, -one.base, str(one.value)))
     nearest = asked[0].score if asked else None
-    coverage = own.coverage if own is not None and likely is not None else None
+    coverage = own.coverage if own is not None and answers else None
     return Vote(field.name, tuple(shares), len(asked), known, nearest, tuple(abstains), coverage)
 
 
-def probabilities(asked: Sequence[Voter], base: Mapping[Scalar, float], kernel: Kernel) -> dict[Scalar, float]:
-    """Of every value of ``base``; they add up to one. Values that are not in ``base`` have no say."""
-    weights, _ = _tally(asked, kernel)
-    total = sum(weights.get(value, 0.0) for value in base) + kernel.prior
-    raw = {
-        value: part * ((weights.get(value, 0.0) + kernel.prior * part) / (total * part)) ** kernel.sharpness
-        for value, part in base.items()
-    }
-    whole = sum(raw.values())
-    return {value: number / whole for value, number in raw.items()}
+def ballot(asked: Sequence[Voter], values: Sequence[Scalar]) -> tuple[Floats, Floats]:
+    """Similarities (V,) and what each voter says of C values, (V, C): a voter of several gives each an equal part."""
+    scores = np.array([voter.score for voter in asked], dtype=np.float64)
+    return scores, np.array([in_parts(voter.values, values) for voter in asked]).reshape(len(asked), len(values))
+
+
+def in_parts(own: Sequence[Scalar], values: Sequence[Scalar]) -> list[float]:
+    """Of each value, the part of ``own`` that it is."""
+    return [(value in own) / len(own) for value in values]
 
 
 def _reasons(
     asked: Sequence[Voter], calibration: Calibration | None, own: FieldCalibration | None, field: str,
-    sites: Mapping[str, int],
+    sites: Mapping[Scalar, int],
 ) -> list[str]:  # fmt: skip
     """Why there is no probability. ``sites``: how many images of the cohort each has."""
     found = []
@@ -166,23 +168,6 @@ def _reasons(
         if surprising(share, len(asked)):
             found.append(f"all neighbours are from one site ({site}), which has {share:.0%} of the cohort")
     return found
-
-
-def _tally(asked: Sequence[Voter], kernel: Kernel) -> tuple[dict[Scalar, float], dict[Scalar, int]]:
-    """Weight and number of patients by value; a voter of several values gives each an equal part."""
-    weights: dict[Scalar, float] = defaultdict(float)
-    patients: dict[Scalar, int] = defaultdict(int)
-    for voter in asked:
-        for value in voter.values:
-            weights[value] += kernel.weight(voter.score) / len(voter.values)
-            patients[value] += 1
-    return weights, patients
-
-
-def _effective(asked: Sequence[Voter], kernel: Kernel) -> float:
-    """How many equal voters these are worth (Kish): the square of the sum of weights over the sum of their squares."""
-    weights = np.array([kernel.weight(voter.score) for voter in asked])
-    return float(weights.sum() ** 2 / (weights**2).sum()) if weights.any() else 0.0
 
 
 def _has_sites(store: VectorStore) -> bool:

@@ -143,7 +143,7 @@ class Vocabulary(Protocol):
     """What an index can tell of its values, so that a misspelt one is noticed."""
 
     def count(self, expression: Expression | None = None) -> int: ...
-    def values(self, field: str) -> Mapping[str, int]: ...
+    def values(self, field: str) -> Mapping[Scalar, int]: ...
 
 
 def parse(
@@ -267,7 +267,7 @@ class _Builder:
     def _check_known(self, field: Field, value: Scalar, literal: Token) -> None:
         assert self.vocabulary is not None
         if not self.vocabulary.count(Equals(field.name, (value,))):
-            near = nearest(str(value), self.vocabulary.values(field.name))
+            near = nearest(str(value), map(str, self.vocabulary.values(field.name)))
             raise self._error(literal, f"no image has {field.name} = {_short(str(value))}.{near}")
 
     def _ordered(self, field: Field, operator: str, literal: Token | Tree[Token]) -> Expression:

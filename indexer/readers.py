@@ -216,5 +216,5 @@ def _decode_file(task: Task) -> _Pictures | Read:
     if same:
         return Read(sha256, None, len(data), images[0].header)
     pictures = [radiograph.canonical(image, _size) for image in images]
-    thumbnails = [radiograph.jpeg(image, SIDE) if _how.thumbnails else None for image in images]
+    thumbnails = [radiograph.jpeg(radiograph.grey(image, SIDE)) if _how.thumbnails else None for image in images]
     return _Pictures(images, pictures, thumbnails, len(data))

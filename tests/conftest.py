@@ -93,7 +93,9 @@ def _indexed(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def index(_indexed: Path, tmp_path: Path) -> Path:
     """An index of the cohort, to do with as the test likes."""
-    return Path(shutil.copytree(_indexed, tmp_path / "index"))
+    # The engine's files are mostly holes, which cp keeps and shutil fills: an index of 2 MB would take 224.
+    subprocess.run(["cp", "-Rp", _indexed, tmp_path / "index"], check=True)
+    return tmp_path / "index"
 
 
 @pytest.fixture

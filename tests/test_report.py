@@ -68,7 +68,7 @@ def test_a_page_says_everything_and_needs_nothing_else(
         assert wanted in page.shown, wanted
     assert "<mark>opacities</mark>" in text
     assert sum(tag == "mark" for tag, _ in page.tags) >= 5
-    assert image(cohort).name not in page.shown.replace("south/" + image(cohort).name, "")
+    assert image(cohort).name not in page.shown
 
 
 def test_the_policy_lets_the_pages_own_script_run_and_no_other(
@@ -109,7 +109,7 @@ def test_script_in_every_field_stays_text(cxrsearch: Run, tmp_path: Path) -> Non
     assert all(attributes.get("src", "data:").startswith("data:") for _, attributes in page.tags)  # type: ignore[union-attr]
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert page.shown.count("<script>alert(1)</script>") >= 4 * 10
-    assert "49" not in re.findall(r"\{\{.*?\}\}", page.shown)[0]
+    assert "{{ 7*7 }}" in page.shown
 
 
 def test_a_page_without_pictures_says_that_they_are_not_here(cxrsearch: Run, tmp_path: Path) -> None:

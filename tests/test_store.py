@@ -154,6 +154,11 @@ def test_values_are_counted_in_a_filtered_cohort(store: VectorStore) -> None:
     assert dict(store.values("site", Compare("age", ">=", 7))) == {"b": 2, "a": 1}
 
 
+def test_booleans_are_counted_as_booleans(store: VectorStore) -> None:
+    store.upsert([point(n, icu=n < 3) for n in range(10)])
+    assert {key: number for key, number in store.values("icu").items() if isinstance(key, bool)} == {True: 3, False: 7}
+
+
 def test_scroll_pages_through_everything_with_chosen_fields(store: VectorStore) -> None:
     store.upsert([point(n, age=n, site="x") for n in range(2300)])
     seen = list(store.scroll(fields=["age"]))

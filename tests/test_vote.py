@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cxrsearch import cautions
 from cxrsearch.calibrate import calibrate
-from cxrsearch.calibration import Calibration, Kernel
+from cxrsearch.calibration import Calibration, Kernel, likely
 from cxrsearch.clinical import Field, FieldType
 from cxrsearch.errors import IndexUnavailable, InputError
 from cxrsearch.explain import Parts
@@ -22,7 +22,7 @@ from cxrsearch.search import Asked, Hit, Query, Result
 from cxrsearch.statistics import difference, wilson
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from cxrsearch.store.edge import EdgeStore
-from cxrsearch.vote import Voter, count, probabilities
+from cxrsearch.vote import Voter, ballot, count
 from cxrsearch.where import Equals
 
 D = 16
@@ -151,12 +151,10 @@ def test_a_patient_has_one_voice(tmp_path: Path) -> None:
 
 def test_a_rare_value_counts_by_how_much_more_often_it_is_here() -> None:
     """Three voters of ten for a value that one in a hundred has say more than three for one that half have."""
-    asked = [Voter(0.9, ("rare",))] * 3 + [Voter(0.9, ("common",))] * 7
-    sharp = Kernel(reach=1.0, prior=1.0, sharpness=2.0)
-    rare = probabilities(asked, {"rare": 0.01, "common": 0.99}, sharp)["rare"]
-    half = probabilities(asked, {"rare": 0.5, "common": 0.5}, sharp)["rare"]
+    sharp, tally = Kernel(reach=1.0, prior=1.0, sharpness=2.0), np.array([3.0, 7.0])
+    rare, half = (sharp.probabilities(tally, np.array([base, 1 - base]))[0] for base in (0.01, 0.5))
     assert rare > half
-    assert probabilities([], {"rare": 0.01, "common": 0.99}, sharp)["rare"] == pytest.approx(0.01)
+    assert sharp.probabilities(np.zeros(2), np.array([0.01, 0.99]))[0] == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(("share", "hits", "warned"), [(0.5, 10, True), (0.5, 4, False), (0.9, 10, False)])
@@ -176,7 +174,7 @@ def test_hits_of_one_site_are_warned_of_unless_that_is_chance(
     assert {hit.payload["site"] for hit in found} == {"Daegu"}
     image, vector = Radiograph(np.zeros((64, 64), dtype=np.float32), "", "png"), near(0, 77)
     places = vector[:, None, None]
-    asked = Asked(Path("q.png"), image, vector, places, frozenset(), None, False)
+    asked = Asked(Path("q.png"), image, image.pixels, vector, places, frozenset(), None, False)
     query = Query(asked, (), vector, Parts(places), None)
     result = Result(query, [Hit(n, hit.score, hit.payload, hit.id) for n, hit in enumerate(found, start=1)])
     lines = cautions.of(result, store, None, None)
@@ -187,9 +185,7 @@ def test_hits_of_one_site_are_warned_of_unless_that_is_chance(
 
 
 voters = st.lists(
-    st.builds(
-        Voter, st.floats(-1, 1), st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True).map(tuple)
-    ),
+    st.builds(Voter, st.floats(-1, 1), st.lists(st.sampled_from("abc"), min_size=1, unique=True).map(tuple)),
     max_size=20,
 )
 kernels = st.builds(Kernel, st.sampled_from([0.01, 0.5, float("inf")]), st.floats(0.1, 20), st.floats(0.5, 2))
@@ -197,9 +193,16 @@ kernels = st.builds(Kernel, st.sampled_from([0.01, 0.5, float("inf")]), st.float
 
 @given(voters, kernels)
 def test_probabilities_add_up_whoever_votes(asked: list[Voter], kernel: Kernel) -> None:
-    said = probabilities(asked, {"a": 0.7, "b": 0.2, "c": 0.1}, kernel)
-    assert sum(said.values()) == pytest.approx(1)
-    assert all(0 <= part <= 1 for part in said.values())
+    scores, says = ballot(asked, "abc")
+    assert np.allclose(says.sum(axis=1), 1)
+    said = kernel.probabilities(kernel.weights(scores) @ says, np.array([0.7, 0.2, 0.1]))
+    assert said.sum() == pytest.approx(1)
+    assert said.min() >= 0
+    assert (np.diff(kernel.weights(np.sort(scores))) >= 0).all()  # the nearer of two never weighs less
+    chosen = likely(said, 0.3)
+    assert chosen[said.argmax()]
+    assert chosen[said >= 0.3].all()
+    assert not chosen[(said < 0.3) & (said < said.max())].any()
 
 
 @given(st.integers(0, 300), st.integers(1, 300), st.integers(0, 300), st.integers(1, 300))

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.statistics import Figure
-from trainer.scores import Floats, auc, ratio, resampled
+from cxrsearch.statistics import Figure, Floats, figure, ratio, resampled
+from trainer.scores import auc
 
 NEIGHBOURS = 10
 DEPTHS = (1, 5, 10)
@@ -172,14 +172,3 @@ def _judge(
     missing = NEIGHBOURS - nearest.shape[1]
     nearest = np.pad(np.where(np.isfinite(scores), nearest, -1), ((0, 0), (0, missing)), constant_values=-1)
     return values, votes, nearest, np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
-
-
-def figure(series: Floats, widened: float = 1.0) -> Figure:
-    """Of a (1 + rounds,) series: the first is the figure itself, the rest its resamples, whose distance from it is
-    multiplied by ``widened``."""
-    rest = series[1:][~np.isnan(series[1:])]
-    if np.isnan(series[0]) or not len(rest):
-        return Figure(float(series[0]), float(series[0]), float(series[0]))
-    low, high = np.percentile(rest, (2.5, 97.5))
-    value = float(series[0])
-    return Figure(value, value - widened * (value - float(low)), value + widened * (float(high) - value))

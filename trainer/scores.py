@@ -1,7 +1,7 @@
 """How good predicted probabilities or numbers are, for many bootstrap weightings at once.
 
-Every function takes ``weights`` (rounds, N), the times each case was drawn, and gives (rounds,). The first row of
-``resampled`` is the cases themselves, so the first figure is the estimate and the rest its resamples.
+Every function takes ``weights`` (rounds, N), the times each case was drawn (cxrsearch/statistics.py), and gives
+(rounds,).
 """
 
 from __future__ import annotations
@@ -10,18 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-Floats = NDArray[np.float64]
+from cxrsearch.statistics import Floats, ratio
 
-CALIBRATION_BINS = 10
 _NEWTON_STEPS = 25
-
-
-def resampled(owners: NDArray[np.str_], rounds: int, seed: int) -> Floats:
-    """(1 + rounds, N): every case once, then patients drawn with replacement, all their cases with them."""
-    _, owner = np.unique(owners, return_inverse=True)
-    count = int(owner.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=rounds)
-    return np.concatenate([np.ones((1, len(owner))), drawn[:, owner].astype(np.float64)])
 
 
 def auc(
@@ -76,15 +67,6 @@ def calibration_slope(score: Floats, positive: NDArray[np.bool_], weights: Float
     return np.where(np.abs(slope) < 50, slope, np.nan)
 
 
-def ece(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
-    """Expected calibration error over ten bins of equal width (Guo et al., ICML 2017, arXiv 1706.04599)."""
-    place = np.minimum((score * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gap = np.zeros(len(weights))
-    for bin_ in range(CALIBRATION_BINS):
-        gap += np.abs(weights[:, place == bin_] @ (score - positive)[place == bin_])
-    return ratio(gap, weights.sum(axis=1))
-
-
 def pearson(score: Floats, truth: Floats, weights: Floats) -> Floats:
     total = weights.sum(axis=1)
     said, was = (weights @ column / total for column in (score, truth))
@@ -102,13 +84,6 @@ def r2(score: Floats, truth: Floats, weights: Floats) -> Floats:
 
 def mae(score: Floats, truth: Floats, weights: Floats) -> Floats:
     return ratio(weights @ np.abs(score - truth), weights.sum(axis=1))
-
-
-def ratio(above: Floats, below: Floats) -> Floats:
-    """NaN where there is nothing to divide by."""
-    found = np.full(np.shape(above), np.nan)
-    np.divide(above, below, out=found, where=below > 0)
-    return found
 
 
 def _tied(score: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

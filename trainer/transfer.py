@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from cxrsearch.errors import InputError
-from cxrsearch.statistics import Figure
+from cxrsearch.statistics import Figure, Floats, ece, figure, resampled
 from trainer import models, scores
 from trainer.cases import Cases
-from trainer.metrics import BOOTSTRAPS, figure
-from trainer.scores import Floats
+from trainer.metrics import BOOTSTRAPS
 
 Mask = NDArray[np.bool_]
 
@@ -146,7 +145,7 @@ def _judged(cases: Cases, protocol: str, repeats: list[list[tuple[Mask, Mask]]],
             base = np.bincount(truth.astype(int), minlength=classes) / len(truth) if classes else truth.mean()
             said[BASE][number, judged] = base
     known = ~np.isnan(said[IMAGE]).any(axis=(0, 2))
-    weights = scores.resampled(cases.owners[known], BOOTSTRAPS, seed)
+    weights = resampled(cases.owners[known], BOOTSTRAPS, seed)
     series = {name: _series(cases, known, one[:, known], fold[:, known], weights) for name, one in said.items()}
     for name in (BASE, VOTE):  # the same is said of all; shares of nought and one have no logit
         series[name].pop("slope", None)
@@ -189,7 +188,7 @@ def _series(
             found.append({name: score(one[:, 0], truth, weights) for name, score in numbers.items()})
             continue
         made = {"AUPRC": scores.auprc, "Brier": scores.brier,
-                "slope": scores.calibration_slope, "ECE": scores.ece}  # fmt: skip
+                "slope": scores.calibration_slope, "ECE": ece}  # fmt: skip
         events = [1] if cases.binary else range(len(cases.classes))
         each = [
             {"AUC": scores.auc(one[:, c], truth == c, weights, parts)}

@@ -97,7 +97,8 @@ def _count(store: VectorStore, expression: Expression | None, by: list[str], for
 def _list(store: VectorStore, expression: Expression | None, format: Format, show: bool) -> None:
     from cxrsearch import cohort as cohorts
     from cxrsearch.excerpts import excerpts, looked_for, plain
-    from cxrsearch.pictures import Pictures
+    from cxrsearch.pictures import SHOWN, Pictures
+    from cxrsearch.radiograph import grey
     from cxrsearch.report import show as showing
     from cxrsearch.report.hits import TABLE_FIELDS
     from cxrsearch.where import named
@@ -115,11 +116,14 @@ def _list(store: VectorStore, expression: Expression | None, format: Format, sho
     if format is Format.TABLE:
         if show:
             pictures, found = Pictures(store), islice(store.scroll(expression), _SHOWN)
-            shown = ((pictures.of(point.id, point.payload), point.payload) for point in found)
+            looked = ((pictures.of(point.id, point.payload), point.payload) for point in found)
             showing.show(
                 (
-                    (picture.image if picture is not None else None, _caption(excerpts(payload, words), payload))
-                    for picture, payload in shown
+                    (
+                        grey(picture.image, SHOWN) if picture is not None else None,
+                        _caption(excerpts(payload, words), payload),
+                    )
+                    for picture, payload in looked
                 ),
                 sys.stdout,
             )
@@ -169,7 +173,7 @@ def _spread(
     identity = load_identity(settings.key_file())
     asked = search.read(image, store, encoder, identity)[0]
     name = by[0] if by else None
-    found = spread(store, asked.embedding, both(search.others([asked]), expression), name)
+    found = spread(store, asked.embedding, both(search.apart([asked.image.sha256], asked.patients), expression), name)
     rows, cells = [], []
     for one in found:
         row = {**({name: one.value} if name else {}), "images": one.images, "patients": one.patients}

@@ -38,7 +38,7 @@ def _next(store: VectorStore, text: str) -> list[str]:
         if field.type is FieldType.BOOLEAN:
             return [head + word for word in ("true", "false") if word.startswith(begun)]
         mark = quote or '"'
-        known = [v for v in store.values(name) if v.casefold().startswith(begun.casefold())]
+        known = [v for v in map(str, store.values(name)) if v.casefold().startswith(begun.casefold())]
         return [f"{head}{mark}{v.replace(mark, mark * 2)}{mark}" for v in known[:_MOST]]
     if (before := re.search(r"(\w+)\s+$", text)) and before.group(1) in fields:
         return [text + word for word in _AFTER_FIELD]

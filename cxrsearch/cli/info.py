@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from cxrsearch.cli.options import Index, Output
@@ -16,7 +15,7 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
     """
     from cxrsearch.calibration import Calibration
     from cxrsearch.report import votes
-    from cxrsearch.report.rows import text_of, write_csv, write_json, write_jsonl, write_table
+    from cxrsearch.report.rows import text_of, write, write_table
     from cxrsearch.store import open_store
     from cxrsearch.where import Missing, Not
 
@@ -34,38 +33,25 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
         datasets = store.values("dataset")
     columns = ["field", "type", "images", "coverage"]
     calibration = Calibration.from_json(facts.calibration)
-    match format:
-        case Format.TABLE:
-            print(f"images      {images} of {patients} patients")
-            print(f"datasets    {', '.join(f'{text_of(name)} ({number})' for name, number in datasets.items()) or '-'}")
-            print(f"model       {text_of(facts.model)}, {facts.dimensions} dimensions, {facts.fingerprint[:12]}")
-            for name, dataset in facts.datasets.items():
-                if dataset.identifiers:
-                    print(f"identifiers {text_of(name)}: {', '.join(dataset.identifiers)} (allow_identifiers)")
-            if size is not None:
-                print(f"on disk     {size / 2**20:.1f} MiB")
-            for line in votes.calibration_words(calibration) if calibration is not None else ["not calibrated"]:
-                print(f"vote        {line}")
-            write_table([{**row, "coverage": f"{row['coverage']:.0%}"} for row in rows], columns)
-            if calibration is not None:
-                measured = [votes.written(row) for row in votes.calibration_rows(calibration)]
-                write_table(measured, votes.CALIBRATION_COLUMNS, "votes, on patients held out")
-        case Format.JSON:
-            identifiers = {name: list(dataset.identifiers) for name, dataset in facts.datasets.items()}
-            whole = {
-                "images": images,
-                "patients": patients,
-                "datasets": datasets,
-                "model": facts.model,
-                "fingerprint": facts.fingerprint,
-                "dimensions": facts.dimensions,
-                "identifiers": {name: named for name, named in identifiers.items() if named},
-                "bytes": size,
-                "fields": rows,
-                "calibration": facts.calibration,
-            }
-            write_json(whole, sys.stdout)
-        case Format.JSONL:
-            write_jsonl(rows, sys.stdout)
-        case Format.CSV:
-            write_csv(rows, columns, sys.stdout)
+    if format is Format.TABLE:
+        print(f"images      {images} of {patients} patients")
+        print(f"datasets    {', '.join(f'{text_of(name)} ({number})' for name, number in datasets.items()) or '-'}")
+        print(f"model       {text_of(facts.model)}, {facts.dimensions} dimensions, {facts.fingerprint[:12]}")
+        for name, dataset in facts.datasets.items():
+            if dataset.identifiers:
+                print(f"identifiers {text_of(name)}: {', '.join(dataset.identifiers)} (allow_identifiers)")
+        if size is not None:
+            print(f"on disk     {size / 2**20:.1f} MiB")
+        for line in votes.calibration_words(calibration) if calibration is not None else ["not calibrated"]:
+            print(f"vote        {line}")
+    identifiers = {name: list(dataset.identifiers) for name, dataset in facts.datasets.items() if dataset.identifiers}
+    whole = {
+        "images": images, "patients": patients, "datasets": datasets, "model": facts.model,
+        "fingerprint": facts.fingerprint, "dimensions": facts.dimensions, "identifiers": identifiers, "bytes": size,
+        "fields": rows, "calibration": facts.calibration,
+    }  # fmt: skip
+    cells = [{**row, "coverage": f"{row['coverage']:.0%}"} for row in rows]
+    write(rows, columns, format, cells=cells, whole=whole)
+    if format is Format.TABLE and calibration is not None:
+        measured = [votes.written(row) for row in votes.calibration_rows(calibration)]
+        write_table(measured, votes.CALIBRATION_COLUMNS, "votes, on patients held out")

@@ -95,13 +95,14 @@ def search(
         if predictor is not None:
             predictor.check_model(card.name, card.fingerprint)
         calibration = Calibration.from_json(store.facts.calibration)
-        log.debug(f"opened {index}: {store.count()} images")
+        log.debug(f"opened {index}")
         encoder, identity = Encoder(folder), load_identity(settings.key_file())
         log.debug(f"loaded {card.name}")
         read = functools.partial(searching.read, store=store, encoder=encoder, identity=identity)
         liked, unliked = (tuple(one for path in given or () for one in read(path)) for given in (like, unlike))
         wanted = searching.Wanted(expression, limit, same_patient, part, liked, unliked)
         writer = hits.Writer(fields, calibration, format, explain, sys.stdout)
+        pictured = explain or report is not None or (show and format is Format.TABLE)
         kept, failed = [], 0
         for path in filter(None, paths):
             try:
@@ -116,10 +117,10 @@ def search(
             for image in asked:
                 result = searching.search(image, store, encoder, wanted)
                 log.debug(f"found {len(result.hits)} images")
-                one = answer(result, store, encoder, wanted, calibration, explain or bool(report), vote, predictor)
+                one = answer(result, store, encoder, wanted, calibration, pictured, vote, predictor)
                 writer.write(one)
                 if show and format is Format.TABLE:
-                    showing.show(showing.answered(one, store), sys.stdout)
+                    showing.show(showing.answered(one), sys.stdout)
                 if report is not None:
                     kept.append(one)
         writer.close()

@@ -52,7 +52,7 @@ def transfer(
     """
     from cxrsearch.cli.learning import needs_train_extra
     from cxrsearch.errors import UsageError
-    from cxrsearch.report.rows import write_csv, write_json, write_jsonl, write_table
+    from cxrsearch.report.rows import write
     from cxrsearch.store import open_store
     from cxrsearch.where import And, Or, parse
 
@@ -95,23 +95,17 @@ def transfer(
         transfer_report.save(save, found, facts, command, seed)
     whole, rows = transfer_report.as_json(found), transfer_report.rows(found)
     columns = ["model", *next(iter(found.figures.values()))]
-    match format:
-        case Format.TABLE:
-            _describe(whole)
-            cells = [
-                {k: v if k == "model" else f"{v.value:.3f} {v.low:.3f} to {v.high:.3f}" for k, v in row.items()}
-                for row in rows
-            ]
-            write_table(cells, columns)
-            for path, what in ((out, "page"), (save, "model")):
-                if path is not None:
-                    print(f"{what}: {path}")
-        case Format.JSON:
-            write_json(whole, sys.stdout)
-        case Format.JSONL:
-            write_jsonl([{k: getattr(v, "value", v) for k, v in row.items()} for row in rows], sys.stdout)
-        case Format.CSV:
-            write_csv([{k: getattr(v, "value", v) for k, v in row.items()} for row in rows], columns, sys.stdout)
+    if format is Format.TABLE:
+        _describe(whole)
+    cells = [
+        {k: v if k == "model" else f"{v.value:.3f} {v.low:.3f} to {v.high:.3f}" for k, v in row.items()} for row in rows
+    ]
+    flat = [{k: getattr(v, "value", v) for k, v in row.items()} for row in rows]
+    write(flat, columns, format, cells=cells, whole=whole)
+    if format is Format.TABLE:
+        for path, what in ((out, "page"), (save, "model")):
+            if path is not None:
+                print(f"{what}: {path}")
 
 
 def _names(text: str | None) -> list[str] | None:

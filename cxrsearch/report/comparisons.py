@@ -11,7 +11,7 @@ COLUMNS = ["field", "value", "where", "versus", "difference"]
 
 
 def rows(found: Comparison) -> list[dict[str, Any]]:
-    """What people read, for every format that is flat; as_json has the numbers."""
+    """What people read, for every format that is flat; JSON has the numbers."""
     return [
         {
             "field": row.field,

@@ -7,14 +7,13 @@ the file and nothing else.
 from __future__ import annotations
 
 import base64
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch import __version__
+from cxrsearch import __version__, radiograph
 from cxrsearch.clinical import clean
 
 if TYPE_CHECKING:
@@ -39,10 +38,9 @@ def jpeg(pixels: NDArray[np.uint8], side: int = 160) -> str:
     """A data URI of a grey picture (H, W) uint8, its longer side brought down to ``side``."""
     from PIL import Image
 
-    picture, stream = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
     picture.thumbnail((side, side))
-    picture.save(stream, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(radiograph.jpeg(picture)).decode()
 
 
 def _environment() -> Environment:

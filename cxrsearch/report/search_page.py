@@ -23,17 +23,14 @@ from cxrsearch.calibration import Calibration
 from cxrsearch.clinical import Field, FieldType, Payload, values_of
 from cxrsearch.encoder import ModelCard
 from cxrsearch.errors import InputError
-from cxrsearch.explain import Explanation, Shares
-from cxrsearch.pictures import Pictures
-from cxrsearch.radiograph import Radiograph
+from cxrsearch.explain import Explanation, Shares, Sized
+from cxrsearch.pictures import SHOWN, Pictures
 from cxrsearch.report import page
 from cxrsearch.report.rows import text_of
 from cxrsearch.report.votes import VOTE_COLUMNS, vote_rows, vote_words
 from cxrsearch.search import Hit, Wanted
 from cxrsearch.store.contract import VectorStore
 
-# Pixels of a picture's longer side. Twenty-one of them, with their maps, stay well below 5 MB.
-_SIDE = 512
 # Facts that a page does not show: of the file, not of the patient.
 _HIDDEN = {"image_sha256", "width", "height", "frame"}
 # A field of more values than this is not compared with the cohort: a table of single images tells nothing.
@@ -71,9 +68,10 @@ def _query(
     number: int, answer: Answer, store: VectorStore, pictures: Pictures, calibration: Calibration | None
 ) -> dict[str, Any]:
     query, vote = answer.result.query, answer.vote
+    shown = page.jpeg(np.asarray(radiograph.grey(query.asked.image, SHOWN)), SHOWN)
     hits = [_hit(place, answer, store, pictures) for place in range(len(answer.result.hits))]
     return {
-        "number": number, "picture": _jpeg(query.asked.image), "frame": _frame(query.asked.image), "hits": hits,
+        "number": number, "picture": shown, "frame": _frame(query.asked.image), "hits": hits,
         "indexed": query.asked.indexed, "left_out": query.left_out, "projection": query.asked.projection,
         "size": f"{query.asked.image.width} x {query.asked.image.height}", "format": query.asked.image.format,
         "warnings": answer.warnings,
@@ -88,12 +86,14 @@ def _query(
 def _hit(place: int, answer: Answer, store: VectorStore, pictures: Pictures) -> dict[str, Any]:
     hit = answer.result.hits[place]
     why = answer.explanations[place] if answer.explanations else None
-    picture = pictures.of(hit.id, hit.payload)
+    seen = answer.looked[place]
+    if seen is not None and not seen.original:  # a region's maps are of thumbnails; people are shown the original
+        seen = pictures.seen(hit.id, hit.payload, len(seen.canonical))
     return {
         "rank": hit.rank, "score": f"{hit.score:.4f}",
-        "picture": None if picture is None else _jpeg(picture.image),
-        "frame": None if picture is None else _frame(picture.image),
-        "original": picture is not None and picture.original,
+        "picture": None if seen is None else page.jpeg(np.asarray(seen.shown), SHOWN),
+        "frame": None if seen is None else _frame(seen),
+        "original": seen is not None and seen.original,
         "query_map": None if why is None else _map(why.query, why),
         "hit_map": None if why is None else _map(why.hit, why),
         "shares": None if why is None else [("query", _written(why.query_shares)), ("hit", _written(why.hit_shares))],
@@ -114,7 +114,7 @@ def _against_cohort(answer: Answer, store: VectorStore, wanted: Wanted) -> list[
     payloads = [hit.payload for hit in answer.result.hits]
     for field in store.facts.fields.values():
         if field.type in (FieldType.KEYWORD, FieldType.BOOLEAN):
-            in_cohort = cohort.shares(store, field, wanted.expression)
+            in_cohort = cohort.shares(store, field.name, wanted.expression)
             if 1 < len(in_cohort) <= _FEW_VALUES:
                 known = cohort.known(store, field.name, wanted.expression)
                 compared.append({"field": field.name, "known": known, **_among(payloads, field, in_cohort)})
@@ -176,17 +176,13 @@ def _map(values: NDArray[np.float32], why: Explanation) -> str:
     return page.png(stream.getvalue())
 
 
-def _frame(image: Radiograph) -> dict[str, float]:
+def _frame(image: Sized) -> dict[str, float]:
     """Where in the canonical square the picture is, in percent: what a map is laid over."""
     rows, columns = radiograph.content(image.width, image.height, size := 1024)
     return {
         "top": 100 * rows.start / size, "left": 100 * columns.start / size,
         "height": 100 * (rows.stop - rows.start) / size, "width": 100 * (columns.stop - columns.start) / size,
     }  # fmt: skip
-
-
-def _jpeg(image: Radiograph) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(radiograph.jpeg(image, _SIDE)).decode()
 
 
 def _hash(script: str) -> str:

@@ -6,30 +6,27 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import numpy as np
-
+from cxrsearch import radiograph
 from cxrsearch.answer import Answer
 from cxrsearch.clinical import clean
-from cxrsearch.pictures import Pictures
-from cxrsearch.radiograph import Radiograph
-from cxrsearch.store.contract import VectorStore
+from cxrsearch.pictures import SHOWN
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _COLUMNS = 26  # character cells of a picture
-_SIDE = 512
 
 
-Captioned = tuple[Radiograph | None, str]
+Captioned = tuple["Image | None", str]
 
 
-def answered(answer: Answer, store: VectorStore) -> Iterator[Captioned]:
-    """The query and its hits."""
-    pictures = Pictures(store)
-    yield answer.result.query.asked.image, "query"
-    for hit in answer.result.hits:
-        picture = pictures.of(hit.id, hit.payload)
-        yield picture.image if picture is not None else None, f"{hit.rank}   {hit.score:.4f}"
+def answered(answer: Answer) -> Iterator[Captioned]:
+    """The query and its hits, of an answer with pictures."""
+    yield radiograph.grey(answer.result.query.asked.image, SHOWN), "query"
+    for hit, seen in zip(answer.result.hits, answer.looked, strict=True):
+        yield seen.shown if seen is not None else None, f"{hit.rank}   {hit.score:.4f}"
 
 
 def show(pictures: Iterable[Captioned], stream: TextIO) -> None:
@@ -73,15 +70,10 @@ def _keyboard() -> Iterator[bool]:
         sys.__stdin__ = stdin  # type: ignore[misc]
 
 
-def _cell(image: Radiograph | None, caption: str) -> Any:
-    from PIL import Image
+def _cell(image: Image | None, caption: str) -> Any:
     from rich.console import Group
     from rich.text import Text
     from textual_image.renderable import Image as Shown  # asks the terminal, so only now
 
     words = Text(clean(caption))
-    if image is None:
-        return Group(Text("(no picture here)"), words)
-    step = max(1, max(image.pixels.shape) // _SIDE)
-    grey = np.rint(image.pixels[::step, ::step] * 255).astype(np.uint8)
-    return Group(Shown(Image.fromarray(grey), width=_COLUMNS), words)
+    return Group(Text("(no picture here)") if image is None else Shown(image, width=_COLUMNS), words)

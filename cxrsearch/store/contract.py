@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.clinical import SYSTEM_FIELDS, Field, FieldType, Payload
+from cxrsearch.clinical import SYSTEM_FIELDS, Field, FieldType, Payload, Scalar
 from cxrsearch.errors import IndexUnavailable, InputError, ModelMismatch
 from cxrsearch.store.thumbnails import Thumbnails
 from cxrsearch.where import Expression
@@ -178,8 +178,8 @@ class VectorStore(Protocol):
 
     def count(self, expression: Expression | None = None) -> int: ...
 
-    def values(self, field: str, expression: Expression | None = None) -> Mapping[str, int]:
-        """The values of a keyword field and how many of the points that meet the expression have each."""
+    def values(self, field: str, expression: Expression | None = None) -> Mapping[Scalar, int]:
+        """The values of a keyword or boolean field and how many of the points that meet the expression have each."""
         ...
 
     def delete(self, expression: Expression) -> int:

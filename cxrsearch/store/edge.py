@@ -25,7 +25,7 @@ import numpy as np
 import qdrant_edge as edge
 from numpy.typing import NDArray
 
-from cxrsearch.clinical import Field, FieldType, Payload, Value
+from cxrsearch.clinical import Field, FieldType, Payload, Scalar, Value
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.store import manifest, shard
 from cxrsearch.store.contract import SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
@@ -158,9 +158,9 @@ class EdgeStore:
     def count(self, expression: Expression | None = None) -> int:
         return self._shard.count(edge.CountRequest(exact=True, filter=self._filter(expression)))
 
-    def values(self, field: str, expression: Expression | None = None) -> Mapping[str, int]:
+    def values(self, field: str, expression: Expression | None = None) -> Mapping[Scalar, int]:
         request = edge.FacetRequest(key=field, limit=max(1, self.count()), exact=True, filter=self._filter(expression))
-        return {str(hit.value): hit.count for hit in self._shard.facet(request)}
+        return {self._unpacked(field, hit.value): hit.count for hit in self._shard.facet(request)}
 
     def delete(self, expression: Expression) -> int:
         count = self.count(expression)
@@ -236,14 +236,16 @@ class EdgeStore:
         draft.replace(self.folder / "index.json")
 
     def _unpack(self, payload: Mapping[str, Any] | None) -> Payload:
-        fields = self.facts.all_fields
-        unpacked: Payload = {}
-        for name, value in (payload or {}).items():
-            known = fields.get(name)
-            if known is not None and known.type is FieldType.BOOLEAN:
-                value = [v == "true" for v in value] if isinstance(value, list) else value == "true"
-            unpacked[name] = value
-        return unpacked
+        return {
+            name: [self._unpacked(name, part) for part in value]
+            if isinstance(value, list)
+            else self._unpacked(name, value)
+            for name, value in (payload or {}).items()
+        }
+
+    def _unpacked(self, name: str, value: Any) -> Any:
+        known = self.facts.all_fields.get(name)
+        return value == "true" if known is not None and known.type is FieldType.BOOLEAN else value
 
 
 def _pack(payload: Payload) -> dict[str, Any]:

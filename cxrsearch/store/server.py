@@ -20,7 +20,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from cxrsearch import settings
-from cxrsearch.clinical import Field, FieldType, Payload
+from cxrsearch.clinical import Field, FieldType, Payload, Scalar
 from cxrsearch.errors import IndexUnavailable, UsageError
 from cxrsearch.store.contract import EXACT_BELOW_KB, SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
 from cxrsearch.store.filters import Engine, translate
@@ -155,12 +155,12 @@ class ServerStore:
         wanted = self._filter(expression)
         return self._call(lambda: self._client.count(self._collection, count_filter=wanted, exact=True)).count
 
-    def values(self, field: str, expression: Expression | None = None) -> Mapping[str, int]:
+    def values(self, field: str, expression: Expression | None = None) -> Mapping[Scalar, int]:
         limit, wanted = max(1, self.count()), self._filter(expression)
         found = self._call(
             lambda: self._client.facet(self._collection, key=field, limit=limit, exact=True, facet_filter=wanted)
         )
-        return {str(hit.value): hit.count for hit in found.hits}
+        return {hit.value: hit.count for hit in found.hits}
 
     def delete(self, expression: Expression) -> int:
         count, condition = self.count(expression), self._filter(expression)
