@@ -54,5 +54,5 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, kind in more.items()
     ]
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
-    run.__annotations__ = {**inspect.get_annotations(command, eval_str=True), **more}
+    run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()} | more
     return run
