@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.random_index import build, unit_vectors
+from cxrsearch.clinical.expression import And, Compare, Equals, Expression
 from cxrsearch.encoder import DEFAULT_MODEL, read_card
 from cxrsearch.store.edge import EdgeStore
-from cxrsearch.where import And, Compare, Equals, Expression
 
 SIZES = (10_000, 100_000)
 QUERIES = 300

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from cxrsearch import settings
+from cxrsearch.clinical.identity import load_identity
 from cxrsearch.encoder import DEFAULT_MODEL, Encoder
-from cxrsearch.identity import load_identity
 from cxrsearch.store.contract import DatasetFacts, IndexFacts
 from cxrsearch.store.edge import EdgeStore
 from indexer import dataset, pipeline

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.clinical import Field, FieldType
+from cxrsearch.clinical.fields import Field, FieldType
 from cxrsearch.encoder import ModelCard
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from cxrsearch.store.edge import EdgeStore

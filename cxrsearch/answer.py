@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from cxrsearch import cautions, vote
 from cxrsearch.calibration import Calibration
+from cxrsearch.clinical.excerpts import Excerpt, excerpts, looked_for
 from cxrsearch.encoder import Encoder
-from cxrsearch.excerpts import Excerpt, excerpts, looked_for
 from cxrsearch.explain import Explanation, explanations
 from cxrsearch.pictures import Pictures, Seen
 from cxrsearch.prediction import Prediction, Predictor

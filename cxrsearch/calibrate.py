@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from cxrsearch import cohort
 from cxrsearch.calibration import COVERAGE, Calibration, FieldCalibration, Kernel, likely
-from cxrsearch.clinical import Field, FieldType, Scalar, values_of
+from cxrsearch.clinical.expression import Expression, Missing, Not
+from cxrsearch.clinical.fields import Field, FieldType, Scalar, values_of
 from cxrsearch.errors import InputError
 from cxrsearch.search import apart
 from cxrsearch.statistics import Figure, Floats, ece, figure, resampled
 from cxrsearch.store.contract import Point, VectorStore
 from cxrsearch.vote import VOTERS, ballot, in_parts, voters
-from cxrsearch.where import Expression, Missing, Not
 
 # A third of these patients sets the floor, and a third measures: with fewer, neither means anything.
 FEWEST_PATIENTS = 60

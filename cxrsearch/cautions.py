@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from cxrsearch import explain
 from cxrsearch.calibration import Calibration
-from cxrsearch.clinical import FieldType, values_of
+from cxrsearch.clinical.expression import Expression
+from cxrsearch.clinical.fields import FieldType, values_of
 from cxrsearch.duplicates import BITS, NEAR, bits_between, crop_hashes
 from cxrsearch.explain import Explanation
 from cxrsearch.pictures import Pictures
@@ -15,7 +16,6 @@ from cxrsearch.radiograph import filled, projection
 from cxrsearch.search import Hit, Result
 from cxrsearch.statistics import surprising
 from cxrsearch.store.contract import VectorStore
-from cxrsearch.where import Expression
 
 # Fewer hits than this of one site are no wonder.
 _ENOUGH = 5

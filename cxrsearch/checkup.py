@@ -17,9 +17,9 @@ import numpy as np
 
 from cxrsearch import __version__, settings
 from cxrsearch.calibration import Calibration
+from cxrsearch.clinical.identity import load_identity
 from cxrsearch.encoder import Encoder
 from cxrsearch.errors import CxrSearchError
-from cxrsearch.identity import load_identity
 from cxrsearch.pictures import Pictures
 from cxrsearch.store import is_url, open_store
 from cxrsearch.store.contract import VectorStore

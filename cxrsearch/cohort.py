@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from cxrsearch.clinical import ROW_HASH, Field, Payload, Scalar, nearest, values_of
+from cxrsearch.clinical.expression import Expression, Missing, Not, both
+from cxrsearch.clinical.fields import ROW_HASH, Field, Payload, Scalar, values_of
 from cxrsearch.errors import UsageError
 from cxrsearch.store.contract import VectorStore
-from cxrsearch.where import Expression, Missing, Not, both
+from cxrsearch.text import nearest
 
 MAX_FIELDS = 3
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxrsearch.clinical import Field, FieldType, Scalar, values_of
+from cxrsearch.clinical.expression import Expression
+from cxrsearch.clinical.fields import Field, FieldType, Scalar, values_of
 from cxrsearch.statistics import difference, wilson
 from cxrsearch.store.contract import Point, VectorStore
-from cxrsearch.where import Expression
 
 # Values listed of one field: the most common ones.
 MOST_VALUES = 12

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.clinical import Payload
+from cxrsearch.clinical.fields import Payload
 from cxrsearch.pictures import Pictures
 from cxrsearch.radiograph import filled
 from cxrsearch.store.contract import VectorStore

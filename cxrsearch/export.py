@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cxrsearch.clinical import Field, Payload, values_of
+from cxrsearch.clinical.expression import Expression
+from cxrsearch.clinical.fields import Field, Payload, values_of
 from cxrsearch.cohort import rows
 from cxrsearch.errors import InputError, UsageError
 from cxrsearch.report.rows import write_csv
 from cxrsearch.store.contract import VectorStore
-from cxrsearch.where import Expression
 
 
 def write(store: VectorStore, expression: Expression | None, file: Path) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch import radiograph
-from cxrsearch.clinical import Payload
+from cxrsearch.clinical.fields import Payload
 from cxrsearch.errors import ImageError
 from cxrsearch.radiograph import Radiograph
 from cxrsearch.store.contract import VectorStore

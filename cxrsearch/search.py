@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch import radiograph
-from cxrsearch.clinical import ROW_HASH, Payload
+from cxrsearch.clinical.expression import And, Equals, Expression, Not, both
+from cxrsearch.clinical.fields import ROW_HASH, Payload
+from cxrsearch.clinical.identity import Identity
 from cxrsearch.encoder import Encoder
 from cxrsearch.explain import Parts, parts
-from cxrsearch.identity import Identity
 from cxrsearch.pictures import Pictures
 from cxrsearch.radiograph import Radiograph
 from cxrsearch.regions import WHOLE, Region
 from cxrsearch.store.contract import Scored, VectorStore
-from cxrsearch.where import And, Equals, Expression, Not, both
 
 # Hits by the query's region whose own region is looked at.
 RERANKED = 200

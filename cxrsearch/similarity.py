@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.clinical import Scalar, values_of
+from cxrsearch.clinical.expression import Expression
+from cxrsearch.clinical.fields import Scalar, values_of
 from cxrsearch.store.contract import VectorStore
-from cxrsearch.where import Expression
 
 BINS = 24
 

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from cxrsearch import cohort
 from cxrsearch.calibration import Calibration, FieldCalibration, Kernel, likely
-from cxrsearch.clinical import Field, FieldType, Scalar, values_of
+from cxrsearch.clinical.expression import Expression, Missing, Not, both
+from cxrsearch.clinical.fields import Field, FieldType, Scalar, values_of
 from cxrsearch.errors import UsageError
 from cxrsearch.statistics import Floats, surprising, wilson
 from cxrsearch.store.contract import Scored, VectorStore
-from cxrsearch.where import Expression, Missing, Not, both
 
 # Patients who vote, and images looked through to find them.
 VOTERS = 20

@@ -15,8 +15,9 @@ from typing import Literal
 
 import pandas as pd
 
-from cxrsearch.clinical import Payload, nearest
+from cxrsearch.clinical.fields import Payload
 from cxrsearch.errors import MappingError
+from cxrsearch.text import nearest
 from indexer.mapping import FieldMapping, Mapping, load_mapping
 from indexer.record import Record
 

@@ -15,8 +15,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 from pydantic import Field as Declared
 
-from cxrsearch.clinical import SYSTEM_FIELDS, Field, FieldType, Scalar, Value, clean, convert, nearest, valid_field_name
+from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Scalar, Value, convert, valid_field_name
 from cxrsearch.errors import MappingError
+from cxrsearch.text import clean, nearest
 from indexer.privacy import Privacy, identifying
 
 Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]

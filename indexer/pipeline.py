@@ -21,12 +21,13 @@ from typing import TextIO
 
 import numpy as np
 
-from cxrsearch.clinical import ROW_HASH, Payload, clean
+from cxrsearch.clinical.expression import And, Equals
+from cxrsearch.clinical.fields import ROW_HASH, Payload
+from cxrsearch.clinical.identity import Identity, forgotten
 from cxrsearch.errors import ImageError, InputError, Reason
-from cxrsearch.identity import Identity, forgotten
 from cxrsearch.radiograph import DEFAULT_GATES, Gates, projection
 from cxrsearch.store.contract import Point, VectorStore
-from cxrsearch.where import And, Equals
+from cxrsearch.text import clean
 from indexer.dataset import Dataset
 from indexer.privacy import protect
 from indexer.progress import Progress

@@ -12,8 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from cxrsearch.clinical import Field, FieldType, Payload, Value
-from cxrsearch.identity import Identity
+from cxrsearch.clinical.fields import Field, FieldType, Payload, Value
+from cxrsearch.clinical.identity import Identity
 
 # Years (PS3.15 follows 45 CFR 164.514): so few are older that the age alone may name them.
 OLDEST = 90

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrsearch.clinical import Payload
+from cxrsearch.clinical.fields import Payload
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxrsearch.excerpts import excerpt, looked_for, plain
-from cxrsearch.where import And, Contains, Equals, Not, words
+from cxrsearch.clinical.excerpts import excerpt, looked_for, plain
+from cxrsearch.clinical.expression import And, Contains, Equals, Not, words
 from indexer.phantoms import write_cohort
 
 

@@ -11,8 +11,8 @@ from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cxrsearch.clinical.identity import Identity
 from cxrsearch.errors import MappingError
-from cxrsearch.identity import Identity
 from indexer.dataset import load
 from indexer.phantoms import draw, write_cohort, write_dicom
 

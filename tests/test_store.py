@@ -17,12 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cxrsearch.clinical import Field, FieldType, Payload, Scalar, clean, values_of
+from cxrsearch.clinical.expression import And, Compare, Contains, Equals, Expression, Missing, Not, Or, words
+from cxrsearch.clinical.fields import Field, FieldType, Payload, Scalar, values_of
 from cxrsearch.errors import IndexInUse, IndexUnavailable, InputError, ModelMismatch, UsageError
 from cxrsearch.store import open_store
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point, VectorStore
 from cxrsearch.store.edge import EdgeStore
-from cxrsearch.where import And, Compare, Contains, Equals, Expression, Missing, Not, Or, words
+from cxrsearch.text import clean
 
 D = 8
 FIELDS = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cxrsearch.clinical import Field, FieldType, Payload
+from cxrsearch.clinical.fields import Field, FieldType, Payload
 from cxrsearch.encoder import DEFAULT_MODEL, read_card
 from cxrsearch.errors import InputError, UsageError
 from cxrsearch.store import create_store

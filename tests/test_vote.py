@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from cxrsearch import cautions
 from cxrsearch.calibrate import calibrate
 from cxrsearch.calibration import Calibration, Kernel, likely
-from cxrsearch.clinical import Field, FieldType
+from cxrsearch.clinical.expression import Equals
+from cxrsearch.clinical.fields import Field, FieldType
 from cxrsearch.errors import IndexUnavailable, InputError
 from cxrsearch.explain import Parts
 from cxrsearch.radiograph import Radiograph
@@ -23,7 +24,6 @@ from cxrsearch.statistics import difference, wilson
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from cxrsearch.store.edge import EdgeStore
 from cxrsearch.vote import Voter, ballot, count
-from cxrsearch.where import Equals
 
 D = 16
 FIELDS = {

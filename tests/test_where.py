@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxrsearch.clinical import SYSTEM_FIELDS, Field, FieldType
+from cxrsearch.clinical.expression import And, Compare, Contains, Equals, Missing, Not, Or
+from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType
+from cxrsearch.clinical.where import parse
 from cxrsearch.errors import WhereError
-from cxrsearch.where import And, Compare, Contains, Equals, Missing, Not, Or, parse
 
 FIELDS = {
     **SYSTEM_FIELDS,

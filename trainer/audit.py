@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cxrsearch.clinical import values_of
+from cxrsearch.clinical.fields import values_of
 from indexer.dataset import Dataset
 from trainer.duplicates import Pair, near_duplicates, patient_groups
 from trainer.images import Images, labelled, read

@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxrsearch import cohort
-from cxrsearch.clinical import SYSTEM_FIELDS, Field, FieldType, Payload, values_of
+from cxrsearch.clinical.expression import Expression
+from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Payload, values_of
 from cxrsearch.errors import UsageError
 from cxrsearch.store.contract import VectorStore
-from cxrsearch.where import Expression
 
 MISSING = "(missing)"
 # What every image has, and what a prediction should not have to rest on.

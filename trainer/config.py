@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cxrsearch.clinical import nearest
 from cxrsearch.errors import InputError
+from cxrsearch.text import nearest
 
 Part = Annotated[float, Field(ge=0, lt=0.5)]
 Positive = Annotated[int, Field(ge=1)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.clinical import Payload, values_of
+from cxrsearch.clinical.fields import Payload, values_of
 from cxrsearch.errors import ImageError, InputError
 from cxrsearch.radiograph import DEFAULT_GATES, content
 from indexer import dataset as datasets

@@ -15,8 +15,8 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from cxrsearch.clinical import nearest
 from cxrsearch.errors import InputError
+from cxrsearch.text import nearest
 
 # Small towers of our own, in open_clip's own form, for learning from random weights.
 TOWERS = Path(__file__).parent / "towers"

@@ -31,8 +31,8 @@ from cxrsearch.cli import (
     train,
     transfer,
 )
-from cxrsearch.clinical import clean
 from cxrsearch.errors import CxrSearchError
+from cxrsearch.text import clean
 
 app = typer.Typer(
     name="cxrsearch",

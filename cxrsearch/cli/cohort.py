@@ -15,10 +15,10 @@ from cxrsearch.cli.options import Index, Model, Output, Where
 from cxrsearch.report.rows import Format, write
 
 if TYPE_CHECKING:
-    from cxrsearch.clinical import Payload
-    from cxrsearch.excerpts import Excerpt
+    from cxrsearch.clinical.excerpts import Excerpt
+    from cxrsearch.clinical.expression import Expression
+    from cxrsearch.clinical.fields import Payload
     from cxrsearch.store.contract import VectorStore
-    from cxrsearch.where import Expression
 
 _STEPS = " ▁▂▃▄▅▆▇█"
 _TABLE_COLUMNS = 8  # beside the path; every other format gives all
@@ -54,9 +54,9 @@ def cohort(
 
     Example: cxrsearch cohort --index chest --where 'age >= 60' --by finding --by outcome
     """
+    from cxrsearch.clinical.where import parse
     from cxrsearch.errors import UsageError
     from cxrsearch.store import open_store
-    from cxrsearch.where import parse
 
     if sum(given is not None for given in (versus, similar_to, export)) > 1 or (by and (versus or export)):
         raise UsageError("give one of --by, --versus, --similar-to, --export (--by goes with --similar-to too)")
@@ -96,12 +96,12 @@ def _count(store: VectorStore, expression: Expression | None, by: list[str], for
 
 def _list(store: VectorStore, expression: Expression | None, format: Format, show: bool) -> None:
     from cxrsearch import cohort as cohorts
-    from cxrsearch.excerpts import excerpts, looked_for, plain
+    from cxrsearch.clinical.excerpts import excerpts, looked_for, plain
+    from cxrsearch.clinical.expression import named
     from cxrsearch.pictures import SHOWN, Pictures
     from cxrsearch.radiograph import grey
     from cxrsearch.report import show as showing
     from cxrsearch.report.hits import TABLE_FIELDS
-    from cxrsearch.where import named
 
     rows: list[dict[str, Any]] = [dict(payload) for payload in cohorts.rows(store, expression)]
     fields = store.facts.all_fields
@@ -131,7 +131,7 @@ def _list(store: VectorStore, expression: Expression | None, format: Format, sho
 
 
 def _caption(found: Mapping[str, Excerpt], payload: Payload) -> str:
-    from cxrsearch.excerpts import plain
+    from cxrsearch.clinical.excerpts import plain
 
     return " / ".join(plain(one) for one in found.values()) or str(payload.get("path", ""))
 
@@ -159,11 +159,11 @@ def _spread(
 ) -> None:
     from cxrsearch import cohort as cohorts
     from cxrsearch import search, settings
+    from cxrsearch.clinical.expression import both
+    from cxrsearch.clinical.identity import load_identity
     from cxrsearch.encoder import DEFAULT_MODEL, Encoder
     from cxrsearch.errors import UsageError
-    from cxrsearch.identity import load_identity
     from cxrsearch.similarity import spread
-    from cxrsearch.where import both
 
     if len(by) > 1:
         raise UsageError("--similar-to goes with one --by")

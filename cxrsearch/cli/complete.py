@@ -26,7 +26,7 @@ def where_words(ctx: Any, incomplete: str) -> list[str]:
 
 
 def _next(store: VectorStore, text: str) -> list[str]:
-    from cxrsearch.clinical import FieldType
+    from cxrsearch.clinical.fields import FieldType
 
     fields = store.facts.all_fields
     if value := re.search(r"""(\w+)\s*(?:!=|=|in\s*\((?:[^()]*,)?)\s*(["']?)([^"']*)$""", text):

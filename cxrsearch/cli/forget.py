@@ -21,10 +21,10 @@ def forget(
     Example: cxrsearch forget MZXW6YTBOI2DKNRX --index chest
     """
     from cxrsearch import settings
+    from cxrsearch.clinical.expression import Equals
+    from cxrsearch.clinical.identity import forgotten, load_identity
     from cxrsearch.errors import InputError
-    from cxrsearch.identity import forgotten, load_identity
     from cxrsearch.store import open_store
-    from cxrsearch.where import Equals
 
     with open_store(index, write=True) as store:
         names = [patient]

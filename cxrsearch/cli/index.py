@@ -92,8 +92,8 @@ def index(
         _describe(data, limit)
         return 0
     from cxrsearch import settings
+    from cxrsearch.clinical.identity import load_identity
     from cxrsearch.encoder import DEFAULT_MODEL, Encoder
-    from cxrsearch.identity import load_identity
     from cxrsearch.radiograph import Gates
     from cxrsearch.store import create_store, is_url
     from cxrsearch.store.contract import DatasetFacts, IndexFacts
@@ -154,7 +154,7 @@ def _labels(path: Path) -> frozenset[str]:
 
 def _warn(data: Dataset) -> None:
     """What the security officer would want to be told before it happens."""
-    from cxrsearch.clinical import FieldType
+    from cxrsearch.clinical.fields import FieldType
 
     mapping = data.mapping
     texts = [name for name, mapped in mapping.fields.items() if mapped.type is FieldType.TEXT]
@@ -171,7 +171,7 @@ def _describe(data: Dataset, limit: int | None) -> None:
     from collections import Counter
     from itertools import islice
 
-    from cxrsearch.clinical import values_of
+    from cxrsearch.clinical.fields import values_of
     from cxrsearch.report.rows import text_of, write_table
 
     records = list(islice(data.records(), limit))

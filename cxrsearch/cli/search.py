@@ -68,14 +68,14 @@ def search(
     from cxrsearch import vote as voting
     from cxrsearch.answer import answer
     from cxrsearch.calibration import Calibration
+    from cxrsearch.clinical.identity import load_identity
+    from cxrsearch.clinical.where import parse
     from cxrsearch.encoder import DEFAULT_MODEL, Encoder, read_card
     from cxrsearch.errors import ImageError, UsageError
-    from cxrsearch.identity import load_identity
     from cxrsearch.prediction import Predictor
     from cxrsearch.report import hits
     from cxrsearch.report import show as showing
     from cxrsearch.store import open_store
-    from cxrsearch.where import parse
 
     log = logging.getLogger(LOGGER)
     if region is not None and (like or unlike):

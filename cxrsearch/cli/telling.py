@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cxrsearch.clinical import clean
+from cxrsearch.text import clean
 
 LOGGER = "cxrsearch"
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Tell errors only.")]

@@ -51,10 +51,11 @@ def transfer(
     Example: cxrsearch transfer --index chest --target outcome --leave-out site --out outcome.html
     """
     from cxrsearch.cli.learning import needs_train_extra
+    from cxrsearch.clinical.expression import And, Or
+    from cxrsearch.clinical.where import parse
     from cxrsearch.errors import UsageError
     from cxrsearch.report.rows import write
     from cxrsearch.store import open_store
-    from cxrsearch.where import And, Or, parse
 
     if (fit_on is None) != (test_on is None):
         raise UsageError("--fit-on and --test-on go together")

@@ -8,13 +8,14 @@ from typing import Any, TextIO
 
 from cxrsearch.answer import Answer
 from cxrsearch.calibration import Calibration
-from cxrsearch.clinical import Field, clean
-from cxrsearch.excerpts import plain
+from cxrsearch.clinical.excerpts import plain
+from cxrsearch.clinical.fields import Field
 from cxrsearch.explain import Explanation
 from cxrsearch.prediction import Prediction
 from cxrsearch.report.rows import Format, text_of, write_csv, write_json, write_jsonl, write_table
 from cxrsearch.report.votes import VOTE_COLUMNS, vote_rows, vote_words
 from cxrsearch.search import Hit
+from cxrsearch.text import clean
 
 # What a table shows of each image, where the index has it; every other format gives all fields.
 TABLE_FIELDS = ("patient", "site", "view", "finding", "outcome")

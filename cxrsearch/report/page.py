@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch import __version__, radiograph
-from cxrsearch.clinical import clean
+from cxrsearch.text import clean
 
 if TYPE_CHECKING:
     from jinja2 import Environment

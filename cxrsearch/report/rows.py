@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, TextIO
 
-from cxrsearch.clinical import clean
+from cxrsearch.text import clean
 
 # Cells that begin so are run as formulas by spreadsheets; a leading quote makes them text.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cxrsearch import cohort, radiograph
 from cxrsearch.answer import Answer
 from cxrsearch.calibration import Calibration
-from cxrsearch.clinical import Field, FieldType, Payload, values_of
+from cxrsearch.clinical.fields import Field, FieldType, Payload, values_of
 from cxrsearch.encoder import ModelCard
 from cxrsearch.errors import InputError
 from cxrsearch.explain import Explanation, Shares, Sized

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from cxrsearch import radiograph
 from cxrsearch.answer import Answer
-from cxrsearch.clinical import clean
 from cxrsearch.pictures import SHOWN
+from cxrsearch.text import clean
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.clinical import SYSTEM_FIELDS, Field, FieldType, Payload, Scalar
+from cxrsearch.clinical.expression import Expression
+from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Payload, Scalar
 from cxrsearch.errors import IndexUnavailable, InputError, ModelMismatch
 from cxrsearch.store.thumbnails import Thumbnails
-from cxrsearch.where import Expression
 
 FORMAT = 1
 # Below this many KB of vectors (half a million of 128 dimensions) a search compares with every point. That takes

@@ -25,13 +25,13 @@ import numpy as np
 import qdrant_edge as edge
 from numpy.typing import NDArray
 
-from cxrsearch.clinical import Field, FieldType, Payload, Scalar, Value
+from cxrsearch.clinical.expression import Expression, Not
+from cxrsearch.clinical.fields import Field, FieldType, Payload, Scalar, Value
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.store import manifest, shard
 from cxrsearch.store.contract import SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
 from cxrsearch.store.filters import Engine, translate
 from cxrsearch.store.thumbnails import Thumbnails
-from cxrsearch.where import Expression, Not
 
 _PAGE = 1_000
 # What a process killed while it made an index may have left.

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cxrsearch.clinical import Scalar
-from cxrsearch.where import And, Compare, Contains, Equals, Expression, Missing, Not, Or
+from cxrsearch.clinical.expression import And, Compare, Contains, Equals, Expression, Missing, Not, Or
+from cxrsearch.clinical.fields import Scalar
 
 _BOUND = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 

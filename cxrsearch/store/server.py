@@ -20,12 +20,12 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from cxrsearch import settings
-from cxrsearch.clinical import Field, FieldType, Payload, Scalar
+from cxrsearch.clinical.expression import Expression
+from cxrsearch.clinical.fields import Field, FieldType, Payload, Scalar
 from cxrsearch.errors import IndexUnavailable, UsageError
 from cxrsearch.store.contract import EXACT_BELOW_KB, SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
 from cxrsearch.store.filters import Engine, translate
 from cxrsearch.store.thumbnails import Thumbnails
-from cxrsearch.where import Expression
 
 _METADATA_KEY = "cxrsearch"
 _HNSW = models.HnswConfigDiff(m=32, ef_construct=256)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from cxrsearch.clinical import Payload, values_of
-from cxrsearch.where import And, Contains, Expression, Or, words
+from cxrsearch.clinical.expression import And, Contains, Expression, Or, words
+from cxrsearch.clinical.fields import Payload, values_of
 
 # Characters shown before the first and after the last word that was found.
 _AROUND = 60

@@ -9,11 +9,11 @@ from __future__ import annotations
 import datetime
 import math
 import re
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import StrEnum
+
+from cxrsearch.text import clean
 
 Scalar = str | int | float | bool
 Value = Scalar | list[Scalar]
@@ -57,21 +57,14 @@ SYSTEM_FIELDS = {
 }
 # Kept with each point to know what changed; never shown, never filtered on.
 ROW_HASH = "_row"
-
 # Integers beyond this lose exactness in the engine's range queries (IEEE 754 double).
 _LARGEST_INTEGER = 2**53
 _TRUE, _FALSE = {"true", "yes", "y", "1", "1.0"}, {"false", "no", "n", "0", "0.0"}
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def valid_field_name(name: str) -> bool:
     return bool(_FIELD_NAME.match(name))
-
-
-def clean(text: str) -> str:
-    """Unicode NFC, control characters turned to a space, outer white space removed."""
-    return _CONTROLS.sub(" ", unicodedata.normalize("NFC", text)).strip()
 
 
 def convert(text: str, kind: FieldType, formats: Sequence[str] = ()) -> Scalar:
@@ -125,10 +118,3 @@ def values_of(payload: Mapping[str, Value], name: str) -> list[Scalar]:
     if value is None:
         return []
     return list(value) if isinstance(value, list) else [value]
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`` Did you mean ...?`` with the closest known word, or an empty string."""
-    by_folded = {name.casefold(): name for name in known}
-    close = get_close_matches(word.casefold(), by_folded, n=1, cutoff=0.6)
-    return f" Did you mean {by_folded[close[0]]!r}?" if close else ""

@@ -3,12 +3,8 @@
     site = "Melbourne, Australia" and age >= 60 and not icu = true and notes contains "intubated"
 
 Parsed by lark: it gives the position and what was expected there, and imports in 0.06 s. Precedence is SQL's
-(not, then and, then or). What an expression means:
-
-* a comparison is true for an image when one of the field's values meets it; a missing field meets none;
-* ``!=`` and ``not in`` are true when the field has a value and none of its values is listed;
-* ``not X`` is true exactly where X is not, also where the field is missing: X and ``not X`` add up to all;
-* ``contains`` is true when every word of its text occurs in the field as a whole word, in any case.
+(not, then and, then or). ``!=`` and ``not in`` are true when the field has a value and none of its values is listed;
+what the other comparisons mean is said in expression.py.
 """
 
 from __future__ import annotations
@@ -16,20 +12,19 @@ from __future__ import annotations
 import datetime
 import functools
 import math
-import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from cxrsearch.clinical import Field, FieldType, Scalar, clean, nearest
+from cxrsearch.clinical.expression import And, Compare, Contains, Equals, Expression, Missing, Not, Or, words
+from cxrsearch.clinical.fields import Field, FieldType, Scalar
 from cxrsearch.errors import WhereError
+from cxrsearch.text import clean, nearest
 
 MAX_LENGTH = 10_000
 MAX_DEPTH = 50
-
 _GRAMMAR = r"""
 ?start: either
 ?either: both (OR both)*
@@ -58,85 +53,6 @@ NUMBER.2: /[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?/
 STRING: /"([^"]|"")*"|'([^']|'')*'/
 %ignore /\s+/
 """
-
-
-# ------------------------------------------------------------------ the tree
-
-
-@dataclass(frozen=True)
-class Equals:
-    """One of the field's values is one of ``values``."""
-
-    field: str
-    values: tuple[Scalar, ...]
-
-
-@dataclass(frozen=True)
-class Compare:
-    """One of the field's values is below, above, ... ``value``: a number, or a date as YYYY-MM-DD."""
-
-    field: str
-    operator: Literal["<", "<=", ">", ">="]
-    value: float | str
-
-
-@dataclass(frozen=True)
-class Contains:
-    """Every word of ``text`` occurs in one value of the field."""
-
-    field: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Missing:
-    field: str
-
-
-@dataclass(frozen=True)
-class Not:
-    part: Expression
-
-
-@dataclass(frozen=True)
-class And:
-    parts: tuple[Expression, ...]
-
-
-@dataclass(frozen=True)
-class Or:
-    parts: tuple[Expression, ...]
-
-
-Expression = Equals | Compare | Contains | Missing | Not | And | Or
-
-
-def both(first: Expression | None, second: Expression | None) -> Expression | None:
-    """What meets the two of them; None where neither is given."""
-    if first is None or second is None:
-        return second if first is None else first
-    return And((first, second))
-
-
-def named(expression: Expression | None) -> list[str]:
-    """The fields that an expression is about, each once, in its order."""
-    match expression:
-        case None:
-            return []
-        case Not(part):
-            return named(part)
-        case And(parts) | Or(parts):
-            return list(dict.fromkeys(name for part in parts for name in named(part)))
-        case _:
-            return [expression.field]
-
-
-def words(text: str) -> list[str]:
-    """The words of a text as ``contains`` sees them: runs of letters and digits, in small letters."""
-    return [word.lower() for word in re.findall(r"[^\W_]+", text)]
-
-
-# ------------------------------------------------------------------ text -> tree
 
 
 class Vocabulary(Protocol):
