@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from cxrsearch import radiograph
 from cxrsearch.encoder import DEFAULT_MODEL, Encoder
+from cxrsearch.imaging.canonical import canonical
+from cxrsearch.imaging.read import read
 from trainer.export import load_network
 from trainer.network import Network
 
@@ -82,7 +83,7 @@ def _pairs(encoder: Encoder) -> Iterator[Pair]:
     files = [found[number] for number in rng.permutation(len(found))[:GALLERY]]
     # NIH names begin with the patient's number; of the other set each file counts as a patient's only one.
     owners = np.array([file.stem.split("_")[0] if file.parent.name != "images" else file.stem for file in files])
-    pictures = [radiograph.canonical(radiograph.read(file)[0], encoder.card.image_size) for file in files]
+    pictures = [canonical(read(file)[0], encoder.card.image_size) for file in files]
     encoded = [encoder.encode(pictures[start : start + 32]) for start in range(0, len(pictures), 32)]
     vectors = np.concatenate([part.embedding for part in encoded])
     places = np.concatenate([part.places for part in encoded])

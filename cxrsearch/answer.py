@@ -10,9 +10,9 @@ from cxrsearch.calibration import Calibration
 from cxrsearch.clinical.excerpts import Excerpt, excerpts, looked_for
 from cxrsearch.encoder import Encoder
 from cxrsearch.explain import Explanation, explanations
+from cxrsearch.imaging.regions import WHOLE
 from cxrsearch.pictures import Pictures, Seen
 from cxrsearch.prediction import Prediction, Predictor
-from cxrsearch.regions import WHOLE
 from cxrsearch.search import Result, Wanted
 from cxrsearch.store.contract import VectorStore
 from cxrsearch.vote import Vote

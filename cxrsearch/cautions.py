@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from cxrsearch import explain
 from cxrsearch.calibration import Calibration
 from cxrsearch.clinical.expression import Expression
 from cxrsearch.clinical.fields import FieldType, values_of
-from cxrsearch.duplicates import BITS, NEAR, bits_between, crop_hashes
-from cxrsearch.explain import Explanation
+from cxrsearch.explain import Explanation, warnings
+from cxrsearch.imaging.canonical import filled
+from cxrsearch.imaging.perceptual_hash import BITS, NEAR, bits_between, crop_hashes
+from cxrsearch.imaging.radiograph import projection
 from cxrsearch.pictures import Pictures
-from cxrsearch.radiograph import filled, projection
 from cxrsearch.search import Hit, Result
 from cxrsearch.statistics import surprising
 from cxrsearch.store.contract import VectorStore
@@ -39,7 +39,7 @@ def of(
             )
     if result.unseen:
         found.append(f"{result.unseen} of the hits have no picture here: the region was not compared with theirs")
-    return found + explain.warnings(explanations)
+    return found + warnings(explanations)
 
 
 def _views(result: Result) -> list[str]:

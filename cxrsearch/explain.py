@@ -9,55 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.regions import INSIDE_BORDER, LUNGS, WHOLE, Region, cover
+from cxrsearch.imaging.regions import WHOLE, Region
 
 if TYPE_CHECKING:
     from cxrsearch.encoder import Encoder
     from cxrsearch.pictures import Seen
     from cxrsearch.search import Query
+from cxrsearch.imaging.places import Parts, Shares, Sized, parts, shares
 
 # A hit is called one of the border when more than this part of its score comes from there. The border is 23 % of a
 # picture's area.
 MOSTLY = 0.5
-
-
-class Sized(Protocol):
-    """What has the size of a picture in pixels, before it was made canonical."""
-
-    @property
-    def width(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What is compared of one image, place by place: (D, h, w) float32."""
-
-    places: NDArray[np.float32]
-
-    @property
-    def total(self) -> NDArray[np.float32]:
-        """(D,) float32; of unit length where this is what was compared."""
-        return np.asarray(self.places.sum(axis=(1, 2)), dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class Shares:
-    """Where a score comes from, as parts of it that add up to one; a place that counts against may make one negative.
-
-    border: the outer sixteenth of each side and the padding; lungs: the central region in which frontal radiographs
-    show the lungs, as far as it is not border; between: the rest.
-    """
-
-    border: float
-    lungs: float
-    between: float
 
 
 @dataclass(frozen=True)
@@ -83,15 +50,6 @@ class Explanation:
         )
 
 
-def parts(places: NDArray[np.float32], image: Sized, region: Region = WHOLE) -> Parts:
-    """The places of an image, or of a region of it brought to unit length. ``places``: (D, h, w), of sum length 1."""
-    if region == WHOLE:
-        return Parts(places)
-    inside = places * cover(region, image.width, image.height, places.shape[1:])
-    length = float(np.linalg.norm(inside.sum(axis=(1, 2))))
-    return Parts(np.asarray(inside / max(length, 1e-12), dtype=np.float32))
-
-
 def explanations(
     query: Query, looked: Sequence[Seen | None], encoder: Encoder, region: Region = WHOLE
 ) -> list[Explanation | None]:
@@ -112,19 +70,6 @@ def explain(query: Parts, asked: Sized, direction: NDArray[np.float32], hit: Par
     of_query = np.einsum("dyx,d->yx", query.places, hit.total)
     of_hit = np.einsum("dyx,d->yx", hit.places, direction)
     return Explanation(of_query, of_hit, shares(of_query, asked), shares(of_hit, image), original)
-
-
-def shares(values: NDArray[np.float32], image: Sized) -> Shares | None:
-    """Of a map over the canonical square of an image."""
-    total = float(values.sum())
-    if total <= 0:
-        return None
-    grid: tuple[int, int] = values.shape
-    inside, lungs = (
-        float((values * cover(region, image.width, image.height, grid)).sum()) / total
-        for region in (INSIDE_BORDER, LUNGS)
-    )
-    return Shares(border=1 - inside, lungs=lungs, between=inside - lungs)
 
 
 def warnings(explanations: Sequence[Explanation | None]) -> list[str]:

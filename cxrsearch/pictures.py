@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch import radiograph
 from cxrsearch.clinical.fields import Payload
 from cxrsearch.errors import ImageError
-from cxrsearch.radiograph import Radiograph
+from cxrsearch.imaging.canonical import canonical, grey
+from cxrsearch.imaging.radiograph import Radiograph
+from cxrsearch.imaging.read import decode, digest, read_bytes
 from cxrsearch.store.contract import VectorStore
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ class Pictures:
         if picture is None:
             return None
         image = picture.image
-        canonical, shown = radiograph.canonical(image, size), radiograph.grey(image, SHOWN)
-        return Seen(canonical, image.width, image.height, shown, picture.original)
+        square, shown = canonical(image, size), grey(image, SHOWN)
+        return Seen(square, image.width, image.height, shown, picture.original)
 
     def quick(self, id: str, payload: Payload) -> Picture | None:
         """As :meth:`of`, the thumbnail first: for a search that looks through hundreds."""
@@ -70,7 +71,7 @@ class Pictures:
         """The thumbnail."""
         data = self._thumbnails.get(id)
         try:
-            return None if data is None else Picture(radiograph.decode(data, "thumbnail")[0], False)
+            return None if data is None else Picture(decode(data, "thumbnail")[0], False)
         except ImageError:
             return None
 
@@ -84,10 +85,10 @@ class Pictures:
         try:
             if not path.resolve().is_relative_to(root.resolve()):
                 return None  # an index from a stranger names what it likes
-            data = radiograph.read_bytes(path)
-            if radiograph.digest(data) != payload.get("image_sha256"):
+            data = read_bytes(path)
+            if digest(data) != payload.get("image_sha256"):
                 return None
             frame = int(str(payload.get("frame", 1)))
-            return next(image for image in radiograph.decode(data, path.name) if image.frame == frame)
+            return next(image for image in decode(data, path.name) if image.frame == frame)
         except (ImageError, OSError, ValueError, RuntimeError, StopIteration):  # RuntimeError: links in a circle
             return None

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch import radiograph
 from cxrsearch.clinical.expression import And, Equals, Expression, Not, both
 from cxrsearch.clinical.fields import ROW_HASH, Payload
 from cxrsearch.clinical.identity import Identity
 from cxrsearch.encoder import Encoder
-from cxrsearch.explain import Parts, parts
+from cxrsearch.imaging.canonical import canonical
+from cxrsearch.imaging.places import Parts, parts
+from cxrsearch.imaging.radiograph import Radiograph
+from cxrsearch.imaging.read import read
+from cxrsearch.imaging.regions import WHOLE, Region
 from cxrsearch.pictures import Pictures
-from cxrsearch.radiograph import Radiograph
-from cxrsearch.regions import WHOLE, Region
 from cxrsearch.store.contract import Scored, VectorStore
 
 # Hits by the query's region whose own region is looked at.
@@ -87,14 +88,14 @@ class Result:
     unseen: int = 0
 
 
-def read(path: Path, store: VectorStore, encoder: Encoder, identity: Identity | None) -> list[Asked]:
+def read_query(path: Path, store: VectorStore, encoder: Encoder, identity: Identity | None) -> list[Asked]:
     """The image of a file, embedded; the frames of a file of several, called ``path#2`` and so on behind the first.
 
     Its patient is known when the file is in the index, or from the DICOM header when there is a pseudonym key.
     Raises ImageError for an image that cannot be read.
     """
-    images = radiograph.read(path, ("PatientID",))
-    pictures = [radiograph.canonical(image, encoder.card.image_size) for image in images]
+    images = read(path, ("PatientID",))
+    pictures = [canonical(image, encoder.card.image_size) for image in images]
     encoded = encoder.encode(pictures)
     found = []
     for number, image in enumerate(images):

@@ -25,7 +25,7 @@ from cxrsearch.clinical.expression import And, Equals
 from cxrsearch.clinical.fields import ROW_HASH, Payload
 from cxrsearch.clinical.identity import Identity, forgotten
 from cxrsearch.errors import ImageError, InputError, Reason
-from cxrsearch.radiograph import DEFAULT_GATES, Gates, projection
+from cxrsearch.imaging.radiograph import DEFAULT_GATES, Gates, projection
 from cxrsearch.store.contract import Point, VectorStore
 from cxrsearch.text import clean
 from indexer.dataset import Dataset

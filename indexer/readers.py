@@ -23,10 +23,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch import radiograph
 from cxrsearch.encoder import Encoder, read_card
 from cxrsearch.errors import ImageError, Reason
-from cxrsearch.radiograph import Gates, Radiograph
+from cxrsearch.imaging.canonical import canonical, grey, jpeg
+from cxrsearch.imaging.radiograph import Gates, Radiograph
+from cxrsearch.imaging.read import decode, digest, read_bytes
 from cxrsearch.store.thumbnails import SIDE
 from indexer.record import Record
 
@@ -207,14 +208,14 @@ def _decode_file(task: Task) -> _Pictures | Read:
         raise ImageError(Reason.OUTSIDE_ROOT, "the dataset names a file outside its folder")
     if record.problem is not None:
         raise ImageError(Reason.MISSING, record.problem)
-    data = radiograph.read_bytes(record.path, task.label)
-    sha256 = radiograph.digest(data)
+    data = read_bytes(record.path, task.label)
+    sha256 = digest(data)
     same = known is not None and known.sha256 == sha256
     if same and (not _how.keywords or (known is not None and known.row_hash == task.row_hash)):
         return Read(sha256, None, len(data))
-    images = radiograph.decode(data, task.label, _how.keywords, _how.gates)
+    images = decode(data, task.label, _how.keywords, _how.gates)
     if same:
         return Read(sha256, None, len(data), images[0].header)
-    pictures = [radiograph.canonical(image, _size) for image in images]
-    thumbnails = [radiograph.jpeg(radiograph.grey(image, SIDE)) if _how.thumbnails else None for image in images]
+    pictures = [canonical(image, _size) for image in images]
+    thumbnails = [jpeg(grey(image, SIDE)) if _how.thumbnails else None for image in images]
     return _Pictures(images, pictures, thumbnails, len(data))

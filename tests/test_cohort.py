@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cxrsearch.clinical.excerpts import excerpt, looked_for, plain
 from cxrsearch.clinical.expression import And, Contains, Equals, Not, words
+from cxrsearch.imaging.read import read
 from indexer.phantoms import write_cohort
 
 
@@ -146,9 +147,7 @@ def test_a_picture_under_two_patients_comes_first(cxrsearch: Run, tmp_path: Path
     # of nearly the same is warned of.
     from PIL import Image
 
-    from cxrsearch import radiograph
-
-    pixels = radiograph.read(tmp_path / "set" / north["file"])[0].pixels
+    pixels = read(tmp_path / "set" / north["file"])[0].pixels
     Image.fromarray((pixels * 255).astype("uint8")).save(tmp_path / "same.png")
     (found,) = json.loads(
         cxrsearch("search", tmp_path / "same.png", "--index", tmp_path / "index", "--format", "json").out

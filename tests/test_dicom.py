@@ -16,9 +16,9 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from cxrsearch import radiograph
 from cxrsearch.errors import ImageError, Reason
-from cxrsearch.radiograph import Gates
+from cxrsearch.imaging.radiograph import OPEN, Gates
+from cxrsearch.imaging.read import read
 from indexer.phantoms import draw, write_dicom
 
 PHANTOM = draw("COVID-19", 11, size=96)
@@ -107,17 +107,15 @@ def test_the_picture_is_the_one_dcmtk_shows(tmp_path: Path, case: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     shown = np.asarray(Image.open(tmp_path / "out.png"), dtype=np.float32) / 65535
-    (ours,) = radiograph.read(path)
+    (ours,) = read(path)
     assert ours.pixels.shape == shown.shape
     assert np.abs(ours.pixels - shown).max() < 0.005
 
 
 def test_signed_and_high_bit_are_the_same_picture_as_plain(tmp_path: Path) -> None:
-    plain = radiograph.read(changed(tmp_path, setting(), bits=12, window=True))[0].pixels
+    plain = read(changed(tmp_path, setting(), bits=12, window=True))[0].pixels
     for change in (high_bit, signed):
-        np.testing.assert_allclose(
-            radiograph.read(changed(tmp_path, change, bits=12, window=True))[0].pixels, plain, atol=1e-6
-        )
+        np.testing.assert_allclose(read(changed(tmp_path, change, bits=12, window=True))[0].pixels, plain, atol=1e-6)
 
 
 @pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL", "PALETTE COLOR"])
@@ -136,7 +134,7 @@ def test_color_captures_become_their_luminance(tmp_path: Path, photometric: str)
         other = gray if photometric == "RGB" else np.full_like(gray, 128)
         dataset.PixelData = np.stack([gray, other, other], axis=-1).tobytes()
     dataset.save_as(path)
-    (image,) = radiograph.read(path)
+    (image,) = read(path)
     assert np.abs(image.pixels - gray / 255).max() < 0.01
 
 
@@ -152,7 +150,7 @@ def frames_file(folder: Path, count: int, **more: Any) -> Path:
 
 
 def test_a_file_of_several_radiographs_gives_several(tmp_path: Path) -> None:
-    images = radiograph.read(frames_file(tmp_path, 3))
+    images = read(frames_file(tmp_path, 3))
     assert [image.frame for image in images] == [1, 2, 3]
     assert not np.array_equal(images[0].pixels, images[1].pixels)
     np.testing.assert_allclose(np.roll(images[0].pixels, 5, axis=1), images[1].pixels, atol=1e-6)
@@ -163,9 +161,9 @@ def test_a_film_is_rejected(tmp_path: Path, count: int, more: dict[str, Any]) ->
     assert reason(frames_file(tmp_path, count, **more)) is Reason.CINE
 
 
-def reason(path: Path, gates: Gates = radiograph.OPEN) -> Reason:
+def reason(path: Path, gates: Gates = OPEN) -> Reason:
     with pytest.raises(ImageError) as caught:
-        radiograph.read(path, gates=gates)
+        read(path, gates=gates)
     return caught.value.reason
 
 
@@ -186,21 +184,21 @@ def test_each_gate_has_its_reason_and_its_switch(
 ) -> None:
     path = changed(tmp_path, setting(**values))
     if expected is None:
-        assert radiograph.read(path, gates=Gates())
+        assert read(path, gates=Gates())
         return
     assert reason(path, Gates()) is expected
     assert opened is not None
-    assert radiograph.read(path, gates=opened)
-    assert radiograph.read(path)  # a person who names the file knows what it is
+    assert read(path, gates=opened)
+    assert read(path)  # a person who names the file knows what it is
 
 
 def test_a_lateral_view_is_marked_and_left_out_on_request(tmp_path: Path) -> None:
     for view in ("LL", "RL", "LATERAL", "LARGE LATERAL"):
         path = changed(tmp_path, setting(ViewPosition=view))
-        assert radiograph.read(path)[0].projection == "lateral"
+        assert read(path)[0].projection == "lateral"
         assert reason(path, Gates(frontal_only=True)) is Reason.VIEW
-    assert radiograph.read(changed(tmp_path, setting(ViewPosition="AP")), gates=Gates(frontal_only=True))
-    assert radiograph.read(changed(tmp_path, setting(ViewPosition="")))[0].projection is None
+    assert read(changed(tmp_path, setting(ViewPosition="AP")), gates=Gates(frontal_only=True))
+    assert read(changed(tmp_path, setting(ViewPosition="")))[0].projection is None
 
 
 @pytest.mark.parametrize(
@@ -227,7 +225,7 @@ def test_a_deflated_bomb_is_refused_while_it_inflates(tmp_path: Path) -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     good = packer.compress(plain.read_bytes()[meta_end:]) + packer.flush()
     (tmp_path / "good.dcm").write_bytes(head + good)
-    np.testing.assert_array_equal(radiograph.read(tmp_path / "good.dcm")[0].pixels, radiograph.read(plain)[0].pixels)
+    np.testing.assert_array_equal(read(tmp_path / "good.dcm")[0].pixels, read(plain)[0].pixels)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = packer.compress(bytes(400 * 2**20)) + packer.flush()
     (tmp_path / "bomb.dcm").write_bytes(head + bomb)
@@ -251,7 +249,7 @@ def test_every_file_of_pydicoms_test_data_is_read_or_rejected_with_a_reason() ->
     paths = [Path(name) for name in get_testdata_files("*") if Path(name).is_file()]
     for path in paths:
         try:
-            images = radiograph.read(path)
+            images = read(path)
             assert all(np.isfinite(image.pixels).all() and image.pixels.ndim == 2 for image in images)
             outcomes["read"] = outcomes.get("read", 0) + 1
         except ImageError as error:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cxrsearch import radiograph
 from cxrsearch.encoder import DEFAULT_MODEL, Encoder, read_card
+from cxrsearch.imaging.canonical import canonical
+from cxrsearch.imaging.radiograph import Radiograph
+from cxrsearch.imaging.read import read
 from indexer.phantoms import FINDINGS, draw
 
 
@@ -18,7 +20,7 @@ def encoder() -> Encoder:
 
 def phantoms(size: int) -> list[NDArray[np.float32]]:
     drawn = [draw(finding, body, size=200) for body in range(3) for finding in FINDINGS]
-    return [radiograph.canonical(radiograph.Radiograph(pixels, "", "png"), size) for pixels in drawn]
+    return [canonical(Radiograph(pixels, "", "png"), size) for pixels in drawn]
 
 
 def test_the_embedding_is_the_sum_of_its_places(encoder: Encoder) -> None:
@@ -61,7 +63,7 @@ def test_onnx_and_torch_agree_on_real_radiographs(encoder: Encoder, data: Path) 
     paths = (
         sorted((data / "covid-chestxray" / "images").iterdir())[::10] + sorted((data / "covid-cxnet").iterdir())[::40]
     )
-    pictures = [radiograph.canonical(radiograph.read(path)[0], encoder.card.image_size) for path in paths]
+    pictures = [canonical(read(path)[0], encoder.card.image_size) for path in paths]
     assert len(pictures) > 60
     assert_agree(encoder, pictures)
 

@@ -25,7 +25,7 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 from cxrsearch.clinical.where import parse
 from cxrsearch.encoder import DEFAULT_MODEL, Encoder
 from cxrsearch.errors import ImageError, IndexUnavailable, MappingError, ModelError, WhereError
-from cxrsearch.radiograph import decode
+from cxrsearch.imaging.read import decode
 from cxrsearch.store import open_store
 from indexer.dataset import load
 from indexer.phantoms import draw, write_dicom

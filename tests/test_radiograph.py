@@ -12,22 +12,24 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from cxrsearch import radiograph
 from cxrsearch.errors import ImageError, Reason
-from cxrsearch.radiograph import Radiograph, canonical
+from cxrsearch.imaging.canonical import canonical
+from cxrsearch.imaging.radiograph import MAX_FILE_BYTES, Radiograph
+from cxrsearch.imaging.read import read
+from cxrsearch.imaging.tone import stretch
 from indexer.phantoms import draw, write_dicom
 
 PHANTOM = draw("Pneumonia", 7, size=120)
 
 
-def read(path: Path, keywords: tuple[str, ...] = ()) -> Radiograph:
-    (image,) = radiograph.read(path, keywords)
+def read_one(path: Path, keywords: tuple[str, ...] = ()) -> Radiograph:
+    (image,) = read(path, keywords)
     return image
 
 
 def reason_of(path: Path) -> Reason:
     with pytest.raises(ImageError) as caught:
-        read(path)
+        read_one(path)
     assert len(str(caught.value).splitlines()) == 1
     return caught.value.reason
 
@@ -50,10 +52,10 @@ def test_every_way_to_write_a_dicom_gives_one_picture(
         dataset = pydicom.dcmread(path)
         dataset.compress(syntax)
         dataset.save_as(path)
-    image = read(path, ("PatientID", "ViewPosition", "AccessionNumber"))
+    image = read_one(path, ("PatientID", "ViewPosition", "AccessionNumber"))
     assert image.format == "dicom"
     assert image.header == {"PatientID": "PH", "ViewPosition": "PA"}
-    expected = PHANTOM if window else radiograph.stretch(PHANTOM)
+    expected = PHANTOM if window else stretch(PHANTOM)
     assert np.abs(image.pixels - expected).max() < 0.012  # 8 bits, and percentiles on quantised values
 
 
@@ -71,7 +73,7 @@ def test_jpeg_lossless_is_read_bit_exactly(tmp_path: Path) -> None:
     dataset["PixelData"].is_undefined_length = True
     dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
     dataset.save_as(path)
-    np.testing.assert_array_equal(read(path).pixels, read(plain).pixels)
+    np.testing.assert_array_equal(read_one(path).pixels, read_one(plain).pixels)
     dataset.PixelData = encapsulate([stream[: len(stream) // 2]])
     dataset.save_as(path)
     assert reason_of(path) is Reason.TRUNCATED
@@ -90,7 +92,7 @@ def test_twelve_bit_jpeg_is_read(tmp_path: Path) -> None:
     dataset["PixelData"].is_undefined_length = True
     dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
     dataset.save_as(path)
-    assert np.abs(read(path).pixels - PHANTOM).max() < 0.03
+    assert np.abs(read_one(path).pixels - PHANTOM).max() < 0.03
 
 
 def test_padding_neither_counts_nor_shows(tmp_path: Path) -> None:
@@ -102,9 +104,9 @@ def test_padding_neither_counts_nor_shows(tmp_path: Path) -> None:
     dataset.add_new("PixelPaddingValue", "US", 4000)
     dataset.PixelData = stored.tobytes()
     dataset.save_as(path)
-    pixels = read(path).pixels
+    pixels = read_one(path).pixels
     assert (pixels[:, :20] == 0).all()
-    assert np.abs(pixels[:, 20:] - radiograph.stretch(PHANTOM)[:, 20:]).max() < 0.05
+    assert np.abs(pixels[:, 20:] - stretch(PHANTOM)[:, 20:]).max() < 0.05
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_odd_tone_attributes_still_give_a_picture(tmp_path: Path, change: Callab
     dataset = pydicom.dcmread(path)
     change(dataset)
     dataset.save_as(path)
-    pixels = read(path).pixels
+    pixels = read_one(path).pixels
     assert np.isfinite(pixels).all()
     assert np.corrcoef(pixels.ravel(), PHANTOM.ravel())[0, 1] > 0.95
 
@@ -135,7 +137,7 @@ def test_pixels_taller_than_wide_are_made_square(tmp_path: Path) -> None:
     dataset = pydicom.dcmread(path)
     dataset.PixelAspectRatio = ["2", "1"]
     dataset.save_as(path)
-    image = read(path)
+    image = read_one(path)
     assert (image.height, image.width) == (2 * PHANTOM.shape[0], PHANTOM.shape[1])
 
 
@@ -149,7 +151,7 @@ def test_every_kind_of_picture_is_gray_on_0_to_1(tmp_path: Path, mode: str, kind
     gray = Image.fromarray((PHANTOM * 255).astype(np.uint8))
     picture = Image.fromarray((PHANTOM * 4095).astype(np.uint16)) if mode == "I;16" else gray.convert(mode)
     picture.save(path)
-    image = read(path)
+    image = read_one(path)
     assert image.format == kind
     assert image.pixels.dtype == np.float32
     assert image.pixels.shape == PHANTOM.shape
@@ -162,7 +164,7 @@ def test_every_kind_of_picture_is_gray_on_0_to_1(tmp_path: Path, mode: str, kind
 def test_what_a_file_is_does_not_depend_on_its_name(tmp_path: Path) -> None:
     path = tmp_path / "scan.dcm"
     Image.fromarray((PHANTOM * 255).astype(np.uint8)).save(path, "PNG")
-    assert read(path).format == "png"
+    assert read_one(path).format == "png"
 
 
 def test_a_camera_turned_on_its_side_is_turned_back(tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_a_camera_turned_on_its_side_is_turned_back(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     picture.rotate(90, expand=True).save(path, exif=exif)
-    assert read(path).pixels.shape == PHANTOM.shape
+    assert read_one(path).pixels.shape == PHANTOM.shape
 
 
 def test_bad_files_give_their_reason(tmp_path: Path) -> None:
@@ -215,7 +217,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decompressed(tmp_path: Pat
 def test_a_file_too_large_to_be_a_radiograph_is_not_even_read(tmp_path: Path) -> None:
     path = tmp_path / "huge.dcm"
     with path.open("wb") as file:
-        file.truncate(radiograph.MAX_FILE_BYTES + 1)
+        file.truncate(MAX_FILE_BYTES + 1)
     assert reason_of(path) is Reason.TOO_LARGE
 
 
@@ -226,7 +228,7 @@ def test_no_header_value_is_in_an_error(tmp_path: Path) -> None:
     dataset.NumberOfFrames = 30
     dataset.save_as(path)
     with pytest.raises(ImageError) as caught:
-        read(path)
+        read_one(path)
     assert "4711" not in str(caught.value)
 
 

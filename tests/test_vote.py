@@ -17,8 +17,8 @@ from cxrsearch.calibration import Calibration, Kernel, likely
 from cxrsearch.clinical.expression import Equals
 from cxrsearch.clinical.fields import Field, FieldType
 from cxrsearch.errors import IndexUnavailable, InputError
-from cxrsearch.explain import Parts
-from cxrsearch.radiograph import Radiograph
+from cxrsearch.imaging.places import Parts
+from cxrsearch.imaging.radiograph import Radiograph
 from cxrsearch.search import Asked, Hit, Query, Result
 from cxrsearch.statistics import difference, wilson
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cxrsearch.duplicates import BITS
+from cxrsearch.imaging.perceptual_hash import BITS
 from cxrsearch.report import page
 from trainer.audit import Audit
 from trainer.duplicates import Pair
@@ -65,7 +65,7 @@ def _picture(audit: Audit, number: int, paths: bool) -> dict[str, Any]:
     images = audit.images.part(np.array([number]))
     label = images.classes[int(images.labels[0])] if images.labels[0] >= 0 else "no class"
     return {
-        "picture": page.jpeg(images.pixels[0][images.content()[0]]),
+        "picture": page.jpeg_uri(images.pixels[0][images.content()[0]]),
         "words": f"{_named(audit, number, paths)}, {label}",
     }
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cxrsearch.duplicates import BITS, NEAR, every_hash
+from cxrsearch.imaging.perceptual_hash import BITS, NEAR, every_hash
 
 if TYPE_CHECKING:
     from trainer.images import Images

@@ -52,7 +52,7 @@ def write(path: Path, evaluation: Evaluation, images: Images, map_of: bytes, com
     """The page. ``map_of``: the embedding map, as PNG."""
     page.write(
         path, "evaluation", title=f"How well {evaluation.name} finds its like", protocol=evaluation.protocol,
-        facts=evaluation.facts, leakage=evaluation.leakage, command=command, seed=seed, map=page.png(map_of),
+        facts=evaluation.facts, leakage=evaluation.leakage, command=command, seed=seed, map=page.png_uri(map_of),
         galleries=[_gallery(evaluation, gallery) for gallery in evaluation.retrievals],
         pictures=_pictures(evaluation, images),
     )  # fmt: skip
@@ -74,8 +74,8 @@ def _gallery(evaluation: Evaluation, gallery: str) -> dict[str, Any]:
             {"name": name, "figures": [figures[f"{kind}/{name}"] for kind in ("sensitivity", "ppv", "auc")]}
             for name in own.classes
         ],
-        "confusion": page.png(plots.confusion(counts, own.classes)),
-        "reliability": page.png(plots.reliability(*metrics.calibration(own))),
+        "confusion": page.png_uri(plots.confusion(counts, own.classes)),
+        "reliability": page.png_uri(plots.reliability(*metrics.calibration(own))),
     }  # fmt: skip
 
 
@@ -117,6 +117,6 @@ def _shown(images: Images, number: int) -> dict[str, Any]:
     """No name, no patient: a picture and its class."""
     part = images.part(np.array([number]))
     return {
-        "picture": page.jpeg(part.pixels[0][part.content()[0]]),
+        "picture": page.jpeg_uri(part.pixels[0][part.content()[0]]),
         "label": images.classes[int(images.labels[number])],
     }  # fmt: skip

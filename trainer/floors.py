@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cxrsearch.regions import BORDER, LUNGS
+from cxrsearch.imaging.regions import BORDER, LUNGS
 from trainer.images import Images
 
 # What a search by the looks of a whole image alone would compare.

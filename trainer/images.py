@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from cxrsearch.clinical.fields import Payload, values_of
 from cxrsearch.errors import ImageError, InputError
-from cxrsearch.radiograph import DEFAULT_GATES, content
+from cxrsearch.imaging.canonical import content
+from cxrsearch.imaging.radiograph import DEFAULT_GATES
 from indexer import dataset as datasets
 from indexer.readers import How, Readers, Task
 from trainer.config import Config

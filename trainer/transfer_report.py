@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from cxrsearch import __version__, radiograph
+from cxrsearch import __version__
 from cxrsearch.errors import ImageError, InputError
+from cxrsearch.imaging.canonical import canonical
+from cxrsearch.imaging.read import read
 from cxrsearch.prediction import PREDICTION_FORMAT
 from cxrsearch.report import page
 from cxrsearch.store.contract import IndexFacts
@@ -67,8 +69,8 @@ def write(path: Path, found: Transfer, facts: IndexFacts, command: str, seed: in
         path, "transfer", title=f"Transfer: {cases.target}", facts=describe(found), command=command, seed=seed,
         columns=columns,
         rows=[{"model": row["model"], "figures": [row.get(name) for name in columns]} for row in rows(found)],
-        roc=page.png(plots.roc({n: said[:, 1] for n, said in mean.items()}, truth == 1)) if cases.binary else None,
-        calibration=page.png(plots.calibration({n: said[:, 1] for n, said in mean.items()}, truth == 1))
+        roc=page.png_uri(plots.roc({n: said[:, 1] for n, said in mean.items()}, truth == 1)) if cases.binary else None,
+        calibration=page.png_uri(plots.calibration({n: said[:, 1] for n, said in mean.items()}, truth == 1))
         if cases.binary else None,
         coefficients=_coefficients(cases, seed),
         wrong=_wrong(found, facts), best=BOTH if BOTH in mean else IMAGE,
@@ -141,7 +143,7 @@ def _picture(payload: dict[str, Any], facts: IndexFacts) -> str | None:
     if not path.is_relative_to(root):
         return None
     try:
-        image = radiograph.read(path)[int(payload.get("frame", 1)) - 1]
+        image = read(path)[int(payload.get("frame", 1)) - 1]
     except (ImageError, IndexError):
         return None
-    return page.jpeg(np.rint(radiograph.canonical(image, _PIXELS) * 255).astype(np.uint8))
+    return page.jpeg_uri(np.rint(canonical(image, _PIXELS) * 255).astype(np.uint8))

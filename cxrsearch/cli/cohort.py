@@ -98,8 +98,8 @@ def _list(store: VectorStore, expression: Expression | None, format: Format, sho
     from cxrsearch import cohort as cohorts
     from cxrsearch.clinical.excerpts import excerpts, looked_for, plain
     from cxrsearch.clinical.expression import named
+    from cxrsearch.imaging.canonical import grey
     from cxrsearch.pictures import SHOWN, Pictures
-    from cxrsearch.radiograph import grey
     from cxrsearch.report import show as showing
     from cxrsearch.report.hits import TABLE_FIELDS
 
@@ -171,7 +171,7 @@ def _spread(
     encoder = Encoder(model or DEFAULT_MODEL)
     store.facts.check_model(encoder.card.name, encoder.card.fingerprint)
     identity = load_identity(settings.key_file())
-    asked = search.read(image, store, encoder, identity)[0]
+    asked = search.read_query(image, store, encoder, identity)[0]
     name = by[0] if by else None
     found = spread(store, asked.embedding, both(search.apart([asked.image.sha256], asked.patients), expression), name)
     rows, cells = [], []

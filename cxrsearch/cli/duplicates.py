@@ -17,7 +17,8 @@ def duplicates(index: Index, format: Output = Format.TABLE) -> None:
     """
     from collections import Counter
 
-    from cxrsearch.duplicates import BITS, pairs
+    from cxrsearch.duplicates import pairs
+    from cxrsearch.imaging.perceptual_hash import BITS
     from cxrsearch.store import open_store
 
     with open_store(index) as store:

@@ -94,7 +94,7 @@ def index(
     from cxrsearch import settings
     from cxrsearch.clinical.identity import load_identity
     from cxrsearch.encoder import DEFAULT_MODEL, Encoder
-    from cxrsearch.radiograph import Gates
+    from cxrsearch.imaging.radiograph import Gates
     from cxrsearch.store import create_store, is_url
     from cxrsearch.store.contract import DatasetFacts, IndexFacts
     from indexer import pipeline

@@ -63,7 +63,7 @@ def search(
     import functools
     import logging
 
-    from cxrsearch import cohort, regions, settings
+    from cxrsearch import cohort, settings
     from cxrsearch import search as searching
     from cxrsearch import vote as voting
     from cxrsearch.answer import answer
@@ -72,6 +72,7 @@ def search(
     from cxrsearch.clinical.where import parse
     from cxrsearch.encoder import DEFAULT_MODEL, Encoder, read_card
     from cxrsearch.errors import ImageError, UsageError
+    from cxrsearch.imaging import regions
     from cxrsearch.prediction import Predictor
     from cxrsearch.report import hits
     from cxrsearch.report import show as showing
@@ -98,7 +99,7 @@ def search(
         log.debug(f"opened {index}")
         encoder, identity = Encoder(folder), load_identity(settings.key_file())
         log.debug(f"loaded {card.name}")
-        read = functools.partial(searching.read, store=store, encoder=encoder, identity=identity)
+        read = functools.partial(searching.read_query, store=store, encoder=encoder, identity=identity)
         liked, unliked = (tuple(one for path in given or () for one in read(path)) for given in (like, unlike))
         wanted = searching.Wanted(expression, limit, same_patient, part, liked, unliked)
         writer = hits.Writer(fields, calibration, format, explain, sys.stdout)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch import __version__, radiograph
+from cxrsearch import __version__
+from cxrsearch.imaging.canonical import jpeg
 from cxrsearch.text import clean
 
 if TYPE_CHECKING:
@@ -29,18 +30,18 @@ def write(path: Path, template: str, **facts: Any) -> None:
     path.write_text(text, "utf-8")
 
 
-def png(data: bytes) -> str:
+def png_uri(data: bytes) -> str:
     """A data URI of PNG bytes."""
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-def jpeg(pixels: NDArray[np.uint8], side: int = 160) -> str:
+def jpeg_uri(pixels: NDArray[np.uint8], side: int = 160) -> str:
     """A data URI of a grey picture (H, W) uint8, its longer side brought down to ``side``."""
     from PIL import Image
 
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     picture.thumbnail((side, side))
-    return "data:image/jpeg;base64," + base64.b64encode(radiograph.jpeg(picture)).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg(picture)).decode()
 
 
 def _environment() -> Environment:

@@ -17,13 +17,15 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from cxrsearch import cohort, radiograph
+from cxrsearch import cohort
 from cxrsearch.answer import Answer
 from cxrsearch.calibration import Calibration
 from cxrsearch.clinical.fields import Field, FieldType, Payload, values_of
 from cxrsearch.encoder import ModelCard
 from cxrsearch.errors import InputError
-from cxrsearch.explain import Explanation, Shares, Sized
+from cxrsearch.explain import Explanation
+from cxrsearch.imaging.canonical import content, grey
+from cxrsearch.imaging.places import Shares, Sized
 from cxrsearch.pictures import SHOWN, Pictures
 from cxrsearch.report import page
 from cxrsearch.report.rows import text_of
@@ -68,7 +70,7 @@ def _query(
     number: int, answer: Answer, store: VectorStore, pictures: Pictures, calibration: Calibration | None
 ) -> dict[str, Any]:
     query, vote = answer.result.query, answer.vote
-    shown = page.jpeg(np.asarray(radiograph.grey(query.asked.image, SHOWN)), SHOWN)
+    shown = page.jpeg_uri(np.asarray(grey(query.asked.image, SHOWN)), SHOWN)
     hits = [_hit(place, answer, store, pictures) for place in range(len(answer.result.hits))]
     return {
         "number": number, "picture": shown, "frame": _frame(query.asked.image), "hits": hits,
@@ -91,7 +93,7 @@ def _hit(place: int, answer: Answer, store: VectorStore, pictures: Pictures) -> 
         seen = pictures.seen(hit.id, hit.payload, len(seen.canonical))
     return {
         "rank": hit.rank, "score": f"{hit.score:.4f}",
-        "picture": None if seen is None else page.jpeg(np.asarray(seen.shown), SHOWN),
+        "picture": None if seen is None else page.jpeg_uri(np.asarray(seen.shown), SHOWN),
         "frame": None if seen is None else _frame(seen),
         "original": seen is not None and seen.original,
         "query_map": None if why is None else _map(why.query, why),
@@ -173,12 +175,12 @@ def _map(values: NDArray[np.float32], why: Explanation) -> str:
     from PIL import Image
 
     Image.fromarray(picture).save(stream := io.BytesIO(), "PNG")
-    return page.png(stream.getvalue())
+    return page.png_uri(stream.getvalue())
 
 
 def _frame(image: Sized) -> dict[str, float]:
     """Where in the canonical square the picture is, in percent: what a map is laid over."""
-    rows, columns = radiograph.content(image.width, image.height, size := 1024)
+    rows, columns = content(image.width, image.height, size := 1024)
     return {
         "top": 100 * rows.start / size, "left": 100 * columns.start / size,
         "height": 100 * (rows.stop - rows.start) / size, "width": 100 * (columns.stop - columns.start) / size,

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cxrsearch import radiograph
 from cxrsearch.answer import Answer
+from cxrsearch.imaging.canonical import grey
 from cxrsearch.pictures import SHOWN
 from cxrsearch.text import clean
 
@@ -24,7 +24,7 @@ Captioned = tuple["Image | None", str]
 
 def answered(answer: Answer) -> Iterator[Captioned]:
     """The query and its hits, of an answer with pictures."""
-    yield radiograph.grey(answer.result.query.asked.image, SHOWN), "query"
+    yield grey(answer.result.query.asked.image, SHOWN), "query"
     for hit, seen in zip(answer.result.hits, answer.looked, strict=True):
         yield seen.shown if seen is not None else None, f"{hit.rank}   {hit.score:.4f}"
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.errors import UsageError
-from cxrsearch.radiograph import content
+from cxrsearch.imaging.canonical import content
 
 # The outer part of each side, of the content without padding, that counts as border: letters, edges, positioning.
 BORDER = 1 / 16

@@ -1,0 +1,58 @@
+"""A radiograph -> the pixels that the encoder sees, and pictures for eyes."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+from cxrsearch.imaging.radiograph import Radiograph
+
+
+def canonical(radiograph: Radiograph, size: int) -> NDArray[np.float32]:
+    """The picture the encoder sees: (size, size) float32 in 0..1, in steps of 1/255.
+
+    The longer side becomes ``size`` (bilinear with antialiasing), the aspect is kept, and the rest is padded with
+    black on both sides. The steps let training and indexing hold and send a picture as bytes, and lose nothing.
+    """
+    from PIL import Image
+
+    rows, columns = content(radiograph.width, radiograph.height, size)
+    shape = (columns.stop - columns.start, rows.stop - rows.start)
+    resized = Image.fromarray(radiograph.pixels).resize(shape, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    square = np.zeros((size, size), dtype=np.float32)
+    square[rows, columns] = np.rint(np.clip(np.asarray(resized), 0.0, 1.0) * 255)
+    return square / np.float32(255)
+
+
+def content(width: int, height: int, size: int) -> tuple[slice, slice]:
+    """Rows and columns of the canonical (size, size) picture that a radiograph of width x height fills."""
+    scale = size / max(width, height)
+    rows, columns = (min(size, max(1, round(side * scale))) for side in (height, width))
+    top, left = (size - rows) // 2, (size - columns) // 2
+    return slice(top, top + rows), slice(left, left + columns)
+
+
+def filled(canonical: NDArray[np.float32], width: int, height: int) -> NDArray[np.uint8]:
+    """Of canonical pixels, (S, S), the part that a radiograph of width x height fills, as 8-bit grey."""
+    return np.rint(canonical[content(width, height, len(canonical))] * 255).astype(np.uint8)
+
+
+def grey(radiograph: Radiograph, side: int) -> Image:
+    """A picture for eyes: 8-bit grey, the longer side at most ``side`` pixels."""
+    from PIL import Image
+
+    rows, columns = content(radiograph.width, radiograph.height, min(side, max(radiograph.pixels.shape)))
+    shape = (columns.stop - columns.start, rows.stop - rows.start)
+    whole = Image.fromarray((radiograph.pixels * np.float32(255) + np.float32(0.5)).astype(np.uint8))
+    return whole.resize(shape, Image.Resampling.BILINEAR, reducing_gap=1.0)  # quick: bulk indexing waits for it
+
+
+def jpeg(picture: Image) -> bytes:
+    """A JPEG file without metadata."""
+    picture.save(stream := io.BytesIO(), "JPEG", quality=85)
+    return stream.getvalue()

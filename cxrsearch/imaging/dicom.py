@@ -1,0 +1,115 @@
+"""The bytes of a DICOM file -> radiographs on 0..1, and the header values that were asked for.
+
+What is no chest radiograph is turned away by what the header says of itself, before its pixels are decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+from cxrsearch.errors import ImageError, Reason
+from cxrsearch.imaging.radiograph import MAX_FILE_BYTES, Gates, check_size, projection
+from cxrsearch.imaging.tone import tone
+from cxrsearch.imaging.transfer_syntax import check_inflation, stored_values
+
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its log quotes header values
+# More frames than this are no set of radiographs of one sitting.
+MAX_FRAMES = 8
+# SOP classes that are no image, by the beginning of their UID (PS3.4 B.5).
+_NOT_IMAGES = {
+    "1.2.840.10008.1.3.10": (Reason.DIRECTORY, "a DICOMDIR; give it as DATASET to index the files it lists"),
+    "1.2.840.10008.5.1.4.1.1.11.": (Reason.PRESENTATION_STATE, "a presentation state, not an image"),
+    "1.2.840.10008.5.1.4.1.1.88.": (Reason.REPORT, "a structured report, not an image"),
+    "1.2.840.10008.5.1.4.1.1.104.": (Reason.DOCUMENT, "an encapsulated document, not an image"),
+}
+# Spellings of a chest in Body Part Examined, which sites write as they like; checked inside the value.
+_CHEST = re.compile(r"CHEST|THORA|TORAX|TÓRAX|LUNG|PULM|POUMON|RIB|CXR|HEART|BREAST_BONE", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """frames: each (H, W) float32 on 0..1; header: the keywords that were asked for and are present."""
+
+    frames: list[NDArray[np.float32]]
+    header: dict[str, str]
+    projection: str | None
+
+
+def decode_dicom(data: bytes, name: str, keywords: Sequence[str], gates: Gates) -> Decoded:
+    """The radiographs of a DICOM file: one per frame, unless it is a cine.
+
+    Raises ImageError. No header value ever enters its message.
+    """
+    check_inflation(data, MAX_FILE_BYTES, name)
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
+    except Exception as error:
+        what = f"{name}: not a readable DICOM file ({type(error).__name__})"
+        raise ImageError(Reason.NOT_AN_IMAGE, what) from None
+    try:
+        return _decode(dataset, name, keywords, gates)
+    except ImageError:
+        raise
+    except Exception as error:  # pydicom converts values when they are asked for, and broken ones then
+        what = f"{name}: its header cannot be used ({type(error).__name__})"
+        raise ImageError(Reason.UNSUPPORTED, what) from None
+
+
+def _decode(dataset: Dataset, name: str, keywords: Sequence[str], gates: Gates) -> Decoded:
+    seen = projection(str(dataset.get("ViewPosition") or ""))
+    _check_gates(dataset, seen, name, gates)
+    if "PixelData" not in dataset:
+        raise ImageError(Reason.NO_PIXELS, f"{name}: a DICOM file without an image in it, or one cut short")
+    rows, columns, frames = int(dataset.Rows), int(dataset.Columns), int(dataset.get("NumberOfFrames") or 1)
+    check_size(columns, rows * max(1, frames), name)
+    if frames > 1:
+        _check_cine(dataset, frames, name)
+    shown = [tone(dataset, stored) for stored in stored_values(dataset, rows, columns, frames, name)]
+    return Decoded(shown, _header(dataset, keywords), seen)
+
+
+def _check_gates(dataset: Dataset, seen: str | None, name: str, gates: Gates) -> None:
+    """What the header says of itself decides; what it does not say is unknown, and let in."""
+    if "SOPClassUID" not in dataset and "MediaStorageSOPClassUID" not in dataset.file_meta:
+        raise ImageError(Reason.NOT_AN_IMAGE, f"{name}: not a readable DICOM file (no SOP class)")
+    kind = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID"))
+    for beginning, (reason, what) in _NOT_IMAGES.items():
+        if kind.startswith(beginning):
+            raise ImageError(reason, f"{name}: {what}")
+    modality = str(dataset.get("Modality") or "")
+    if gates.modalities is not None and modality and modality not in gates.modalities:
+        shown = modality if re.fullmatch("[A-Z]{2,8}", modality) else "another"
+        raise ImageError(
+            Reason.MODALITY, f"{name}: modality {shown}, not {' or '.join(sorted(gates.modalities))}; see --modality"
+        )
+    part = str(dataset.get("BodyPartExamined") or "")
+    if not gates.any_body_part and part and not _CHEST.search(part):
+        raise ImageError(Reason.BODY_PART, f"{name}: another body part than the chest; see --any-body-part")
+    if gates.frontal_only and seen == "lateral":
+        raise ImageError(Reason.VIEW, f"{name}: a lateral view; see --views")
+
+
+def _check_cine(dataset: Dataset, frames: int, name: str) -> None:
+    """Frames in time are a film (PS3.3 C.7.6.5); a few without time are radiographs."""
+    if frames > MAX_FRAMES or any(keyword in dataset for keyword in ("FrameTime", "FrameTimeVector", "CineRate")):
+        raise ImageError(Reason.CINE, f"{name}: a film of {frames} frames, not a radiograph")
+
+
+def _header(dataset: Dataset, keywords: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for keyword in keywords:
+        value: Any = dataset.get(keyword)
+        if value is not None and str(value) != "":
+            found[keyword] = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
+    return found
