@@ -10,10 +10,10 @@ from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxrsearch.explain import Explanation, warnings
 from cxrsearch.imaging.places import shares
 from cxrsearch.imaging.radiograph import Radiograph
 from cxrsearch.imaging.regions import INSIDE_BORDER, WHOLE, Region, cover
+from cxrsearch.retrieval.explanation import Explanation, warnings
 
 
 def image(cohort: Path, number: int = 0) -> Path:

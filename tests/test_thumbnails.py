@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cxrsearch.pictures import Pictures
 from cxrsearch.store.contract import Point
 from cxrsearch.store.edge import EdgeStore
+from cxrsearch.store.images import Pictures
 from cxrsearch.store.thumbnails import Thumbnails
 from indexer.phantoms import write_cohort
 

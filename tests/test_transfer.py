@@ -262,7 +262,7 @@ def test_from_one_dataset_to_another(make_index: MakeIndex, cxrsearch: Run) -> N
 def test_a_saved_model_says_of_a_new_image_what_it_says_of_its_embedding(
     make_index: MakeIndex, cxrsearch: Run, tmp_path: Path, cohort: Path
 ) -> None:
-    from cxrsearch.prediction import Predictor
+    from cxrsearch.retrieval.prediction import Predictor
 
     index = make_index(dimensions=read_card(DEFAULT_MODEL).dimensions, effect=2.0)
     saved = tmp_path / "outcome.json"

@@ -11,19 +11,19 @@ from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxrsearch import cautions
-from cxrsearch.calibrate import calibrate
-from cxrsearch.calibration import Calibration, Kernel, likely
 from cxrsearch.clinical.expression import Equals
 from cxrsearch.clinical.fields import Field, FieldType
 from cxrsearch.errors import IndexUnavailable, InputError
 from cxrsearch.imaging.places import Parts
 from cxrsearch.imaging.radiograph import Radiograph
-from cxrsearch.search import Asked, Hit, Query, Result
+from cxrsearch.retrieval import warnings as cautions
+from cxrsearch.retrieval.search import Asked, Hit, Query, Result
 from cxrsearch.statistics import difference, wilson
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from cxrsearch.store.edge import EdgeStore
-from cxrsearch.vote import Voter, ballot, count
+from cxrsearch.voting.calibration import Calibration, Kernel, likely
+from cxrsearch.voting.fit import calibrate
+from cxrsearch.voting.vote import Voter, ballot, count
 
 D = 16
 FIELDS = {

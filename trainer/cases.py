@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxrsearch import cohort
 from cxrsearch.clinical.expression import Expression
 from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Payload, values_of
+from cxrsearch.cohort import counts
 from cxrsearch.errors import UsageError
 from cxrsearch.store.contract import VectorStore
 
@@ -65,9 +65,9 @@ def load(
     them. Raises UsageError for a field that the index does not have or that can be no input or no target.
     """
     fields = store.facts.all_fields
-    cohort.check_fields([target], fields, "--target")
-    cohort.check_fields(named or [], fields, "--with")
-    cohort.check_fields(trusted, fields, "--trust")
+    counts.check_fields([target], fields, "--target")
+    counts.check_fields(named or [], fields, "--with")
+    counts.check_fields(trusted, fields, "--trust")
     if fields[target].type in (FieldType.TEXT, FieldType.DATE) or target in SYSTEM_FIELDS:
         raise UsageError(f"--target {target}: predict a keyword, boolean or number that a dataset declares")
     refused = {name: why for name in fields if (why := _objection(fields[name], target)) and name not in trusted}

@@ -14,8 +14,8 @@ from cxrsearch import __version__
 from cxrsearch.errors import ImageError, InputError
 from cxrsearch.imaging.canonical import canonical
 from cxrsearch.imaging.read import read
-from cxrsearch.prediction import PREDICTION_FORMAT
 from cxrsearch.report import page
+from cxrsearch.retrieval.prediction import PREDICTION_FORMAT
 from cxrsearch.store.contract import IndexFacts
 from trainer import models, plots
 from trainer.cases import Cases

@@ -27,10 +27,10 @@ from cxrsearch.cli import (
     info,
     models,
     search,
-    telling,
     train,
     transfer,
 )
+from cxrsearch.cli import logging_options as telling
 from cxrsearch.errors import CxrSearchError
 from cxrsearch.text import clean
 

@@ -32,7 +32,7 @@ def audit(
 
     Example: cxrsearch audit darkcovidnet --root ../shared/data/darkcovidnet --out audit.html
     """
-    from cxrsearch.cli.learning import Watch, needs_train_extra
+    from cxrsearch.cli.training_output import Watch, needs_train_extra
     from cxrsearch.errors import UsageError
     from cxrsearch.report.rows import write
     from indexer import dataset as datasets

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from cxrsearch.cli.logging_options import LOGGER
 from cxrsearch.cli.options import Index, Model, Output
-from cxrsearch.cli.telling import LOGGER
 from cxrsearch.report.rows import Format
 
 
@@ -24,11 +24,11 @@ def calibrate(
     """
     from dataclasses import replace
 
-    from cxrsearch import calibrate as calibrating
     from cxrsearch.encoder import DEFAULT_MODEL, read_card
     from cxrsearch.report import votes
     from cxrsearch.report.rows import write
     from cxrsearch.store import open_store
+    from cxrsearch.voting import fit as calibrating
 
     log = logging.getLogger(LOGGER)
     card = read_card(model or DEFAULT_MODEL)

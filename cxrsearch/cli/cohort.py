@@ -76,9 +76,9 @@ def cohort(
 
 
 def _count(store: VectorStore, expression: Expression | None, by: list[str], format: Format) -> None:
-    from cxrsearch import cohort as cohorts
+    from cxrsearch.cohort import counts
 
-    groups, total = cohorts.count(store, by, expression)
+    groups, total = counts.count(store, by, expression)
     rows = [
         {
             **dict(zip(by, group.values, strict=True)), "images": group.images, "patients": group.patients,
@@ -95,15 +95,15 @@ def _count(store: VectorStore, expression: Expression | None, by: list[str], for
 
 
 def _list(store: VectorStore, expression: Expression | None, format: Format, show: bool) -> None:
-    from cxrsearch import cohort as cohorts
     from cxrsearch.clinical.excerpts import excerpts, looked_for, plain
     from cxrsearch.clinical.expression import named
+    from cxrsearch.cohort import counts
     from cxrsearch.imaging.canonical import grey
-    from cxrsearch.pictures import SHOWN, Pictures
     from cxrsearch.report import show as showing
     from cxrsearch.report.hits import TABLE_FIELDS
+    from cxrsearch.store.images import SHOWN, Pictures
 
-    rows: list[dict[str, Any]] = [dict(payload) for payload in cohorts.rows(store, expression)]
+    rows: list[dict[str, Any]] = [dict(payload) for payload in counts.rows(store, expression)]
     fields = store.facts.all_fields
     columns = [name for name in fields if name != "image_sha256"]
     words = looked_for(expression)
@@ -137,7 +137,7 @@ def _caption(found: Mapping[str, Excerpt], payload: Payload) -> str:
 
 
 def _export(store: VectorStore, expression: Expression | None, file: Path) -> None:
-    from cxrsearch import export
+    from cxrsearch.report import export
 
     print(f"wrote {export.write(store, expression, file)} images to {file}")
 
@@ -145,7 +145,7 @@ def _export(store: VectorStore, expression: Expression | None, file: Path) -> No
 def _compare(store: VectorStore, first: Expression | None, second: Expression | None, format: Format) -> None:
     from dataclasses import asdict
 
-    from cxrsearch.comparison import compare
+    from cxrsearch.cohort.comparison import compare
     from cxrsearch.report import comparisons
 
     found = compare(store, first, second)
@@ -157,23 +157,24 @@ def _compare(store: VectorStore, first: Expression | None, second: Expression | 
 def _spread(
     store: VectorStore, expression: Expression | None, image: Path, by: list[str], model: Path | None, format: Format
 ) -> None:
-    from cxrsearch import cohort as cohorts
-    from cxrsearch import search, settings
+    from cxrsearch import settings
     from cxrsearch.clinical.expression import both
-    from cxrsearch.clinical.identity import load_identity
+    from cxrsearch.clinical.identity import load_identity, other_patients
+    from cxrsearch.cohort import counts
+    from cxrsearch.cohort.similarity import spread
     from cxrsearch.encoder import DEFAULT_MODEL, Encoder
     from cxrsearch.errors import UsageError
-    from cxrsearch.similarity import spread
+    from cxrsearch.retrieval.search import read_query
 
     if len(by) > 1:
         raise UsageError("--similar-to goes with one --by")
-    cohorts.check_fields(by, store.facts.all_fields, "--by")
+    counts.check_fields(by, store.facts.all_fields, "--by")
     encoder = Encoder(model or DEFAULT_MODEL)
     store.facts.check_model(encoder.card.name, encoder.card.fingerprint)
     identity = load_identity(settings.key_file())
-    asked = search.read_query(image, store, encoder, identity)[0]
+    asked = read_query(image, store, encoder, identity)[0]
     name = by[0] if by else None
-    found = spread(store, asked.embedding, both(search.apart([asked.image.sha256], asked.patients), expression), name)
+    found = spread(store, asked.embedding, both(other_patients([asked.image.sha256], asked.patients), expression), name)
     rows, cells = [], []
     for one in found:
         row = {**({name: one.value} if name else {}), "images": one.images, "patients": one.patients}

@@ -22,7 +22,7 @@ def doctor(
 
     Example: cxrsearch doctor --index chest
     """
-    from cxrsearch import checkup
+    from cxrsearch import doctor as checkup
     from cxrsearch.encoder import DEFAULT_MODEL
 
     found = checkup.run(Path(model or DEFAULT_MODEL), index)

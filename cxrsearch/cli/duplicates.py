@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from cxrsearch.cli.logging_options import LOGGER
 from cxrsearch.cli.options import Index, Output
-from cxrsearch.cli.telling import LOGGER
 from cxrsearch.report.rows import Format, write
 
 
@@ -17,7 +17,7 @@ def duplicates(index: Index, format: Output = Format.TABLE) -> None:
     """
     from collections import Counter
 
-    from cxrsearch.duplicates import pairs
+    from cxrsearch.cohort.duplicates import pairs
     from cxrsearch.imaging.perceptual_hash import BITS
     from cxrsearch.store import open_store
 

@@ -43,7 +43,7 @@ def evaluate(
 
     Example: cxrsearch evaluate trainer/configs/darkcovidnet.toml --folds 5 --out runs/folds
     """
-    from cxrsearch.cli.learning import Watch, needs_train_extra, print_evaluation
+    from cxrsearch.cli.training_output import Watch, needs_train_extra, print_evaluation
     from cxrsearch.errors import UsageError
 
     if sum(given is not None for given in (model, folds, leave_out)) != 1:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from cxrsearch.cli import INTERRUPTED
+from cxrsearch.cli.logging_options import LOGGER
 from cxrsearch.cli.options import Index, Model
-from cxrsearch.cli.telling import LOGGER
 
 if TYPE_CHECKING:
     from indexer.dataset import Dataset

@@ -13,11 +13,11 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
 
     Example: cxrsearch info --index chest
     """
-    from cxrsearch.calibration import Calibration
     from cxrsearch.clinical.expression import Missing, Not
     from cxrsearch.report import votes
     from cxrsearch.report.rows import text_of, write, write_table
     from cxrsearch.store import open_store
+    from cxrsearch.voting.calibration import Calibration
 
     with open_store(index) as store:
         facts = store.facts

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from cxrsearch.cli.complete import field_names
+from cxrsearch.cli.logging_options import LOGGER
 from cxrsearch.cli.options import Index, Model, Output, Where
-from cxrsearch.cli.telling import LOGGER
 from cxrsearch.report.rows import Format
 
 
@@ -63,20 +63,21 @@ def search(
     import functools
     import logging
 
-    from cxrsearch import cohort, settings
-    from cxrsearch import search as searching
-    from cxrsearch import vote as voting
-    from cxrsearch.answer import answer
-    from cxrsearch.calibration import Calibration
+    from cxrsearch import settings
     from cxrsearch.clinical.identity import load_identity
     from cxrsearch.clinical.where import parse
+    from cxrsearch.cohort import counts
     from cxrsearch.encoder import DEFAULT_MODEL, Encoder, read_card
     from cxrsearch.errors import ImageError, UsageError
     from cxrsearch.imaging import regions
-    from cxrsearch.prediction import Predictor
     from cxrsearch.report import hits
     from cxrsearch.report import show as showing
+    from cxrsearch.retrieval import search as searching
+    from cxrsearch.retrieval.answer import answer
+    from cxrsearch.retrieval.prediction import Predictor
     from cxrsearch.store import open_store
+    from cxrsearch.voting import vote as voting
+    from cxrsearch.voting.calibration import Calibration
 
     log = logging.getLogger(LOGGER)
     if region is not None and (like or unlike):
@@ -88,7 +89,7 @@ def search(
         store.facts.check_model(card.name, card.fingerprint)
         fields = store.facts.all_fields
         if vote is not None:
-            cohort.check_fields([vote], fields, "--vote")
+            counts.check_fields([vote], fields, "--vote")
             voting.check_field(fields[vote])
         part = regions.WHOLE if region is None else regions.parse(region)
         expression = parse(where, fields, store) if where is not None else None

@@ -21,7 +21,7 @@ def train(
 
     Example: cxrsearch train trainer/configs/second.toml --out runs/second
     """
-    from cxrsearch.cli.learning import Watch, needs_train_extra, print_evaluation
+    from cxrsearch.cli.training_output import Watch, needs_train_extra, print_evaluation
 
     with needs_train_extra("train"):
         from trainer import run

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from cxrsearch.cli.logging_options import LOGGER
 from cxrsearch.cli.options import Index, Output, Where
-from cxrsearch.cli.telling import LOGGER
 from cxrsearch.report.rows import Format
 
 
@@ -50,7 +50,7 @@ def transfer(
 
     Example: cxrsearch transfer --index chest --target outcome --leave-out site --out outcome.html
     """
-    from cxrsearch.cli.learning import needs_train_extra
+    from cxrsearch.cli.training_output import needs_train_extra
     from cxrsearch.clinical.expression import And, Or
     from cxrsearch.clinical.where import parse
     from cxrsearch.errors import UsageError

@@ -13,9 +13,11 @@ import hmac
 import os
 import secrets
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cxrsearch.clinical.expression import And, Equals, Expression, Not
 from cxrsearch.errors import InputError
 
 _KEY_BYTES = 32
@@ -94,3 +96,9 @@ def load_identity(path: Path, create: bool = False) -> Identity | None:
     if len(key) != _KEY_BYTES:
         raise InputError(f"{path}: not a pseudonym key ({_KEY_BYTES * 2} hexadecimal digits). Set CXRSEARCH_KEY_FILE.")
     return Identity(key)
+
+
+def other_patients(files: Iterable[str], patients: Iterable[str]) -> Expression:
+    """What is neither one of these files, by sha256, nor of one of these patients."""
+    other_file, who = Not(Equals("image_sha256", tuple(dict.fromkeys(files)))), tuple(sorted(set(patients)))
+    return And((other_file, Not(Equals("patient", who)))) if who else other_file

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrsearch.imaging.radiograph import Radiograph
+
 if TYPE_CHECKING:
     from PIL.Image import Image
-from cxrsearch.imaging.radiograph import Radiograph
 
 
 def canonical(radiograph: Radiograph, size: int) -> NDArray[np.float32]:

@@ -7,15 +7,12 @@ the places of either of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.imaging.regions import INSIDE_BORDER, LUNGS, WHOLE, Region, cover
-
-if TYPE_CHECKING:
-    pass
 
 
 class Sized(Protocol):

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.errors import ImageError, Reason
-
-if TYPE_CHECKING:
-    pass
 
 # The largest detectors give 43 x 43 cm at 0.1 mm, 18.5 million pixels; anything far above is no radiograph.
 MAX_PIXELS = 64_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cxrsearch.comparison import Comparison, Middle, Part
+from cxrsearch.cohort.comparison import Comparison, Middle, Part
 from cxrsearch.report.rows import text_of
 
 COLUMNS = ["field", "value", "where", "versus", "difference"]

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from cxrsearch.answer import Answer
-from cxrsearch.calibration import Calibration
 from cxrsearch.clinical.excerpts import plain
 from cxrsearch.clinical.fields import Field
-from cxrsearch.explain import Explanation
-from cxrsearch.prediction import Prediction
 from cxrsearch.report.rows import Format, text_of, write_csv, write_json, write_jsonl, write_table
 from cxrsearch.report.votes import VOTE_COLUMNS, vote_rows, vote_words
-from cxrsearch.search import Hit
+from cxrsearch.retrieval.answer import Answer
+from cxrsearch.retrieval.explanation import Explanation
+from cxrsearch.retrieval.prediction import Prediction
+from cxrsearch.retrieval.search import Hit
 from cxrsearch.text import clean
+from cxrsearch.voting.calibration import Calibration
 
 # What a table shows of each image, where the index has it; every other format gives all fields.
 TABLE_FIELDS = ("patient", "site", "view", "finding", "outcome")

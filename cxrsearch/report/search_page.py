@@ -17,21 +17,21 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from cxrsearch import cohort
-from cxrsearch.answer import Answer
-from cxrsearch.calibration import Calibration
 from cxrsearch.clinical.fields import Field, FieldType, Payload, values_of
+from cxrsearch.cohort import counts
 from cxrsearch.encoder import ModelCard
 from cxrsearch.errors import InputError
-from cxrsearch.explain import Explanation
 from cxrsearch.imaging.canonical import content, grey
 from cxrsearch.imaging.places import Shares, Sized
-from cxrsearch.pictures import SHOWN, Pictures
 from cxrsearch.report import page
 from cxrsearch.report.rows import text_of
 from cxrsearch.report.votes import VOTE_COLUMNS, vote_rows, vote_words
-from cxrsearch.search import Hit, Wanted
+from cxrsearch.retrieval.answer import Answer
+from cxrsearch.retrieval.explanation import Explanation
+from cxrsearch.retrieval.search import Hit, Wanted
 from cxrsearch.store.contract import VectorStore
+from cxrsearch.store.images import SHOWN, Pictures
+from cxrsearch.voting.calibration import Calibration
 
 # Facts that a page does not show: of the file, not of the patient.
 _HIDDEN = {"image_sha256", "width", "height", "frame"}
@@ -116,9 +116,9 @@ def _against_cohort(answer: Answer, store: VectorStore, wanted: Wanted) -> list[
     payloads = [hit.payload for hit in answer.result.hits]
     for field in store.facts.fields.values():
         if field.type in (FieldType.KEYWORD, FieldType.BOOLEAN):
-            in_cohort = cohort.shares(store, field.name, wanted.expression)
+            in_cohort = counts.shares(store, field.name, wanted.expression)
             if 1 < len(in_cohort) <= _FEW_VALUES:
-                known = cohort.known(store, field.name, wanted.expression)
+                known = counts.known(store, field.name, wanted.expression)
                 compared.append({"field": field.name, "known": known, **_among(payloads, field, in_cohort)})
     return compared
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cxrsearch.answer import Answer
 from cxrsearch.imaging.canonical import grey
-from cxrsearch.pictures import SHOWN
+from cxrsearch.retrieval.answer import Answer
+from cxrsearch.store.images import SHOWN
 from cxrsearch.text import clean
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cxrsearch.calibration import Calibration
 from cxrsearch.report.rows import text_of
 from cxrsearch.statistics import Figure
-from cxrsearch.vote import Vote
+from cxrsearch.voting.calibration import Calibration
+from cxrsearch.voting.vote import Vote
 
 VOTE_COLUMNS = ["value", "probability", "95 % interval", "likely", "patients", "weight", "in the cohort"]
 CALIBRATION_COLUMNS = [

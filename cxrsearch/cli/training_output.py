@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cxrsearch.cli.telling import LOGGER
+from cxrsearch.cli.logging_options import LOGGER
 from cxrsearch.errors import UsageError
 
 if TYPE_CHECKING:

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from cxrsearch import __version__, settings
-from cxrsearch.calibration import Calibration
 from cxrsearch.clinical.identity import load_identity
 from cxrsearch.encoder import Encoder
 from cxrsearch.errors import CxrSearchError
-from cxrsearch.pictures import Pictures
 from cxrsearch.store import is_url, open_store
 from cxrsearch.store.contract import VectorStore
+from cxrsearch.store.images import Pictures
+from cxrsearch.voting.calibration import Calibration
 
 _PACKAGES = ("numpy", "onnxruntime", "pydicom", "qdrant-client", "qdrant-edge-py")
 # Compressed transfer syntaxes that archives hold (PS3.5 Annex A.4), and the plugin that reads each here.

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.clinical.expression import And, Equals, Expression, Not, both
+from cxrsearch.clinical.expression import Equals, Expression, both
 from cxrsearch.clinical.fields import ROW_HASH, Payload
-from cxrsearch.clinical.identity import Identity
+from cxrsearch.clinical.identity import Identity, other_patients
 from cxrsearch.encoder import Encoder
 from cxrsearch.imaging.canonical import canonical
 from cxrsearch.imaging.places import Parts, parts
 from cxrsearch.imaging.radiograph import Radiograph
 from cxrsearch.imaging.read import read
 from cxrsearch.imaging.regions import WHOLE, Region
-from cxrsearch.pictures import Pictures
 from cxrsearch.store.contract import Scored, VectorStore
+from cxrsearch.store.images import Pictures
 
 # Hits by the query's region whose own region is looked at.
 RERANKED = 200
@@ -115,7 +115,7 @@ def search(asked: Asked, store: VectorStore, encoder: Encoder, wanted: Wanted) -
     like, unlike = wanted.like, wanted.unlike
     together = [asked, *like, *unlike]
     left_out = () if wanted.same_patient else tuple(sorted({name for one in together for name in one.patients}))
-    others = None if wanted.same_patient else apart((one.image.sha256 for one in together), left_out)
+    others = None if wanted.same_patient else other_patients((one.image.sha256 for one in together), left_out)
     expression = both(others, wanted.expression)
     whole = parts(asked.places, asked.image, wanted.region)
     unseen = 0
@@ -157,12 +157,6 @@ def _by_region(
     compared.sort(key=lambda one: -one.score)
     best = [*compared, *(one for one, seen in looked if seen is None)][: wanted.limit]
     return best, max(0, len(best) - len(compared))
-
-
-def apart(files: Iterable[str], patients: Iterable[str]) -> Expression:
-    """What is neither one of these files, by sha256, nor of one of these patients."""
-    other_file, who = Not(Equals("image_sha256", tuple(dict.fromkeys(files)))), tuple(sorted(set(patients)))
-    return And((other_file, Not(Equals("patient", who)))) if who else other_file
 
 
 def _patients(own: Sequence[Payload], store: VectorStore, image: Radiograph, identity: Identity | None) -> set[str]:

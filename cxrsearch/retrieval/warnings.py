@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from cxrsearch.calibration import Calibration
 from cxrsearch.clinical.expression import Expression
 from cxrsearch.clinical.fields import FieldType, values_of
-from cxrsearch.explain import Explanation, warnings
 from cxrsearch.imaging.canonical import filled
 from cxrsearch.imaging.perceptual_hash import BITS, NEAR, bits_between, crop_hashes
 from cxrsearch.imaging.radiograph import projection
-from cxrsearch.pictures import Pictures
-from cxrsearch.search import Hit, Result
+from cxrsearch.retrieval.explanation import Explanation, warnings
+from cxrsearch.retrieval.search import Hit, Result
 from cxrsearch.statistics import surprising
 from cxrsearch.store.contract import VectorStore
+from cxrsearch.store.images import Pictures
+from cxrsearch.voting.calibration import Calibration
 
 # Fewer hits than this of one site are no wonder.
 _ENOUGH = 5

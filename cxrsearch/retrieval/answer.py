@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cxrsearch import cautions, vote
-from cxrsearch.calibration import Calibration
 from cxrsearch.clinical.excerpts import Excerpt, excerpts, looked_for
 from cxrsearch.encoder import Encoder
-from cxrsearch.explain import Explanation, explanations
 from cxrsearch.imaging.regions import WHOLE
-from cxrsearch.pictures import Pictures, Seen
-from cxrsearch.prediction import Prediction, Predictor
-from cxrsearch.search import Result, Wanted
+from cxrsearch.retrieval import warnings as cautions
+from cxrsearch.retrieval.explanation import Explanation, explanations
+from cxrsearch.retrieval.prediction import Prediction, Predictor
+from cxrsearch.retrieval.search import Result, Wanted
 from cxrsearch.store.contract import VectorStore
-from cxrsearch.vote import Vote
+from cxrsearch.store.images import Pictures, Seen
+from cxrsearch.voting import vote
+from cxrsearch.voting.calibration import Calibration
+from cxrsearch.voting.vote import Vote
 
 
 @dataclass(frozen=True)

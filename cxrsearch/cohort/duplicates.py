@@ -10,8 +10,8 @@ import numpy as np
 from cxrsearch.clinical.fields import Payload
 from cxrsearch.imaging.canonical import filled
 from cxrsearch.imaging.perceptual_hash import NEAR, bits_between, crop_hashes
-from cxrsearch.pictures import Pictures
 from cxrsearch.store.contract import VectorStore
+from cxrsearch.store.images import Pictures
 
 _PIXELS = 256  # of the pictures that are hashed, before crops are taken
 # Nearest images of each that are compared with it.

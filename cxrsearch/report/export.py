@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cxrsearch.clinical.expression import Expression
 from cxrsearch.clinical.fields import Field, Payload, values_of
-from cxrsearch.cohort import rows
+from cxrsearch.cohort.counts import rows
 from cxrsearch.errors import InputError, UsageError
 from cxrsearch.report.rows import write_csv
 from cxrsearch.store.contract import VectorStore

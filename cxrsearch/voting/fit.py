@@ -18,15 +18,15 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch import cohort
-from cxrsearch.calibration import COVERAGE, Calibration, FieldCalibration, Kernel, likely
 from cxrsearch.clinical.expression import Expression, Missing, Not
 from cxrsearch.clinical.fields import Field, FieldType, Scalar, values_of
+from cxrsearch.clinical.identity import other_patients
+from cxrsearch.cohort import counts
 from cxrsearch.errors import InputError
-from cxrsearch.search import apart
 from cxrsearch.statistics import Figure, Floats, ece, figure, resampled
 from cxrsearch.store.contract import Point, VectorStore
-from cxrsearch.vote import VOTERS, ballot, in_parts, voters
+from cxrsearch.voting.calibration import COVERAGE, Calibration, FieldCalibration, Kernel, likely
+from cxrsearch.voting.vote import VOTERS, ballot, in_parts, voters
 
 # A third of these patients sets the floor, and a third measures: with fewer, neither means anything.
 FEWEST_PATIENTS = 60
@@ -93,7 +93,7 @@ def calibrate(
 
 def _of_field(store: VectorStore, field: Field, seed: int) -> FieldCalibration | str:
     """The calibration, or why there is none."""
-    base = cohort.shares(store, field.name)
+    base = counts.shares(store, field.name)
     if len(base) > MOST_VALUES:
         return f"has {len(base)} values; more than {MOST_VALUES} are not calibrated"
     rng = np.random.default_rng(seed)
@@ -185,4 +185,4 @@ def _vector(point: Point) -> NDArray[np.float32]:
 
 def _others(point: Point) -> Expression:
     patient = point.payload.get("patient")
-    return apart([str(point.payload["image_sha256"])], [] if patient is None else [str(patient)])
+    return other_patients([str(point.payload["image_sha256"])], [] if patient is None else [str(patient)])

@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch import cohort
-from cxrsearch.calibration import Calibration, FieldCalibration, Kernel, likely
 from cxrsearch.clinical.expression import Expression, Missing, Not, both
 from cxrsearch.clinical.fields import Field, FieldType, Scalar, values_of
+from cxrsearch.cohort import counts
 from cxrsearch.errors import UsageError
 from cxrsearch.statistics import Floats, surprising, wilson
 from cxrsearch.store.contract import Scored, VectorStore
+from cxrsearch.voting.calibration import Calibration, FieldCalibration, Kernel, likely
 
 # Patients who vote, and images looked through to find them.
 VOTERS = 20
@@ -107,8 +107,8 @@ def count(
     """
     check_field(field)
     asked = voters(store, vector, field.name, both(others, where))
-    base = cohort.shares(store, field.name, where)
-    known = cohort.known(store, field.name, where)
+    base = counts.shares(store, field.name, where)
+    known = counts.known(store, field.name, where)
     own = calibration.fields.get(field.name) if calibration is not None else None
     sites = store.values("site", where) if _has_sites(store) else {}
     abstains = _reasons(asked, calibration, own, field.name, sites)

@@ -1,26 +1,23 @@
 """Why a hit is a hit: its score as a sum over the places of the query, and of the hit.
 
-An embedding is the sum of its places (encoder.py), so the similarity of a query q and a hit h, their scalar product,
-is sum_p q_p . h over the query's places p, and sum_r q . h_r over the hit's places r. Nothing is approximated, no
-gradient is taken. A place sees more of the image than its own square, though: what the network's layers let it.
+The similarity of a query q and a hit h is sum_p q_p . h over the query's places p, and sum_r q . h_r over the hit's
+places r (imaging/places.py). Nothing is approximated, no gradient is taken. A place sees more of the image than its own
+square, though: what the network's layers let it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.imaging.regions import WHOLE, Region
-
-if TYPE_CHECKING:
-    from cxrsearch.encoder import Encoder
-    from cxrsearch.pictures import Seen
-    from cxrsearch.search import Query
+from cxrsearch.encoder import Encoder
 from cxrsearch.imaging.places import Parts, Shares, Sized, parts, shares
+from cxrsearch.imaging.regions import WHOLE, Region
+from cxrsearch.retrieval.search import Query
+from cxrsearch.store.images import Seen
 
 # A hit is called one of the border when more than this part of its score comes from there. The border is 23 % of a
 # picture's area.

@@ -1,0 +1,1 @@
+"""All images that meet a filter: counted, compared, searched for copies."""

@@ -1,0 +1,1 @@
+"""One image -> its neighbours, why they are neighbours, and what has to be said about them."""
