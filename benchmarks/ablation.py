@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from cxrsearch.errors import InputError
-from trainer import splits
-from trainer.config import Config
-from trainer.fit import embed, fit
-from trainer.images import Images, load
-from trainer.metrics import retrieve
+from trainer.data import splits
+from trainer.data.images import Images
+from trainer.data.training_set import load
+from trainer.learning.config import Config
+from trainer.learning.fit import embed, fit
+from trainer.metrics.retrieval import retrieve
 
 DONE = Path(__file__).parent.parent / "runs" / "ablation.jsonl"
 PAGE = Path(__file__).parent.parent / "docs" / "ablation.md"

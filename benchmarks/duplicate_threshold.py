@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from indexer import dataset
-from trainer import duplicates
-from trainer.audit import SIZE
-from trainer.images import read
+from trainer.audit.audit import SIZE
+from trainer.data import patients as duplicates
+from trainer.data.training_set import read
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 THRESHOLDS = (30, 40, 50, 55, 60, 70)

@@ -19,8 +19,8 @@ from torch import Tensor
 from cxrsearch.encoder import DEFAULT_MODEL, Encoder
 from cxrsearch.imaging.canonical import canonical
 from cxrsearch.imaging.read import read
-from trainer.export import load_network
-from trainer.network import Network
+from trainer.learning.export import load_network
+from trainer.learning.network import Network
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 QUERIES, GALLERY, SEED, RESAMPLES = 50, 600, 0, 2000

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from cxrsearch.encoder import DEFAULT_MODEL, Encoder
-from trainer.config import Config, HeldOut, Learning, NetworkSettings, Source
-from trainer.export import load_network
-from trainer.fit import Trainer, architecture, keep_freed_memory, processes
-from trainer.images import Images
-from trainer.network import Network
-from trainer.objective import Objective
-from trainer.sampling import class_batches
+from trainer.data.images import Images
+from trainer.learning.config import Config, HeldOut, Learning, NetworkSettings, Source
+from trainer.learning.export import load_network
+from trainer.learning.fit import Trainer, architecture, keep_freed_memory, processes
+from trainer.learning.network import Network
+from trainer.learning.objective import Objective
+from trainer.learning.sampling import class_batches
 
 ROUNDS, STEPS, BATCH = 3, 6, 60
 CONFIG = Config(

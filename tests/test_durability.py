@@ -253,8 +253,8 @@ def test_a_run_of_mostly_rejected_files_stops_early(cxrsearch: Run, pictures: Pa
 @pytest.mark.slow
 def test_memory_is_the_same_for_20_000_files_as_for_1_000(pictures: Path, tmp_path: Path) -> None:
     """Peak of the main process, which alone sees every file. A tiny encoder leaves the time to the rest."""
-    from trainer.export import export
-    from trainer.network import Architecture, Network
+    from trainer.learning.export import export
+    from trainer.learning.network import Architecture, Network
 
     export(Network(Architecture("cxr-RN14-w8", 32, 16)), tmp_path / "model", {"name": "tiny"})
     source = sorted(pictures.parent.glob("*.png"))

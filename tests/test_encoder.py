@@ -71,7 +71,7 @@ def test_onnx_and_torch_agree_on_real_radiographs(encoder: Encoder, data: Path) 
 def assert_agree(encoder: Encoder, pictures: list[NDArray[np.float32]]) -> None:
     import torch
 
-    from trainer.export import load_network
+    from trainer.learning.export import load_network
 
     network = load_network(DEFAULT_MODEL)
     with torch.inference_mode():

@@ -12,9 +12,10 @@ from test_training import cloud, configuration
 
 from cxrsearch.errors import InputError
 from indexer.phantoms import FINDINGS, draw
-from trainer import floors, splits
-from trainer.duplicates import near_duplicates, patient_groups
-from trainer.images import Images
+from trainer.data import splits
+from trainer.data.images import Images
+from trainer.data.patients import near_duplicates, patient_groups
+from trainer.evaluation import baselines as floors
 
 
 def images_of(
@@ -115,7 +116,7 @@ def test_copies_are_found_rescaled_toned_and_cropped_and_different_bodies_are_no
 
 
 def test_a_patient_is_found_by_its_copies_and_by_names_only_across_datasets() -> None:
-    from trainer.duplicates import Pair
+    from trainer.data.patients import Pair
 
     images = images_of(
         6, patients=["n1", "n2", None, None, None, "n3"], datasets=["x"] * 4 + ["y"] * 2,

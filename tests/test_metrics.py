@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trainer.metrics import calibration, constant, joined, retrieve
+from trainer.metrics.retrieval import calibration, constant, joined, retrieve
 
 
 def unit(rng: np.random.Generator, count: int, dimensions: int) -> NDArray[np.float32]:

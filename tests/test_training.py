@@ -17,12 +17,13 @@ from PIL import Image
 from torch import nn
 
 from cxrsearch.encoder import Encoder
-from trainer import splits
-from trainer.config import Config
-from trainer.fit import embed, fit
-from trainer.images import Images, load
-from trainer.network import Architecture, Network
-from trainer.sampling import class_batches, vary
+from trainer.data import splits
+from trainer.data.images import Images
+from trainer.data.training_set import load
+from trainer.learning.config import Config
+from trainer.learning.fit import embed, fit
+from trainer.learning.network import Architecture, Network
+from trainer.learning.sampling import class_batches, vary
 
 SMALL = "cxr-RN14-w8"
 
@@ -110,7 +111,7 @@ def test_without_attention_all_places_count_alike() -> None:
 def test_pretrained_weights_are_read_from_a_file(tmp_path: Path) -> None:
     import open_clip
 
-    open_clip.add_model_config(Path(sys.modules["trainer.network"].__file__ or "").parent / "towers")
+    open_clip.add_model_config(Path(sys.modules["trainer.learning.network"].__file__ or "").parent / "towers")
     given = open_clip.create_model(SMALL)
     torch.save(given.state_dict(), tmp_path / "weights.pt")
     network = Network(Architecture(SMALL, 64, 16), str(tmp_path / "weights.pt"))
@@ -314,7 +315,7 @@ def test_a_collapse_is_noticed(small: tuple[Config, Images], monkeypatch: pytest
             return (embedding - torch.nn.functional.one_hot(torch.tensor(0), embedding.shape[1])).square().sum()
 
     config, images = small
-    monkeypatch.setattr("trainer.fit.Objective", lambda *_: Dead())
+    monkeypatch.setattr("trainer.learning.fit.Objective", lambda *_: Dead())
     with pytest.raises(InputError, match=r"collapsed at epoch \d+ .*warm_up"):
         fit(changed(config, epochs=40, learning_rate=1e-2), images)
 

@@ -19,8 +19,9 @@ from cxrsearch.encoder import DEFAULT_MODEL, read_card
 from cxrsearch.errors import InputError, UsageError
 from cxrsearch.store import create_store
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
-from trainer import cases as casing
-from trainer import models, scores, transfer
+from trainer.metrics import probabilities as scores
+from trainer.transfer import cases as casing
+from trainer.transfer import models, transfer
 
 FIELDS = [
     Field("outcome", FieldType.KEYWORD, later=True), Field("icu", FieldType.BOOLEAN, later=True),

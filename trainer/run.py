@@ -21,12 +21,14 @@ import numpy as np
 
 from cxrsearch import __version__
 from cxrsearch.errors import InputError
-from trainer import plots, splits
-from trainer.config import Config
-from trainer.evaluate import GALLERIES, HELD_OUT, Evaluation, Judging, judge
-from trainer.export import export
-from trainer.fit import Fit, Line, embed, fit, processes
-from trainer.images import Images, LeftOut, load
+from trainer import plots
+from trainer.data import splits
+from trainer.data.images import Images
+from trainer.data.training_set import LeftOut, load
+from trainer.evaluation.evaluate import GALLERIES, HELD_OUT, Evaluation, Judging, judge
+from trainer.learning.config import Config
+from trainer.learning.export import export
+from trainer.learning.fit import Fit, Line, embed, fit, processes
 
 # Figures of an evaluation that go on the card; the evaluation's own JSON has all.
 ON_CARD = ("precision_at_1", "precision_at_5", "precision_at_10", "r_precision", "map_at_r", "vote_accuracy",

@@ -40,8 +40,8 @@ def audit(
     if root and len(root) != len(dataset):
         raise UsageError("give --root once for each DATASET, in the same order")
     with needs_train_extra("audit", "analysis"):
-        from trainer import audit as auditing
-        from trainer import audit_page
+        from trainer.audit import audit as auditing
+        from trainer.audit import page as audit_page
 
     sets = [datasets.load(name, root[number] if root else None) for number, name in enumerate(dataset)]
     with Watch() as watch:

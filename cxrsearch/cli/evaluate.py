@@ -51,10 +51,12 @@ def evaluate(
     if everything and model is None:
         raise UsageError("--all goes with --model")
     with needs_train_extra("evaluate"):
-        from trainer import evaluate as evaluating
-        from trainer import evaluation_page, run, splits
-        from trainer.config import Config
-        from trainer.images import load
+        from trainer import run
+        from trainer.data import splits
+        from trainer.data.training_set import load
+        from trainer.evaluation import evaluate as evaluating
+        from trainer.evaluation import page as evaluation_page
+        from trainer.learning.config import Config
 
     configuration = Config.load(config)
     with Watch() as watch:

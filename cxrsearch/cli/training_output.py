@@ -11,8 +11,8 @@ from cxrsearch.cli.logging_options import LOGGER
 from cxrsearch.errors import UsageError
 
 if TYPE_CHECKING:
-    from trainer.evaluate import Evaluation
-    from trainer.images import LeftOut
+    from trainer.data.training_set import LeftOut
+    from trainer.evaluation.evaluate import Evaluation
 
 log = logging.getLogger(LOGGER)
 _COLUMNS = ("vote", "P@1", "P@10", "mAP@10", "R-prec.", "MAP@R", "sens.", "AUC")
@@ -83,7 +83,7 @@ class Watch:
 def print_evaluation(evaluation: Evaluation) -> None:
     """Both galleries' tables, floors below the encoder, each figure with its interval."""
     from cxrsearch.report.rows import write_table
-    from trainer.evaluation_page import WORDS, rows, written
+    from trainer.evaluation.page import WORDS, rows, written
 
     facts = evaluation.facts
     print(f"{evaluation.protocol}: {facts['queries']} images of {facts['patients']} patients, {facts['hardware']}")

@@ -62,9 +62,9 @@ def transfer(
     if fit_on is not None and leave_out is not None:
         raise UsageError("give --leave-out, or --fit-on and --test-on")
     with needs_train_extra("transfer", "analysis"):
-        from trainer import cases as casing
-        from trainer import transfer as transferring
-        from trainer import transfer_report
+        from trainer.transfer import cases as casing
+        from trainer.transfer import report as transfer_report
+        from trainer.transfer import transfer as transferring
 
     trusted = tuple(_names(trust) or ())
     with open_store(index) as store:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from cxrsearch.errors import InputError
-from trainer.images import Images
+from trainer.data.images import Images
 
 # A site with fewer labelled images tells nothing on its own.
 SMALLEST_SITE = 20

@@ -10,8 +10,8 @@ import numpy as np
 
 from cxrsearch.imaging.perceptual_hash import BITS
 from cxrsearch.report import page
-from trainer.audit import Audit
-from trainer.duplicates import Pair
+from trainer.audit.audit import Audit
+from trainer.data.patients import Pair
 
 # Pairs shown of each kind; a page of thousands of pictures helps nobody.
 _SHOWN = 24

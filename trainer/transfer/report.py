@@ -17,9 +17,10 @@ from cxrsearch.imaging.read import read
 from cxrsearch.report import page
 from cxrsearch.retrieval.prediction import PREDICTION_FORMAT
 from cxrsearch.store.contract import IndexFacts
-from trainer import models, plots
-from trainer.cases import Cases
-from trainer.transfer import BOTH, CLINICAL, IMAGE, VOTE, Transfer
+from trainer import plots
+from trainer.transfer import models
+from trainer.transfer.cases import Cases
+from trainer.transfer.transfer import BOTH, CLINICAL, IMAGE, VOTE, Transfer
 
 MODELS = (CLINICAL, IMAGE, BOTH, VOTE)
 # Cases shown that were got most wrong, and the size at which their pictures are read.

@@ -15,9 +15,10 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from cxrsearch.errors import InputError
 from cxrsearch.statistics import Figure, Floats, ece, figure, resampled
-from trainer import models, scores
-from trainer.cases import Cases
-from trainer.metrics import BOOTSTRAPS
+from trainer.metrics import probabilities as scores
+from trainer.metrics.retrieval import BOOTSTRAPS
+from trainer.transfer import models
+from trainer.transfer.cases import Cases
 
 Mask = NDArray[np.bool_]
 

@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
-from trainer.network import Architecture, Network
+from trainer.learning.network import Architecture, Network
 
 # Initializers below this stay float32: they are biases and shapes, not worth a Cast node.
 _HALF_FROM_ELEMENTS = 4096

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxrsearch.errors import InputError
-from trainer.config import Config
-from trainer.images import Images
-from trainer.metrics import retrieve
-from trainer.network import Architecture, Network
-from trainer.objective import Objective, Views
-from trainer.sampling import class_batches, plain_batches, vary
+from trainer.data.images import Images
+from trainer.learning.config import Config
+from trainer.learning.network import Architecture, Network
+from trainer.learning.objective import Objective, Views
+from trainer.learning.sampling import class_batches, plain_batches, vary
+from trainer.metrics.retrieval import retrieve
 
 # Mean distance of an embedding from the mean of its batch (0: all alike; 1: spread over the whole sphere).
 COLLAPSED_SPREAD = 0.02

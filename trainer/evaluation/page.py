@@ -9,9 +9,10 @@ import numpy as np
 
 from cxrsearch.report import page
 from cxrsearch.statistics import Figure
-from trainer import metrics, plots
-from trainer.evaluate import ENCODER, Evaluation
-from trainer.images import Images
+from trainer import plots
+from trainer.data.images import Images
+from trainer.evaluation.evaluate import ENCODER, Evaluation
+from trainer.metrics import retrieval as metrics
 
 COLUMNS = {
     "vote_accuracy": "vote", "precision_at_1": "P@1", "precision_at_5": "P@5", "precision_at_10": "P@10",

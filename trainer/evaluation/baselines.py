@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrsearch.imaging.regions import BORDER, LUNGS
-from trainer.images import Images
+from trainer.data.images import Images
 
 # What a search by the looks of a whole image alone would compare.
 THUMBNAIL = 32

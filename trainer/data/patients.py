@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from cxrsearch.imaging.perceptual_hash import BITS, NEAR, every_hash
 
 if TYPE_CHECKING:
-    from trainer.images import Images
+    from trainer.data.images import Images
 
 _BLOCK = 2048
 

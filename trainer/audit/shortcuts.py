@@ -20,8 +20,8 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from trainer import floors
-from trainer.images import Images
+from trainer.data.images import Images
+from trainer.evaluation import baselines as floors
 
 FOLDS = 5
 # Values that fewer images have are left out: no fold could learn them.

@@ -22,13 +22,15 @@ from cxrsearch import __version__
 from cxrsearch.encoder import read_card
 from cxrsearch.errors import InputError
 from cxrsearch.statistics import Figure
-from trainer import floors, metrics, splits
-from trainer.config import Config
-from trainer.export import load_network
-from trainer.fit import Line, architecture, embed, fit
-from trainer.images import Images
-from trainer.metrics import Retrieval
-from trainer.network import Network
+from trainer.data import splits
+from trainer.data.images import Images
+from trainer.evaluation import baselines as floors
+from trainer.learning.config import Config
+from trainer.learning.export import load_network
+from trainer.learning.fit import Line, architecture, embed, fit
+from trainer.learning.network import Network
+from trainer.metrics import retrieval as metrics
+from trainer.metrics.retrieval import Retrieval
 
 ENCODER = "the encoder"
 HELD_OUT = "patients held out of training and of the choice of the epoch"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.statistics import Figure, Floats, figure, ratio, resampled
-from trainer.scores import auc
+from trainer.metrics.probabilities import auc
 
 NEIGHBOURS = 10
 DEPTHS = (1, 5, 10)

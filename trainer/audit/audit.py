@@ -10,9 +10,10 @@ import numpy as np
 
 from cxrsearch.clinical.fields import values_of
 from indexer.dataset import Dataset
-from trainer.duplicates import Pair, near_duplicates, patient_groups
-from trainer.images import Images, labelled, read
-from trainer.shortcuts import SMALLEST_CLASS, Shortcut, shortcuts
+from trainer.audit.shortcuts import SMALLEST_CLASS, Shortcut, shortcuts
+from trainer.data.images import Images
+from trainer.data.patients import Pair, near_duplicates, patient_groups
+from trainer.data.training_set import labelled, read
 
 # Enough to tell duplicates and shortcuts by, and twenty times quicker to read than a radiograph's own size.
 SIZE = 192
