@@ -1,4 +1,4 @@
-"""How many bits of a perceptual hash copies and strangers differ in: where ``trainer/duplicates.py`` draws its line.
+"""How many bits of a perceptual hash copies and strangers differ in: where ``trainer/data/patients.py`` draws its line.
 
 Copies: pictures of darkcovidnet that covid-chestxray has under the same name. Strangers: darkcovidnet's images of
 different NIH patients. Run by ``python -m benchmarks.duplicate_threshold``.

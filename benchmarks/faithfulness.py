@@ -28,10 +28,10 @@ QUERIES, GALLERY, SEED, RESAMPLES = 50, 600, 0, 2000
 BLUR = 16
 _STEPS = 32  # of integrated gradients
 
-Map = Callable[["Pair"], NDArray[np.float64]]
+Map = Callable[["NearDuplicate"], NDArray[np.float64]]
 
 
-class Pair:
+class NearDuplicate:
     """A query and its hit. picture, blurred: (S, S) float32 in 0..1; hit: the hit's embedding, (D,)."""
 
     def __init__(self, picture: NDArray[np.float32], places: NDArray[np.float32], hit: NDArray[np.float32]) -> None:
@@ -74,7 +74,7 @@ Place map less random: hiding {_cell(against, 0, draws)}, showing {_cell(against
 """
 
 
-def _pairs(encoder: Encoder) -> Iterator[Pair]:
+def _pairs(encoder: Encoder) -> Iterator[NearDuplicate]:
     """Images whose patient is known, drawn at random; the first QUERIES of them ask."""
     rng = np.random.default_rng(SEED)
     found = sorted((DATA / "darkcovidnet").glob("[NP]*/*.jpg")) + sorted(
@@ -89,10 +89,10 @@ def _pairs(encoder: Encoder) -> Iterator[Pair]:
     places = np.concatenate([part.places for part in encoded])
     for number in range(QUERIES):
         scores = np.where(owners == owners[number], -2, vectors @ vectors[number])
-        yield Pair(pictures[number], places[number], vectors[scores.argmax()])
+        yield NearDuplicate(pictures[number], places[number], vectors[scores.argmax()])
 
 
-def _areas(encoder: Encoder, pair: Pair, values: NDArray[np.float64]) -> tuple[float, float, float]:
+def _areas(encoder: Encoder, pair: NearDuplicate, values: NDArray[np.float64]) -> tuple[float, float, float]:
     """Mean similarity above that of the blurred picture while the places are hidden, and shown, from the most important
     to the least; and of the whole picture."""
     size, (rows, columns) = len(pair.picture), pair.grid
@@ -110,18 +110,18 @@ def _areas(encoder: Encoder, pair: Pair, values: NDArray[np.float64]) -> tuple[f
     return float(gained[: len(hidden)].mean()), float(gained[len(hidden) :].mean()), float(whole - nothing)
 
 
-def _score(network: Network, pictures: Tensor, pair: Pair) -> Tensor:
+def _score(network: Network, pictures: Tensor, pair: NearDuplicate) -> Tensor:
     total: Tensor = (network(pictures[:, None]).embedding @ torch.from_numpy(pair.hit)).sum()
     return total
 
 
-def _gradient(network: Network, pair: Pair) -> NDArray[np.float64]:
+def _gradient(network: Network, pair: NearDuplicate) -> NDArray[np.float64]:
     picture = torch.from_numpy(pair.picture)[None].requires_grad_()
     (gradient,) = torch.autograd.grad(_score(network, picture, pair), picture)
     return _by_place((gradient * picture)[0].detach().numpy(), pair)
 
 
-def _integrated(network: Network, pair: Pair) -> NDArray[np.float64]:
+def _integrated(network: Network, pair: NearDuplicate) -> NDArray[np.float64]:
     """Sundararajan, Taly and Yan, ICML 2017, from the blurred picture."""
     begin, end = torch.from_numpy(pair.blurred), torch.from_numpy(pair.picture)
     steps = (torch.arange(_STEPS) + 0.5)[:, None, None] / _STEPS
@@ -130,7 +130,7 @@ def _integrated(network: Network, pair: Pair) -> NDArray[np.float64]:
     return _by_place((gradient.mean(dim=0) * (end - begin)).numpy(), pair)
 
 
-def _grad_cam(network: Network, pair: Pair) -> NDArray[np.float64]:
+def _grad_cam(network: Network, pair: NearDuplicate) -> NDArray[np.float64]:
     """Selvaraju et al., ICCV 2017, on what attention and projection are given."""
     kept: list[Tensor] = []
     hook = network.normalise.register_forward_hook(lambda module, given, made: kept.append(made))
@@ -141,12 +141,12 @@ def _grad_cam(network: Network, pair: Pair) -> NDArray[np.float64]:
     return np.asarray((weights * kept[0]).sum(dim=1).relu()[0].detach().numpy(), dtype=np.float64)
 
 
-def _central(pair: Pair) -> NDArray[np.float64]:
+def _central(pair: NearDuplicate) -> NDArray[np.float64]:
     y, x = (np.arange(side) - (side - 1) / 2 for side in pair.grid)
     return -np.hypot(y[:, None], x[None, :])
 
 
-def _by_place(values: NDArray[np.float32], pair: Pair) -> NDArray[np.float64]:
+def _by_place(values: NDArray[np.float32], pair: NearDuplicate) -> NDArray[np.float64]:
     rows, columns = pair.grid
     size = len(values)
     return np.asarray(values.reshape(rows, size // rows, columns, size // columns).sum(axis=(1, 3)), dtype=np.float64)

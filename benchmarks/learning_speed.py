@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cxrsearch.encoder import DEFAULT_MODEL, Encoder
 from trainer.data.images import Images
-from trainer.learning.config import Config, HeldOut, Learning, NetworkSettings, Source
+from trainer.learning.config import Config, HeldOut, LearningSettings, NetworkSettings, Source
 from trainer.learning.export import load_network
 from trainer.learning.fit import Trainer, architecture, keep_freed_memory, processes
 from trainer.learning.network import Network
@@ -23,9 +23,12 @@ from trainer.learning.sampling import class_batches
 
 ROUNDS, STEPS, BATCH = 3, 6, 60
 CONFIG = Config(
-    name="bench", data=[Source(mapping="none")], held_out=HeldOut(validation=0, test=0),
-    network=NetworkSettings(image_size=128), learning=Learning(epochs=100, warm_up_part=0.0),
-)  # fmt: skip
+    name="bench",
+    data=[Source(mapping="none")],
+    held_out=HeldOut(validation=0, test=0),
+    network=NetworkSettings(image_size=128),
+    learning=LearningSettings(epochs=100, warm_up_part=0.0),
+)
 
 
 def measure(folder: Path) -> str:
@@ -132,8 +135,14 @@ def _trunk() -> Callable[[], None]:
 def _images() -> Images:
     rng, number, size = np.random.default_rng(0), 900, CONFIG.network.image_size
     return Images(
-        ("a", "b", "c"), rng.integers(0, 255, (number, size, size), dtype=np.uint8), np.full((number, 2), size),
-        np.ones(number, dtype=np.int64), rng.integers(3, size=number), [f"p{n}" for n in range(number)],
-        [f"{n}.png" for n in range(number)], ["bench"] * number, [{} for _ in range(number)],
+        ("a", "b", "c"),
+        rng.integers(0, 255, (number, size, size), dtype=np.uint8),
+        np.full((number, 2), size),
+        np.ones(number, dtype=np.int64),
+        rng.integers(3, size=number),
+        [f"p{n}" for n in range(number)],
+        [f"{n}.png" for n in range(number)],
+        ["bench"] * number,
+        [{} for _ in range(number)],
         [str(n) for n in range(number)],
-    )  # fmt: skip
+    )

@@ -38,12 +38,18 @@ def payloads(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng([seed, 1])
     for number in range(count):
         yield {
-            "dataset": "random", "path": f"{number:06d}.dcm", "patient": f"P{number // 2:06d}",
-            "image_sha256": f"{number:064x}", "width": 2048, "height": 2500, "site": f"site {rng.integers(20)}",
+            "dataset": "random",
+            "path": f"{number:06d}.dcm",
+            "patient": f"P{number // 2:06d}",
+            "image_sha256": f"{number:064x}",
+            "width": 2048,
+            "height": 2500,
+            "site": f"site {rng.integers(20)}",
             "outcome": ("discharged", "icu", "died")[rng.integers(3)],
             "finding": ["COVID-19", "ARDS"][: rng.integers(1, 3)],
-            "age": int(rng.integers(18, 95)), "icu": bool(rng.integers(2)),
-        }  # fmt: skip
+            "age": int(rng.integers(18, 95)),
+            "icu": bool(rng.integers(2)),
+        }
 
 
 def build(folder: Path, card: ModelCard, vectors: NDArray[np.float32]) -> None:

@@ -49,10 +49,13 @@ def _run(*arguments: str) -> str:
 def _table(found: dict[str, Any], protocol: str) -> str:
     counts = "; ".join(f"{name}: {n['images']} images of {n['patients']}" for name, n in found["classes"].items())
     lines = [
-        f"### {found['target']}, {protocol}", "",
-        f"{found['images']} images of {found['patients']} patients ({counts} patients).", "",
-        f"| | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|",
-    ]  # fmt: skip
+        f"### {found['target']}, {protocol}",
+        "",
+        f"{found['images']} images of {found['patients']} patients ({counts} patients).",
+        "",
+        f"| | {' | '.join(COLUMNS)} |",
+        "|---" * (len(COLUMNS) + 1) + "|",
+    ]
     rows = {**found["models"], "both minus clinical facts": found["both_minus_clinical_facts"]}
     lines += [f"| {name} | {' | '.join(_cell(figures.get(c)) for c in COLUMNS)} |" for name, figures in rows.items()]
     return "\n".join(lines) + "\n\n"

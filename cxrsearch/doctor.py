@@ -21,16 +21,18 @@ from cxrsearch.encoder import Encoder
 from cxrsearch.errors import CxrSearchError
 from cxrsearch.store import is_url, open_store
 from cxrsearch.store.contract import VectorStore
-from cxrsearch.store.images import Pictures
+from cxrsearch.store.images import StoredImages
 from cxrsearch.voting.calibration import Calibration
 
 _PACKAGES = ("numpy", "onnxruntime", "pydicom", "qdrant-client", "qdrant-edge-py")
 # Compressed transfer syntaxes that archives hold (PS3.5 Annex A.4), and the plugin that reads each here.
 _DECODERS = {
-    "JPEG baseline, extended, lossless": "imagecodecs", "JPEG-LS": "pyjpegls", "JPEG 2000": "pylibjpeg-openjpeg",
-}  # fmt: skip
+    "JPEG baseline, extended, lossless": "imagecodecs",
+    "JPEG-LS": "pyjpegls",
+    "JPEG 2000": "pylibjpeg-openjpeg",
+}
 _LITTLE_SPACE = 2**30
-_LOOKED_AT = 50  # images whose pictures are looked for
+_SAMPLED = 50  # images whose pictures are looked for
 _ITSELF = 0.98  # the least similarity of an image to itself, read from a thumbnail
 _CHANGED = 0.2  # more or fewer images than this since the calibration, as a part: it is out of date
 
@@ -121,8 +123,12 @@ def _index(store: VectorStore, address: str, encoder: Encoder | None) -> Iterato
         yield _space("disk, index", Path(address))
     if encoder is not None:
         same = facts.fingerprint == encoder.card.fingerprint
-        yield Check("model of the index", facts.model, State.FINE if same else State.FAILS,
-                    "" if same else "give that model with --model, or index again")  # fmt: skip
+        yield Check(
+            "model of the index",
+            facts.model,
+            State.FINE if same else State.FAILS,
+            "" if same else "give that model with --model, or index again",
+        )
         if same and images:
             yield _query(store, encoder)
     yield _pictures(store)
@@ -131,12 +137,12 @@ def _index(store: VectorStore, address: str, encoder: Encoder | None) -> Iterato
 
 def _query(store: VectorStore, encoder: Encoder) -> Check:
     """One real search: a picture of an indexed image has to find that image."""
-    pictures, size, started = Pictures(store), encoder.card.image_size, time.monotonic()
-    for point in islice(store.scroll(), _LOOKED_AT):
-        seen = pictures.seen(point.id, point.payload, size)
-        if seen is None:
+    images, size, started = StoredImages(store), encoder.card.image_size, time.monotonic()
+    for point in islice(store.scroll(), _SAMPLED):
+        image = images.hit_image(point.id, point.payload, size)
+        if image is None:
             continue
-        found = store.query(encoder.embed([seen.canonical])[0], 1)
+        found = store.query(encoder.embed([image.canonical])[0], 1)
         seconds = time.monotonic() - started
         if found[0].score < _ITSELF:
             return Check("one query", "an image does not find itself", State.FAILS, "index again, or restore a backup")
@@ -145,13 +151,13 @@ def _query(store: VectorStore, encoder: Encoder) -> Check:
 
 
 def _pictures(store: VectorStore) -> Check:
-    pictures = Pictures(store)
-    looked = list(islice(store.scroll(), _LOOKED_AT))
-    found = [pictures.of(point.id, point.payload) for point in looked]
+    images = StoredImages(store)
+    sampled = list(islice(store.scroll(), _SAMPLED))
+    found = [images.read(point.id, point.payload) for point in sampled]
     originals = sum(picture is not None and picture.original for picture in found)
     small = sum(picture is not None and not picture.original for picture in found)
-    words = f"of {len(looked)} images {originals} originals and {small} thumbnails are here"
-    if originals + small < len(looked):
+    words = f"of {len(sampled)} images {originals} originals and {small} thumbnails are here"
+    if originals + small < len(sampled):
         return Check("pictures", words, State.NOTE, "put the originals back where they were, or index again")
     return Check("pictures", words)
 

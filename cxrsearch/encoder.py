@@ -53,9 +53,12 @@ def read_card(folder: Path) -> ModelCard:
         if described["format"] != MODEL_FORMAT:
             raise ModelError(f"{folder}: model format {described['format']!r}; this version reads {MODEL_FORMAT}")
         return ModelCard(
-            str(described["name"]), str(described["sha256"]["encoder.onnx"]),
-            int(described["image_size"]), int(described["dimensions"]), described,
-        )  # fmt: skip
+            str(described["name"]),
+            str(described["sha256"]["encoder.onnx"]),
+            int(described["image_size"]),
+            int(described["dimensions"]),
+            described,
+        )
     except OSError:
         raise ModelError(f"{folder}: not a model folder (no model.json that can be read). See --model.") from None
     except (ValueError, KeyError, TypeError, RecursionError):

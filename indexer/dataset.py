@@ -7,8 +7,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterator
-from collections.abc import Mapping as Dictionary
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,7 @@ import pandas as pd
 from cxrsearch.clinical.fields import Payload
 from cxrsearch.errors import MappingError
 from cxrsearch.text import nearest
-from indexer.mapping import FieldMapping, Mapping, load_mapping
+from indexer.mapping import DatasetMapping, FieldMapping, load_mapping
 from indexer.record import Record
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
@@ -33,7 +32,7 @@ _SHOWN_ERRORS = 3
 class Dataset:
     """A mapping bound to a root folder. ``records()`` may be walked again and again."""
 
-    mapping: Mapping
+    mapping: DatasetMapping
     root: Path
     table: pd.DataFrame | None
     missing: frozenset[str] = field(init=False)
@@ -54,14 +53,19 @@ class Dataset:
             payload, ids = self._facts(row, key, None)
             yield Record(key, path, line, payload, ids["patient"], ids["study"], problem)
 
-    def complete(self, record: Record, header: Dictionary[str, str]) -> tuple[Record, list[str]]:
+    def complete(self, record: Record, header: Mapping[str, str]) -> tuple[Record, list[str]]:
         """The record with what the DICOM header tells, and the fields whose value there was unusable."""
         unusable: list[str] = []
         payload, ids = self._facts({}, record.key, header, unusable, dicom_only=True)
         whole = Record(
-            record.key, record.path, record.row, record.payload | payload,
-            ids["patient"] or record.patient, ids["study"] or record.study, record.problem,
-        )  # fmt: skip
+            record.key,
+            record.path,
+            record.row,
+            record.payload | payload,
+            ids["patient"] or record.patient,
+            ids["study"] or record.study,
+            record.problem,
+        )
         return whole, unusable
 
     def row_hash(self, record: Record) -> str:
@@ -72,9 +76,9 @@ class Dataset:
 
     def _facts(
         self,
-        row: Dictionary[str, str],
+        row: Mapping[str, str],
         key: str,
-        header: Dictionary[str, str] | None,
+        header: Mapping[str, str] | None,
         unusable: list[str] | None = None,
         dicom_only: bool = False,
     ) -> tuple[Payload, dict[str, str | None]]:
@@ -184,16 +188,20 @@ def load(dataset: str, root: Path | None = None) -> Dataset:
     return loaded
 
 
-def _read_table(mapping: Mapping, folder: Path) -> pd.DataFrame:
+def _read_table(mapping: DatasetMapping, folder: Path) -> pd.DataFrame:
     path = folder / (mapping.images.table or "")
     if not path.is_file():
         raise MappingError(f"{path}: no such table. Say with --root where the dataset {mapping.name!r} is.")
     _check_table_size(path)
     try:
         table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, na_filter=False, encoding=mapping.images.encoding,
+            path,
+            dtype=str,
+            keep_default_na=False,
+            na_filter=False,
+            encoding=mapping.images.encoding,
             sep="\t" if path.suffix == ".tsv" else ",",
-        )  # fmt: skip
+        )
     except (UnicodeDecodeError, LookupError):
         raise MappingError(
             f"{path.name}: not text in {mapping.images.encoding}; set images.encoding (latin-1 is common)"
@@ -214,7 +222,7 @@ def _check_table_size(path: Path) -> None:
             raise MappingError(f"{path.name}: its first line is longer than {limit} MiB; not a table")
 
 
-def _check_columns(mapping: Mapping, table: pd.DataFrame) -> None:
+def _check_columns(mapping: DatasetMapping, table: pd.DataFrame) -> None:
     used = {f"{name}.column": s.column for name, s in mapping.sources.items() if s.column is not None}
     used |= {f"select.{name}": name for name in mapping.select}
     used |= {f"images.path ({{{name}}})": name for name in _PLACEHOLDER.findall(mapping.images.path or "")}
@@ -249,6 +257,8 @@ def _check_values(dataset: Dataset, table: pd.DataFrame) -> None:
     if problems:
         more = f"\n  and {len(problems) - _SHOWN_ERRORS} more" if len(problems) > _SHOWN_ERRORS else ""
         raise MappingError(
-            f"{mapping.images.table}: " + "\n  ".join(problems[:_SHOWN_ERRORS]) + more
+            f"{mapping.images.table}: "
+            + "\n  ".join(problems[:_SHOWN_ERRORS])
+            + more
             + "\n  Correct the cell, map it in values, or list it as missing."
-        )  # fmt: skip
+        )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping as Dictionary
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
@@ -28,7 +28,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(_Strict):
+class ValueSource(_Strict):
     """Where a value comes from: exactly one of ``column``, ``path``, ``dicom``, ``constant``."""
 
     column: str | None = None
@@ -55,7 +55,7 @@ class Source(_Strict):
             raise ValueError("needs exactly one of column, path, dicom, constant")
         return self
 
-    def raw(self, row: Dictionary[str, str], key: str, header: Dictionary[str, str] | None) -> str | None:
+    def raw(self, row: Mapping[str, str], key: str, header: Mapping[str, str] | None) -> str | None:
         """The text before any conversion; None when the header that holds it is not read yet."""
         if self.column is not None:
             return row[self.column]
@@ -79,13 +79,13 @@ class Source(_Strict):
         return text or None
 
 
-class Identifier(Source):
+class Identifier(ValueSource):
     """A patient or study identifier. ``namespace`` tells apart equal numbers of different hospitals."""
 
     namespace: str | None = None
 
 
-class FieldMapping(Source):
+class FieldMapping(ValueSource):
     """A clinical field: its source and how the text becomes a value."""
 
     type: FieldType
@@ -132,7 +132,7 @@ class FieldMapping(Source):
         return convert(text if mapped is None else str(mapped), self.type, self.formats)
 
 
-class Images(_Strict):
+class ImageLocation(_Strict):
     """Where the images are: a table with a path template over its columns, or a glob."""
 
     root: str = "."
@@ -148,11 +148,11 @@ class Images(_Strict):
         return self
 
 
-class Mapping(_Strict):
+class DatasetMapping(_Strict):
     """A whole dataset TOML."""
 
     name: str = Declared(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    images: Images
+    images: ImageLocation
     missing: Texts = []
     select: dict[str, Texts] = {}
     patient: Identifier | None = None
@@ -197,9 +197,9 @@ class Mapping(_Strict):
         return (self.patient.namespace if self.patient else None) or self.name
 
     @property
-    def sources(self) -> dict[str, Source]:
+    def sources(self) -> dict[str, ValueSource]:
         """Every source by the name its errors use."""
-        named: dict[str, Source] = {f"fields.{name}": field for name, field in self.entering.items()}
+        named: dict[str, ValueSource] = {f"fields.{name}": field for name, field in self.entering.items()}
         return named | {n: s for n, s in (("patient", self.patient), ("study", self.study)) if s is not None}
 
     @property
@@ -213,7 +213,7 @@ def shipped() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def load_mapping(dataset: str) -> tuple[Mapping, Path]:
+def load_mapping(dataset: str) -> tuple[DatasetMapping, Path]:
     """The mapping named by a TOML file, a shipped name or a folder of DICOM files, and the folder
     its image root is relative to.
 
@@ -245,9 +245,9 @@ def _shipped_text(name: str) -> str:
     return (resources.files("indexer") / "datasets" / f"{name}.toml").read_text("utf-8")
 
 
-def _parse(text: str, name: str) -> Mapping:
+def _parse(text: str, name: str) -> DatasetMapping:
     try:
-        return Mapping.model_validate(tomllib.loads(text))
+        return DatasetMapping.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise MappingError(f"{name}: not valid TOML: {error}") from None
     except RecursionError:
@@ -264,11 +264,11 @@ def _parse(text: str, name: str) -> Mapping:
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     models: dict[str, type[BaseModel]] = {
-        "images": Images,
+        "images": ImageLocation,
         "patient": Identifier,
         "study": Identifier,
         "fields": FieldMapping,
         "privacy": Privacy,
     }
-    model = models.get(str(location[0]), Mapping) if len(location) > 1 else Mapping
+    model = models.get(str(location[0]), DatasetMapping) if len(location) > 1 else DatasetMapping
     return list(model.model_fields)

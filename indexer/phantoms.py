@@ -121,12 +121,18 @@ def write_cohort(folder: Path, patients: int = 90, size: int = 320, seed: int = 
             known = rng.random() > 0.1  # a table has gaps
             rows.append(
                 {
-                    "file": name, "patient": patient, "site": scanner.site, "finding": finding,
+                    "file": name,
+                    "patient": patient,
+                    "site": scanner.site,
+                    "finding": finding,
                     "outcome": outcome if known else "",
                     "icu": ("N", "Y", "Y")[OUTCOMES.index(outcome)] if known else "",
-                    "age": age, "sex": sex, "study_date": facts["day"], "notes": _note(finding, outcome, visit),
+                    "age": age,
+                    "sex": sex,
+                    "study_date": facts["day"],
+                    "notes": _note(finding, outcome, visit),
                 }
-            )  # fmt: skip
+            )
     with (folder / "clinical.csv").open("w", encoding="utf-8", newline="") as table:
         writer = csv.DictWriter(table, _COLUMNS)
         writer.writeheader()

@@ -31,7 +31,7 @@ from cxrsearch.text import clean
 from indexer.dataset import Dataset
 from indexer.privacy import protect
 from indexer.progress import Progress
-from indexer.readers import How, Known, Outcome, Prepared, Read, Readers, Task
+from indexer.readers import IndexedState, Outcome, PreparedImage, ReaderConfig, Readers, ReadFile, Task
 from indexer.record import Record
 
 # Images stored and flushed at once: what a kill costs. Flushing takes 20 ms however many they are.
@@ -88,8 +88,13 @@ class Summary:
 
 
 def run(
-    dataset: Dataset, store: VectorStore, model: Path, identity: Identity, rejected: TextIO, options: Options,
-) -> Summary:  # fmt: skip
+    dataset: Dataset,
+    store: VectorStore,
+    model: Path,
+    identity: Identity,
+    rejected: TextIO,
+    options: Options,
+) -> Summary:
     """Bring the index up to the dataset. A file that cannot be read is rejected and the run goes on.
 
     model: a model folder. rejected: where rejections are written, one JSON object a line.
@@ -99,8 +104,8 @@ def run(
     total = min(len(dataset) if options.only is None else len(options.only), options.limit or len(dataset))
     summary, started = Summary(total), time.monotonic()
     writer = _Writer(dataset, store, identity, rejected, options, summary)
-    how = How(model, dataset.mapping.dicom_keywords, options.gates, writer.pictured)
-    readers = Readers(options.workers, how)
+    config = ReaderConfig(model, dataset.mapping.dicom_keywords, options.gates, writer.pictured)
+    readers = Readers(options.workers, config)
     try:
         with Progress(total) as progress, _Interruption() as interruption:
             for task, outcome in readers.read(islice(writer.tasks(), options.limit)):
@@ -124,13 +129,21 @@ class _Writer:
     """Turns what the readers give into stored points, a batch at a time."""
 
     def __init__(
-        self, dataset: Dataset, store: VectorStore, identity: Identity, rejected: TextIO,
-        options: Options, summary: Summary,
-    ) -> None:  # fmt: skip
+        self,
+        dataset: Dataset,
+        store: VectorStore,
+        identity: Identity,
+        rejected: TextIO,
+        options: Options,
+        summary: Summary,
+    ) -> None:
         self.dataset, self.mapping, self.store = dataset, dataset.mapping, store
         self.identity, self.rejected, self.options, self.summary = (
-            identity, rejected, options, summary,
-        )  # fmt: skip
+            identity,
+            rejected,
+            options,
+            summary,
+        )
         self.pictured = self.mapping.privacy.thumbnails and store.thumbnails.folder is not None
         self.known = self._known()
         self.seen: set[str] = set()
@@ -199,19 +212,22 @@ class _Writer:
             self.summary.pruned = self.options.prune
             self.summary.gone = self.store.delete(which) if self.options.prune else self.store.count(which)
 
-    def _known(self) -> dict[str, Known]:
+    def _known(self) -> dict[str, IndexedState]:
         wanted = ["image_sha256", "width", "height", "projection", ROW_HASH]
         points = self.store.scroll(Equals("dataset", (self.mapping.name,)), fields=wanted)
         found = {}
         for p in points:
             seen = p.payload.get("projection")
-            found[p.id] = Known(
-                str(p.payload["image_sha256"]), str(p.payload[ROW_HASH]), int(str(p.payload["width"])),
-                int(str(p.payload["height"])), None if seen is None else str(seen),
-            )  # fmt: skip
+            found[p.id] = IndexedState(
+                str(p.payload["image_sha256"]),
+                str(p.payload[ROW_HASH]),
+                int(str(p.payload["width"])),
+                int(str(p.payload["height"])),
+                None if seen is None else str(seen),
+            )
         return found
 
-    def _update(self, task: Task, record: Record, patient: str | None, read: Read) -> None:
+    def _update(self, task: Task, record: Record, patient: str | None, read: ReadFile) -> None:
         """The same image with other facts: its vectors stay, for every frame of it."""
         ids = list(takewhile(self.known.__contains__, (self._id(record, frame) for frame in count(1))))
         for frame, point in enumerate(ids, start=1):
@@ -220,18 +236,33 @@ class _Writer:
         self.summary.updated += 1
 
     def _payload(
-        self, task: Task, record: Record, patient: str | None, sha256: str, image: Prepared | Known, frame: int,
+        self,
+        task: Task,
+        record: Record,
+        patient: str | None,
+        sha256: str,
+        image: PreparedImage | IndexedState,
+        frame: int,
         frames: int,
-    ) -> Payload:  # fmt: skip
+    ) -> Payload:
         mapping, name = self.mapping, self.mapping.name
         payload: Payload = {
-            "dataset": name, "path": task.label, "image_sha256": sha256,
-            "width": image.width, "height": image.height, ROW_HASH: task.row_hash,
+            "dataset": name,
+            "path": task.label,
+            "image_sha256": sha256,
+            "width": image.width,
+            "height": image.height,
+            ROW_HASH: task.row_hash,
             **protect(
-                record.payload, mapping.declared, self.from_header, mapping.privacy, self.identity,
-                mapping.patient_namespace, record.patient or record.key,
+                record.payload,
+                mapping.declared,
+                self.from_header,
+                mapping.privacy,
+                self.identity,
+                mapping.patient_namespace,
+                record.patient or record.key,
             ),
-        }  # fmt: skip
+        }
         seen = image.projection or projection(str(record.payload.get("view", "")))
         if seen is not None:
             payload["projection"] = seen

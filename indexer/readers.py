@@ -42,7 +42,7 @@ MEMORY_BYTES = 6 * 2**30
 
 
 @dataclass(frozen=True)
-class Known:
+class IndexedState:
     """What the index has of a file: its hash, its row's hash, and the size of its image."""
 
     sha256: str
@@ -59,11 +59,11 @@ class Task:
     record: Record
     label: str
     row_hash: str
-    known: Known | None
+    known: IndexedState | None
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedImage:
     """One radiograph, and the size and projection it had. array: its embedding, (D,) float32 of unit length; from a
     pool without a model its canonical pixels, (S, S) uint8. thumbnail: a JPEG file, where those are wanted."""
 
@@ -75,20 +75,20 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadFile:
     """A file that was read. images: None when the file is the one already indexed. size: of the file, in bytes."""
 
     sha256: str
-    images: list[Prepared] | None
+    images: list[PreparedImage] | None
     size: int
     header: Mapping[str, str] = field(default_factory=dict)
 
 
-Outcome = Read | ImageError
+Outcome = ReadFile | ImageError
 
 
 @dataclass(frozen=True)
-class How:
+class ReaderConfig:
     """What every process needs to know: DICOM keywords to bring along, who is let in, and the model folder, or the
     size of canonical pixels when there is to be no model; whether to make thumbnails."""
 
@@ -101,8 +101,8 @@ class How:
 class Readers:
     """A pool of processes that read and embed, in order, within a bounded window."""
 
-    def __init__(self, workers: int, how: How) -> None:
-        self.workers, self.how = workers, how
+    def __init__(self, workers: int, config: ReaderConfig) -> None:
+        self.workers, self.config = workers, config
         self.pool = self._start(workers)
 
     def read(self, tasks: Iterator[Task]) -> Iterator[tuple[Task, Outcome]]:
@@ -142,29 +142,29 @@ class Readers:
 
     def _start(self, workers: int) -> ProcessPoolExecutor:
         # Not forked: a fork of a process with threads may deadlock.
-        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _ready, (self.how,))
+        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _ready, (self.config,))
 
 
-_how: How
+_config: ReaderConfig
 _encoder: Encoder | None
 _size: int
 
 
-def _ready(how: How) -> None:
-    global _how, _encoder, _size
+def _ready(config: ReaderConfig) -> None:
+    global _config, _encoder, _size
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    _how = how
-    _encoder = None if isinstance(how.model, int) else Encoder(how.model, threads=1)
-    _size = how.model if isinstance(how.model, int) else read_card(how.model).image_size
+    _config = config
+    _encoder = None if isinstance(config.model, int) else Encoder(config.model, threads=1)
+    _size = config.model if isinstance(config.model, int) else read_card(config.model).image_size
 
 
 def read_files(tasks: list[Task]) -> list[Outcome]:
     """In a process of the pool: each file read, and all their pictures embedded at once."""
     outcomes = [_read_file(task) for task in tasks]
-    pictures = [picture for found in outcomes if isinstance(found, _Pictures) for picture in found.pictures]
+    pictures = [picture for found in outcomes if isinstance(found, _DecodedFile) for picture in found.pictures]
     arrays = iter(_arrays(pictures) if pictures else ())
-    return [found.prepared(arrays) if isinstance(found, _Pictures) else found for found in outcomes]
+    return [found.prepared(arrays) if isinstance(found, _DecodedFile) else found for found in outcomes]
 
 
 def _arrays(pictures: list[NDArray[np.float32]]) -> NDArray[np.float32] | NDArray[np.uint8]:
@@ -174,7 +174,7 @@ def _arrays(pictures: list[NDArray[np.float32]]) -> NDArray[np.float32] | NDArra
 
 
 @dataclass(frozen=True)
-class _Pictures:
+class _DecodedFile:
     """A file between reading and embedding."""
 
     images: list[Radiograph]
@@ -182,15 +182,15 @@ class _Pictures:
     thumbnails: list[bytes | None]
     size: int
 
-    def prepared(self, arrays: Iterator[NDArray[np.float32] | NDArray[np.uint8]]) -> Read:
+    def prepared(self, arrays: Iterator[NDArray[np.float32] | NDArray[np.uint8]]) -> ReadFile:
         images = [
-            Prepared(next(arrays), image.width, image.height, image.projection, thumbnail)
+            PreparedImage(next(arrays), image.width, image.height, image.projection, thumbnail)
             for image, thumbnail in zip(self.images, self.thumbnails, strict=True)
         ]
-        return Read(self.images[0].sha256, images, self.size, self.images[0].header)
+        return ReadFile(self.images[0].sha256, images, self.size, self.images[0].header)
 
 
-def _read_file(task: Task) -> _Pictures | Outcome:
+def _read_file(task: Task) -> _DecodedFile | Outcome:
     signal.alarm(SECONDS_PER_FILE)  # unanswered, it ends the process: also inside a decoder's own code
     try:
         return _decode_file(task)
@@ -202,7 +202,7 @@ def _read_file(task: Task) -> _Pictures | Outcome:
         signal.alarm(0)
 
 
-def _decode_file(task: Task) -> _Pictures | Read:
+def _decode_file(task: Task) -> _DecodedFile | ReadFile:
     record, known = task.record, task.known
     if record.problem == "outside":
         raise ImageError(Reason.OUTSIDE_ROOT, "the dataset names a file outside its folder")
@@ -211,11 +211,11 @@ def _decode_file(task: Task) -> _Pictures | Read:
     data = read_bytes(record.path, task.label)
     sha256 = digest(data)
     same = known is not None and known.sha256 == sha256
-    if same and (not _how.keywords or (known is not None and known.row_hash == task.row_hash)):
-        return Read(sha256, None, len(data))
-    images = decode(data, task.label, _how.keywords, _how.gates)
+    if same and (not _config.keywords or (known is not None and known.row_hash == task.row_hash)):
+        return ReadFile(sha256, None, len(data))
+    images = decode(data, task.label, _config.keywords, _config.gates)
     if same:
-        return Read(sha256, None, len(data), images[0].header)
+        return ReadFile(sha256, None, len(data), images[0].header)
     pictures = [canonical(image, _size) for image in images]
-    thumbnails = [jpeg(grey(image, SIDE)) if _how.thumbnails else None for image in images]
-    return _Pictures(images, pictures, thumbnails, len(data))
+    thumbnails = [jpeg(grey(image, SIDE)) if _config.thumbnails else None for image in images]
+    return _DecodedFile(images, pictures, thumbnails, len(data))

@@ -11,7 +11,7 @@ from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxrsearch.clinical.excerpts import excerpt, looked_for, plain
+from cxrsearch.clinical.excerpts import excerpt, plain, searched_words
 from cxrsearch.clinical.expression import And, Contains, Equals, Not, words
 from cxrsearch.imaging.read import read
 from indexer.phantoms import write_cohort
@@ -109,9 +109,9 @@ def test_the_words_around_a_match_are_shown(cxrsearch: Run, cohort: Path, index:
     assert "patchy peripheral opacities" in cxrsearch("search", image, "--index", index, "--where", where).out
 
 
-def test_only_what_was_looked_for_is_shown() -> None:
+def test_only_what_was_searched_words_is_shown() -> None:
     tree = And((Contains("notes", "Fever, cough"), Not(Contains("notes", "death")), Equals("site", ("a",))))
-    assert looked_for(tree) == {"notes": frozenset({"fever", "cough"})}
+    assert searched_words(tree) == {"notes": frozenset({"fever", "cough"})}
     long = "x " * 200 + "a FEVER began " + "y " * 200
     pieces = excerpt(long, frozenset({"fever"}))
     assert [piece for piece, found in pieces if found] == ["FEVER"]

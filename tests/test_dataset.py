@@ -87,8 +87,11 @@ def test_a_folder_names_the_label_and_a_stem_the_patient(tmp_path: Path) -> None
 
 
 def test_rows_are_selected(tmp_path: Path) -> None:
-    path = dataset(tmp_path, TABLE + "[select]\nmodality = 'X-ray'\nview = ['PA', 'AP']\n",
-                   "file,modality,view\na,X-ray,PA\nb,CT,PA\nc,X-ray,L\nd,X-ray,AP\n")  # fmt: skip
+    path = dataset(
+        tmp_path,
+        TABLE + "[select]\nmodality = 'X-ray'\nview = ['PA', 'AP']\n",
+        "file,modality,view\na,X-ray,PA\nb,CT,PA\nc,X-ray,L\nd,X-ray,AP\n",
+    )
     assert [(record.key, record.row) for record in load(path).records()] == [("a", 2), ("d", 5)]
 
 
@@ -103,8 +106,11 @@ FIELD = "[fields.age]\ncolumn = 'age'\ntype = 'integer'\n"
         (TABLE + "[select]\nmod = 'X'\n", "file\na\n", "select.mod: table.csv has no column 'mod'"),
         (TABLE + FIELD, "file,age\na,1\nb,old\nc,old\n", r"column 'age', row 3: the value 'old' is no number \(2 rows"),
         (TABLE + FIELD, "file,age\na,1.5\n", "row 2: the value '1.5' is no integer"),
-        (TABLE + "[fields.d]\ncolumn = 'd'\ntype = 'date'\n", "file,d\na,2020-02-30\n",
-         "column 'd', row 2: the value '2020-02-30' is no date of the form YYYY-MM-DD"),
+        (
+            TABLE + "[fields.d]\ncolumn = 'd'\ntype = 'date'\n",
+            "file,d\na,2020-02-30\n",
+            "column 'd', row 2: the value '2020-02-30' is no date of the form YYYY-MM-DD",
+        ),
         (TABLE + "[fields.b]\ncolumn = 'b'\ntype = 'boolean'\n", "file,b\na,perhaps\n", "'perhaps' is neither true"),
         (TABLE + "[fields.f]\ncolumn = 'f'\ntype = 'float'\n", "file,f\na,-inf\n", "'-inf' is no finite number"),
         (TABLE + "[fields.f]\ncolum = 'f'\ntype = 'float'\n", "file\na\n", r"no such key. Did you mean 'column'\?"),
@@ -121,7 +127,7 @@ FIELD = "[fields.age]\ncolumn = 'age'\ntype = 'integer'\n"
         ("name = 'x'\n[images]\nglob = '*.toml'\n" + FIELD, None, "no table to take a column from"),
         ("name = '../x'\n[images]\nglob = '*.png'\n", None, "name: String should match"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_mapping_says_where(tmp_path: Path, toml: str, table: str | None, message: str) -> None:
     with pytest.raises(MappingError, match=message):
         load(dataset(tmp_path, toml, table))
@@ -170,8 +176,11 @@ HANNOVER = (
 
 def test_the_shipped_mappings_read_their_tables(tmp_path: Path) -> None:
     """Rows in the form of the originals, which cannot be downloaded here."""
-    tables = {"actualmed": ("metadata.csv", ACTUALMED, "utf-8"), "figure1": ("metadata.csv", FIGURE1, "latin-1"),
-              "hannover": ("data.csv", HANNOVER, "utf-8")}  # fmt: skip
+    tables = {
+        "actualmed": ("metadata.csv", ACTUALMED, "utf-8"),
+        "figure1": ("metadata.csv", FIGURE1, "latin-1"),
+        "hannover": ("data.csv", HANNOVER, "utf-8"),
+    }
     found = {}
     for name, (table, text, encoding) in tables.items():
         (tmp_path / name / "images").mkdir(parents=True)
@@ -181,8 +190,13 @@ def test_the_shipped_mappings_read_their_tables(tmp_path: Path) -> None:
     assert actualmed.payload == {"finding": "No Finding", "view": "PA", "study_date": "2020-03-17"}
     assert figure1.patient == "COVID-00003"
     assert figure1.payload == {
-        "finding": "COVID-19", "view": "AP erect", "sex": "M", "day": 8, "temperature": 39.1, "notes": "naïve"
-    }  # fmt: skip
+        "finding": "COVID-19",
+        "view": "AP erect",
+        "sex": "M",
+        "day": 8,
+        "temperature": 39.1,
+        "notes": "naïve",
+    }
     icu, died = found["hannover"]
     assert (icu.key, icu.payload["icu"], icu.payload["died"], icu.payload["days_to_icu"]) == (
         "png/i1.png",

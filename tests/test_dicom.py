@@ -93,7 +93,7 @@ CASES: dict[str, tuple[Callable[[Any], None], dict[str, Any]]] = {
     "voi lut as bytes": (lut(12, 4096, words=False), {"bits": 12}),
     "modality lut": (modality_lut, {"bits": 12}),
     "rle": (lambda d: d.compress(RLELossless), {"bits": 12, "window": True}),
-}  # fmt: skip
+}
 
 
 @needs_dcmtk

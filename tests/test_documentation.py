@@ -52,15 +52,29 @@ def form(text: str) -> list[str]:
 
 
 def test_the_page_of_commands_is_what_they_say() -> None:
-    done = subprocess.run([sys.executable, "-c", "import reference; print(reference.page(), end='')"],
-                          capture_output=True, text=True, cwd=ROOT / "docs", check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", "import reference; print(reference.page(), end='')"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT / "docs",
+        check=True,
+    )
     assert (ROOT / "docs/commands.md").read_text("utf-8") == done.stdout
 
 
 def test_the_site_builds_and_no_link_of_it_is_broken(tmp_path: Path) -> None:
     """mkdocs.yml is strict: a page or an anchor that is not there fails the build."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--config-file", str(ROOT / "mkdocs.yml"),
-               "--site-dir", str(tmp_path / "site")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--quiet",
+        "--config-file",
+        str(ROOT / "mkdocs.yml"),
+        "--site-dir",
+        str(tmp_path / "site"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}

@@ -273,8 +273,19 @@ def test_memory_is_the_same_for_20_000_files_as_for_1_000(pictures: Path, tmp_pa
             "print('PEAK', re.search(r'VmHWM:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text())[1])\n"
             "sys.exit(code)"
         )
-        command = [sys.executable, "-c", code, "index", folder / "set.toml", "--index", folder / "index",
-                   "--model", tmp_path / "model", "--max-rejected", "100"]  # fmt: skip
+        command = [
+            sys.executable,
+            "-c",
+            code,
+            "index",
+            folder / "set.toml",
+            "--index",
+            folder / "index",
+            "--model",
+            tmp_path / "model",
+            "--max-rejected",
+            "100",
+        ]
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
         assert done.returncode == (3 if bad else 0), done.stderr
         peaks[count, bad] = int(done.stdout.split("PEAK")[1]) / 1024

@@ -15,13 +15,18 @@ from indexer.phantoms import FINDINGS, draw
 from trainer.data import splits
 from trainer.data.images import Images
 from trainer.data.patients import near_duplicates, patient_groups
-from trainer.evaluation import baselines as floors
+from trainer.evaluation import baselines
 
 
 def images_of(
-    count: int, patients: list[str | None] | None = None, labels: list[int] | None = None, pictures: bool = False,
-    datasets: list[str] | None = None, keys: list[str] | None = None, size: int = 64,
-) -> Images:  # fmt: skip
+    count: int,
+    patients: list[str | None] | None = None,
+    labels: list[int] | None = None,
+    pictures: bool = False,
+    datasets: list[str] | None = None,
+    keys: list[str] | None = None,
+    size: int = 64,
+) -> Images:
     """``count`` images: noise, or different phantoms; their patients, classes, names."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (count, size, size), dtype=np.uint8)
@@ -29,12 +34,17 @@ def images_of(
         drawn = [Image.fromarray((draw(FINDINGS[n % 3], n, size=size) * 255).astype(np.uint8)) for n in range(count)]
         pixels = np.stack([np.asarray(picture.resize((size, size))) for picture in drawn])
     return Images(
-        ("a", "b"), pixels, np.full((count, 2), 512), rng.integers(1000, 9000, count),
+        ("a", "b"),
+        pixels,
+        np.full((count, 2), 512),
+        rng.integers(1000, 9000, count),
         np.array(labels if labels is not None else [n % 2 for n in range(count)]),
         patients if patients is not None else [f"p{n}" for n in range(count)],
-        keys if keys is not None else [f"{n}.png" for n in range(count)], datasets or ["set"] * count,
-        [{"site": "north" if n % 3 else "south"} for n in range(count)], [str(n) for n in range(count)],
-    )  # fmt: skip
+        keys if keys is not None else [f"{n}.png" for n in range(count)],
+        datasets or ["set"] * count,
+        [{"site": "north" if n % 3 else "south"} for n in range(count)],
+        [str(n) for n in range(count)],
+    )
 
 
 def test_folds_by_patient_keep_patients_apart_and_cover_every_labelled_image_once() -> None:
@@ -85,13 +95,13 @@ def test_floors_see_what_they_say() -> None:
     inner = images.pixels.copy()
     inner[:, 16:48, 16:48] = 7
     changed = Images(**{**images.__dict__, "pixels": inner})
-    np.testing.assert_allclose(floors.borders(images), floors.borders(changed))
-    assert not np.allclose(floors.thumbnails(images), floors.thumbnails(changed))
-    np.testing.assert_allclose(floors.shapes(images), floors.shapes(changed))
-    dark = floors.without_lungs(images)
+    np.testing.assert_allclose(baselines.borders(images), baselines.borders(changed))
+    assert not np.allclose(baselines.thumbnails(images), baselines.thumbnails(changed))
+    np.testing.assert_allclose(baselines.shapes(images), baselines.shapes(changed))
+    dark = baselines.without_lungs(images)
     assert (dark[:, 10:50, 10:50] == 0).all()
     np.testing.assert_array_equal(dark[:, :4], images.pixels[:, :4])
-    dark = floors.without_border(images)
+    dark = baselines.without_border(images)
     assert (dark[:, :4] == 0).all()
     assert (dark[:, :, -4:] == 0).all()
     np.testing.assert_array_equal(dark[:, 8:56, 8:56], images.pixels[:, 8:56, 8:56])
@@ -119,9 +129,11 @@ def test_a_patient_is_found_by_its_copies_and_by_names_only_across_datasets() ->
     from trainer.data.patients import Pair
 
     images = images_of(
-        6, patients=["n1", "n2", None, None, None, "n3"], datasets=["x"] * 4 + ["y"] * 2,
+        6,
+        patients=["n1", "n2", None, None, None, "n3"],
+        datasets=["x"] * 4 + ["y"] * 2,
         keys=["a/1.png", "b/1.png", "c/2.png", "c/3.png", "z/3.png", "z/2.jpg"],
-    )  # fmt: skip
+    )
     # 1.png is there twice in x, so its name tells nothing; 2 and 3 are once in each.
     assert patient_groups(images, []) == ["n1", "n2", "n3", None, None, "n3"]
     groups = patient_groups(images, [Pair(0, 1, 3), Pair(3, 0, 3)])
@@ -139,9 +151,15 @@ def test_folds_are_evaluated_with_floors_and_a_page(cxrsearch: Run, tmp_path: Pa
     found = json.loads((out / "evaluation.json").read_text("utf-8"))
     for gallery in ("archive", "unseen"):
         assert list(found["galleries"][gallery]) == [
-            "the encoder", "the encoder, lungs blacked out", "the encoder, border blacked out", "an untrained encoder",
-            "32 x 32 thumbnails", "image shape", "border only (outer 1/16)", "the majority class",
-        ]  # fmt: skip
+            "the encoder",
+            "the encoder, lungs blacked out",
+            "the encoder, border blacked out",
+            "an untrained encoder",
+            "32 x 32 thumbnails",
+            "image shape",
+            "border only (outer 1/16)",
+            "the majority class",
+        ]
     assert found["queries"] == 48
     own = found["galleries"]["archive"]["the encoder"]
     assert {"vote_accuracy", "map_at_r", "sensitivity/sick", "ppv/well", "auc/sick", "macro_auc"} <= set(own)
@@ -233,16 +251,16 @@ def test_an_audit_finds_planted_traps(cxrsearch: Run, tmp_path: Path) -> None:
     ran = cxrsearch("audit", tmp_path / "set.toml", "--format", "json", "--out", tmp_path / "audit.html")
     assert ran.code == 3, ran.err
     found = json.loads(ran.out)
-    sprung = {verdict["trap"]: verdict["words"] for verdict in found["verdicts"] if verdict["sprung"]}
-    assert "1 patients" in sprung["patients in several classes"]
-    assert "1 patients" in sprung["patients in several sites (site)"]
+    found = {risk["trap"]: risk["words"] for risk in found["risks"] if risk["found"]}
+    assert "1 patients" in found["patients in several classes"]
+    assert "1 patients" in found["patients in several sites (site)"]
     assert found["exact_duplicates"] == [["set image 7", "set image 61"]]
     assert found["near_duplicates"][0]["kind"] == "different classes"
     assert found["near_duplicates"][0]["bits"] == 0
-    assert "image shape tells" in sprung["shortcuts to finding"]
-    assert "image shape tells" in sprung["shortcuts to site"]
-    assert "crp" in sprung["missing values that tell the class"]
-    assert "patients unknown" not in sprung
+    assert "image shape tells" in found["shortcuts to finding"]
+    assert "image shape tells" in found["shortcuts to site"]
+    assert "crp" in found["missing values that tell the class"]
+    assert "patients unknown" not in found
     assert found["label_by_site"]["well"] == {"south": 31}
     page = (tmp_path / "audit.html").read_text("utf-8")
     assert "<b>sick" not in page
@@ -266,7 +284,7 @@ def test_an_audit_of_a_clean_set_is_clear(cxrsearch: Run, tmp_path: Path) -> Non
     )
     ran = cxrsearch("audit", tmp_path / "set.toml")
     assert ran.code == 0, ran.out
-    assert "TRAP" not in ran.out
+    assert "RISK" not in ran.out
 
 
 def test_an_audit_wants_a_root_for_each_dataset(cxrsearch: Run, tmp_path: Path) -> None:
@@ -290,5 +308,5 @@ def test_the_traps_of_darkcovidnet_and_its_neighbour_are_found(cxrsearch: Run, d
     both = json.loads(cxrsearch("audit", "darkcovidnet", "covid-chestxray", *roots, "--format", "json").out)
     shared = [pair for pair in both["near_duplicates"] if len({name.split()[0] for name in pair["images"]}) == 2]
     assert len(shared) >= 80
-    known = next(v for v in both["verdicts"] if v["trap"] == "patients unknown")
+    known = next(v for v in both["risks"] if v["trap"] == "patients unknown")
     assert "near duplicates tell whose 120 of them are" in known["words"]

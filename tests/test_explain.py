@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cxrsearch.imaging.places import shares
 from cxrsearch.imaging.radiograph import Radiograph
 from cxrsearch.imaging.regions import INSIDE_BORDER, WHOLE, Region, cover
-from cxrsearch.retrieval.explanation import Explanation, warnings
+from cxrsearch.retrieval.explanation import Explanation, border_warnings
 
 
 def image(cohort: Path, number: int = 0) -> Path:
@@ -137,7 +137,7 @@ def test_a_hit_that_is_mostly_border_is_warned_of() -> None:
     assert shares(-ring, square) is None
     bordered = Explanation(ring, middle, shares(ring, square), shares(middle, square), True)
     inner = Explanation(middle, middle, shares(middle, square), shares(middle, square), True)
-    (line,) = warnings([inner, None, bordered])
+    (line,) = border_warnings([inner, None, bordered])
     assert line.startswith("hit 3: 100% of this score comes from the image's border")
 
 

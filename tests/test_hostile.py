@@ -87,9 +87,14 @@ def test_a_table_that_would_take_all_memory_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a = " + "[" * 5000 + "]" * 5000, "a = " + "{x=" * 2000 + "1" + "}" * 2000, "[" + "a." * 5000 + "a]\nb = 1",
-     "\x00", "=" * 100],
-)  # fmt: skip
+    [
+        "a = " + "[" * 5000 + "]" * 5000,
+        "a = " + "{x=" * 2000 + "1" + "}" * 2000,
+        "[" + "a." * 5000 + "a]\nb = 1",
+        "\x00",
+        "=" * 100,
+    ],
+)
 def test_toml_of_any_shape_is_a_message(tmp_path: Path, text: str) -> None:
     (tmp_path / "set.toml").write_text(text)
     with pytest.raises(MappingError):

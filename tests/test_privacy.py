@@ -16,8 +16,19 @@ from cxrsearch.errors import MappingError
 from indexer.dataset import load
 from indexer.phantoms import draw, write_cohort, write_dicom
 
-MARKERS = ["Marker", "Planted", "MRN-424242", "ACC-77123", "19511103", "Elmstreet", "Dr-Referrer", "PrivateSecret",
-           "Saint-Planted-Hospital", "file-of-smith", "folder-of-smith"]  # fmt: skip
+MARKERS = [
+    "Marker",
+    "Planted",
+    "MRN-424242",
+    "ACC-77123",
+    "19511103",
+    "Elmstreet",
+    "Dr-Referrer",
+    "PrivateSecret",
+    "Saint-Planted-Hospital",
+    "file-of-smith",
+    "folder-of-smith",
+]
 
 
 DAY = datetime.date(2020, 3, 1)
@@ -122,9 +133,20 @@ DICOM_FIELD = 'name = "d"\nimages.glob = "*.dcm"\n[fields.f]\ndicom = "{keyword}
 
 @pytest.mark.parametrize(
     "keyword",
-    ["PatientName", "PatientBirthDate", "AccessionNumber", "PatientID", "StudyInstanceUID", "InstitutionName",
-     "ReferringPhysicianName", "PatientAddress", "StudyDescription", "StationName", "OtherPatientIDs"],
-)  # fmt: skip
+    [
+        "PatientName",
+        "PatientBirthDate",
+        "AccessionNumber",
+        "PatientID",
+        "StudyInstanceUID",
+        "InstitutionName",
+        "ReferringPhysicianName",
+        "PatientAddress",
+        "StudyDescription",
+        "StationName",
+        "OtherPatientIDs",
+    ],
+)
 def test_an_identifying_attribute_is_refused_unless_allowed(cxrsearch: Run, tmp_path: Path, keyword: str) -> None:
     toml = tmp_path / "set.toml"
     toml.write_text(DICOM_FIELD.format(keyword=keyword, kind="keyword"))

@@ -39,10 +39,16 @@ def reason_of(path: Path) -> Reason:
 @pytest.mark.parametrize(
     ("bits", "syntax"),
     [
-        (8, None), (10, None), (12, None), (16, None), (12, RLELossless), (8, RLELossless), (12, JPEG2000Lossless),
+        (8, None),
+        (10, None),
+        (12, None),
+        (16, None),
+        (12, RLELossless),
+        (8, RLELossless),
+        (12, JPEG2000Lossless),
         (12, JPEGLSLossless),
     ],
-)  # fmt: skip
+)
 def test_every_way_to_write_a_dicom_gives_one_picture(
     tmp_path: Path, photometric: str, window: bool, bits: int, syntax: pydicom.uid.UID | None
 ) -> None:

@@ -53,8 +53,19 @@ class Page(HTMLParser):
 def test_a_page_says_everything_and_needs_nothing_else(
     cxrsearch: Run, cohort: Path, index: Path, tmp_path: Path
 ) -> None:
-    text = report(cxrsearch, tmp_path / "r.html", image(cohort), "--index", index, "-k", 20, "--vote", "outcome",
-                  "--where", 'notes contains "opacities"')  # fmt: skip
+    text = report(
+        cxrsearch,
+        tmp_path / "r.html",
+        image(cohort),
+        "--index",
+        index,
+        "-k",
+        20,
+        "--vote",
+        "outcome",
+        "--where",
+        'notes contains "opacities"',
+    )
     page = Page(text)
     assert (tmp_path / "r.html").stat().st_size < 5_000_000
     for tag, attributes in page.tags:
@@ -63,8 +74,18 @@ def test_a_page_says_everything_and_needs_nothing_else(
             assert (attributes.get(name) or "data:").startswith("data:")
         assert not any(name.startswith("on") for name in attributes)
     assert "http" not in re.sub(r"data:image[^\"]*", "", text).replace("http-equiv", "")
-    for wanted in ("missing", "its own patient", "Vote on outcome", "in the cohort", "cxrsearch search IMAGE",
-                   "cxr-second", "32 x 32 thumbnails", "Not for: diagnosis", "opacities", "hit 1"):  # fmt: skip
+    for wanted in (
+        "missing",
+        "its own patient",
+        "Vote on outcome",
+        "in the cohort",
+        "cxrsearch search IMAGE",
+        "cxr-second",
+        "32 x 32 thumbnails",
+        "Not for: diagnosis",
+        "opacities",
+        "hit 1",
+    ):
         assert wanted in page.shown, wanted
     assert "<mark>opacities</mark>" in text
     assert sum(tag == "mark" for tag, _ in page.tags) >= 5
@@ -102,8 +123,17 @@ def test_script_in_every_field_stays_text(cxrsearch: Run, tmp_path: Path) -> Non
         writer.writerows(rows)
     index = tmp_path / "index"
     assert cxrsearch("index", toml, "--index", index).code == 0
-    text = report(cxrsearch, tmp_path / "r.html", image(toml), "--index", index, "--vote", "outcome",
-                  "--where", 'notes contains "alert"')  # fmt: skip
+    text = report(
+        cxrsearch,
+        tmp_path / "r.html",
+        image(toml),
+        "--index",
+        index,
+        "--vote",
+        "outcome",
+        "--where",
+        'notes contains "alert"',
+    )
     page = Page(text)
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert all(attributes.get("src", "data:").startswith("data:") for _, attributes in page.tags)  # type: ignore[union-attr]

@@ -75,8 +75,9 @@ def test_a_filter_holds_for_every_hit(cxrsearch: Run, cohort: Path, index: Path)
 
 def test_several_images_and_paths_on_stdin(cxrsearch_process: Run, cohort: Path, index: Path) -> None:
     paths = [str(image(cohort, number)) for number in (0, 5, 9)]
-    ran = cxrsearch_process("search", paths[0], "-", "--index", index, "-k", 2, "--format", "jsonl",
-                            input="\n".join(paths[1:]) + "\n")  # fmt: skip
+    ran = cxrsearch_process(
+        "search", paths[0], "-", "--index", index, "-k", 2, "--format", "jsonl", input="\n".join(paths[1:]) + "\n"
+    )
     assert ran.code == 0
     rows = [json.loads(line) for line in ran.out.splitlines()]
     assert [row["query"] for row in rows] == [path for path in paths for _ in range(2)]
@@ -106,8 +107,11 @@ def test_the_vote_counts_patients_beside_the_cohort(cxrsearch: Run, cohort: Path
 
 def test_table_and_csv_say_the_same(cxrsearch: Run, cohort: Path, index: Path) -> None:
     table = cxrsearch("search", image(cohort), "--index", index, "-k", 3).out
-    rows = list(csv.DictReader(io.StringIO(cxrsearch("search", image(cohort), "--index", index, "-k", 3,
-                                                     "--format", "csv").out)))  # fmt: skip
+    rows = list(
+        csv.DictReader(
+            io.StringIO(cxrsearch("search", image(cohort), "--index", index, "-k", 3, "--format", "csv").out)
+        )
+    )
     assert len(rows) == 3
     for row in rows:
         for column in ("patient", "site", "finding", "outcome", "path"):
@@ -130,7 +134,7 @@ def test_table_and_csv_say_the_same(cxrsearch: Run, cohort: Path, index: Path) -
         (["{image}", "--index", "nowhere"], 5, "no such index"),
         (["{image}", "--index", "http://127.0.0.1"], 2, "write it as http://host:6333/collection"),
     ],
-)  # fmt: skip
+)
 def test_every_mistake_has_its_message_and_code(
     cxrsearch: Run, cohort: Path, index: Path, arguments: list[str], code: int, message: str
 ) -> None:

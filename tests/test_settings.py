@@ -174,9 +174,12 @@ def in_a_terminal(*arguments: object, **environment: str) -> str:
     kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "TERM")}
     process = subprocess.Popen(
         [sys.executable, "-m", "cxrsearch", *map(str, arguments)],
-        stdin=writer, stdout=writer, stderr=subprocess.DEVNULL,
-        env={**kept, "COLUMNS": "120", "LINES": "40", **environment}, cwd=Path(__file__).parent.parent,
-    )  # fmt: skip
+        stdin=writer,
+        stdout=writer,
+        stderr=subprocess.DEVNULL,
+        env={**kept, "COLUMNS": "120", "LINES": "40", **environment},
+        cwd=Path(__file__).parent.parent,
+    )
     os.close(writer)
     shown = b""
     while True:

@@ -100,9 +100,15 @@ def ids(points: Any) -> list[str]:
 
 def test_what_is_stored_comes_back(store: VectorStore) -> None:
     payload: Payload = {
-        "site": "Ost/Süd", "finding": ["COVID-19", "ARDS"], "age": 61, "temperature": 38.5, "icu": False,
-        "study_date": "2020-03-01", "notes": "Intubated; [bold]no[/bold]", "_row": "x",
-    }  # fmt: skip
+        "site": "Ost/Süd",
+        "finding": ["COVID-19", "ARDS"],
+        "age": 61,
+        "temperature": 38.5,
+        "icu": False,
+        "study_date": "2020-03-01",
+        "notes": "Intubated; [bold]no[/bold]",
+        "_row": "x",
+    }
     stored = [point(0, **payload), point(1)]
     store.upsert(stored)
     found = {p.id: p for p in store.scroll(vectors=True)}
@@ -278,8 +284,11 @@ def holds(expression: Expression, payload: Payload) -> bool:
             return any(set(words(text)) <= set(words(str(value))) for value in values_of(payload, field))
         case Compare(field, operator, bound):
             compare: Callable[[Scalar, Any], bool] = {
-                "<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b,
-            }[operator]  # fmt: skip
+                "<": lambda a, b: a < b,
+                "<=": lambda a, b: a <= b,
+                ">": lambda a, b: a > b,
+                ">=": lambda a, b: a >= b,
+            }[operator]
             return any(compare(value, bound) for value in values_of(payload, field))
 
 
@@ -393,8 +402,10 @@ def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
 
 def test_a_server_that_does_not_answer_is_named_after_some_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cxrsearch.store.server._PAUSES", (0.01, 0.01))
-    with pytest.raises(IndexUnavailable, match=r"127.0.0.1:9/x: the server does not answer \(tried 3 times\)"), \
-            open_store("http://127.0.0.1:9/x"):  # fmt: skip
+    with (
+        pytest.raises(IndexUnavailable, match=r"127.0.0.1:9/x: the server does not answer \(tried 3 times\)"),
+        open_store("http://127.0.0.1:9/x"),
+    ):
         pass
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cxrsearch.store.contract import Point
 from cxrsearch.store.edge import EdgeStore
-from cxrsearch.store.images import Pictures
+from cxrsearch.store.images import StoredImages
 from cxrsearch.store.thumbnails import Thumbnails
 from indexer.phantoms import write_cohort
 
@@ -87,15 +87,15 @@ def test_the_original_is_shown_while_it_is_there_and_the_same(cxrsearch: Run, tm
     store = EdgeStore.open(index)
     try:
         stored = list(store.scroll())
-        pictures = Pictures(store)
-        assert all((found := pictures.of(p.id, p.payload)) and found.original for p in stored)
+        images = StoredImages(store)
+        assert all((found := images.read(p.id, p.payload)) and found.original for p in stored)
         changed = tmp_path / "set" / str(stored[0].payload["path"])
         changed.write_bytes(changed.read_bytes() + b"x")
-        found = pictures.of(stored[0].id, stored[0].payload)
+        found = images.read(stored[0].id, stored[0].payload)
         assert found is not None
         assert not found.original
         shutil.rmtree(index / "thumbnails")
-        assert pictures.of(stored[0].id, stored[0].payload) is None
+        assert images.read(stored[0].id, stored[0].payload) is None
     finally:
         store.close()
 
@@ -120,7 +120,7 @@ def test_an_index_from_a_stranger_cannot_have_other_files_shown(index: Path, tmp
         store.declare(replace(store.facts, datasets={"phantoms": dataset}))
         sha256 = hashlib.sha256(secret.read_bytes()).hexdigest()
         payload = {"dataset": "phantoms", "path": path, "image_sha256": sha256}
-        assert Pictures(store).of("00000000-0000-0000-0000-000000000001", payload) is None
+        assert StoredImages(store).of("00000000-0000-0000-0000-000000000001", payload) is None
     finally:
         store.close()
 
@@ -148,10 +148,10 @@ def test_a_point_written_by_hand_has_none(tmp_path: Path, index: Path) -> None:
         point = next(iter(store.scroll(vectors=True)))
         new = Point("00000000-0000-0000-0000-000000000001", {"dataset": "phantoms"}, point.vector)
         store.upsert([new])
-        assert Pictures(store).of(new.id, new.payload) is None
+        assert StoredImages(store).of(new.id, new.payload) is None
         buffer = io.BytesIO()
         Image.new("L", (8, 8), 1).save(buffer, "PNG")
         store.thumbnails.put(new.id, buffer.getvalue())
-        assert Pictures(store).of(new.id, new.payload) is None  # blank
+        assert StoredImages(store).of(new.id, new.payload) is None  # blank
     finally:
         store.close()

@@ -1,4 +1,4 @@
-"""Learning: sampling, towers, a whole small run, and one that is killed, collapses or is misconfigured."""
+"""LearningSettings: sampling, towers, a whole small run, and one that is killed, collapses or is misconfigured."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from trainer.data.training_set import load
 from trainer.learning.config import Config
 from trainer.learning.fit import embed, fit
 from trainer.learning.network import Architecture, Network
-from trainer.learning.sampling import class_batches, vary
+from trainer.learning.sampling import augment, class_batches
 
 SMALL = "cxr-RN14-w8"
 
@@ -43,12 +43,12 @@ def test_a_batch_has_every_class_and_no_patient_twice_while_there_are_enough() -
 def test_variation_keeps_shape_range_and_upright() -> None:
     images = torch.zeros(16, 1, 64, 64)
     images[:, :, :32] = 1.0
-    varied = vary(images, torch.Generator().manual_seed(0))
+    varied = augment(images, torch.Generator().manual_seed(0))
     assert varied.shape == images.shape
     assert float(varied.min()) >= 0
     assert float(varied.max()) <= 1
     assert bool((varied[:, :, 5:20].mean(dim=(1, 2, 3)) > varied[:, :, 44:59].mean(dim=(1, 2, 3))).all())
-    again = vary(images, torch.Generator().manual_seed(0))
+    again = augment(images, torch.Generator().manual_seed(0))
     torch.testing.assert_close(varied, again)
 
 
@@ -65,7 +65,7 @@ def test_a_mirror_is_a_choice() -> None:
     images[..., :16] = 1.0
     sides = [
         (varied[..., :20].mean(dim=(1, 2, 3)) > varied[..., 28:].mean(dim=(1, 2, 3))).sum()
-        for varied in (vary(images, torch.Generator().manual_seed(1), mirror) for mirror in (False, True))
+        for varied in (augment(images, torch.Generator().manual_seed(1), mirror) for mirror in (False, True))
     ]
     assert sides[0] == 64
     assert 16 < sides[1] < 48
@@ -93,12 +93,17 @@ def own_towers(tmp_path_factory: pytest.TempPathFactory) -> None:
         json.dumps(
             {
                 "embed_dim": 32,
-                "vision_cfg": {"timm_model_name": "mobilenetv3_small_050", "timm_model_pretrained": False,
-                               "timm_pool": "avg", "timm_proj": "linear", "image_size": 64},
+                "vision_cfg": {
+                    "timm_model_name": "mobilenetv3_small_050",
+                    "timm_model_pretrained": False,
+                    "timm_pool": "avg",
+                    "timm_proj": "linear",
+                    "image_size": 64,
+                },
                 "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 8, "heads": 1, "layers": 1},
             }
         )
-    )  # fmt: skip
+    )
     open_clip.add_model_config(folder)
 
 
@@ -185,7 +190,7 @@ def cloud(rng: np.random.Generator, sick: bool) -> Image.Image:
 
 
 def write_clouds(folder: Path, patients: int) -> Path:
-    """Pictures as different from each other as radiographs of different people are, which phantoms are not.
+    """StoredImages as different from each other as radiographs of different people are, which phantoms are not.
 
     Every third patient has two images. Sick ones have stripes.
     """
@@ -229,8 +234,12 @@ def test_a_whole_run_gives_a_model_that_indexes(cxrsearch: Run, tmp_path: Path) 
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert sorted(path.name for path in out.iterdir()) == [
-        "config.json", "curves.png", "embedding.png", "metrics.jsonl", "model",
-    ]  # fmt: skip
+        "config.json",
+        "curves.png",
+        "embedding.png",
+        "metrics.jsonl",
+        "model",
+    ]
     card = json.loads((out / "model" / "model.json").read_text("utf-8"))
     assert card["seed"] == 3
     assert card["images"]["train"] + card["images"]["validation"] + card["images"]["test"] == 60
@@ -323,11 +332,16 @@ def test_a_collapse_is_noticed(small: tuple[Config, Images], monkeypatch: pytest
 @pytest.mark.parametrize(
     "learning",
     [
-        {"objective": "triplet"}, {"objective": "triplet", "miner": False}, {"objective": "cross-entropy"},
-        {"miner": False}, {"warm_up": "before"}, {"warm_up": "none"}, {"self_supervised_epochs": 2},
+        {"objective": "triplet"},
+        {"objective": "triplet", "miner": False},
+        {"objective": "cross-entropy"},
+        {"miner": False},
+        {"warm_up": "before"},
+        {"warm_up": "none"},
+        {"self_supervised_epochs": 2},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_every_way_of_learning_changes_the_network(small: tuple[Config, Images], learning: dict[str, object]) -> None:
     config, images = small
     lines: list[dict[str, float]] = []
@@ -387,10 +401,12 @@ if __name__ == "__main__":
         (CONFIG.format(epochs=1, learning="epoch = 3"), "learning.epoch: no such key. Did you mean 'epochs'?"),
         (CONFIG.format(epochs=0, learning=""), "learning.epochs: Input should be greater than or equal to 1"),
         (CONFIG.format(epochs=1, learning="").replace("RN14-w8", "RN14-w9"), "open_clip has no 'cxr-RN14-w9'"),
-        (CONFIG.format(epochs=1, learning="").replace("image_size = 64", "image_size = 64\npretrained = 'nowhere'"),
-         "pretrained 'nowhere' cannot be used"),
+        (
+            CONFIG.format(epochs=1, learning="").replace("image_size = 64", "image_size = 64\npretrained = 'nowhere'"),
+            "pretrained 'nowhere' cannot be used",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_configuration_says_what(cxrsearch: Run, tmp_path: Path, text: str | None, message: str) -> None:
     write_clouds(tmp_path / "set", 20)
     if text is not None:

@@ -24,11 +24,16 @@ from trainer.transfer import cases as casing
 from trainer.transfer import models, transfer
 
 FIELDS = [
-    Field("outcome", FieldType.KEYWORD, later=True), Field("icu", FieldType.BOOLEAN, later=True),
-    Field("severity", FieldType.FLOAT, later=True), Field("age", FieldType.INTEGER), Field("sex", FieldType.KEYWORD),
-    Field("site", FieldType.KEYWORD), Field("notes", FieldType.TEXT), Field("study_date", FieldType.DATE),
+    Field("outcome", FieldType.KEYWORD, later=True),
+    Field("icu", FieldType.BOOLEAN, later=True),
+    Field("severity", FieldType.FLOAT, later=True),
+    Field("age", FieldType.INTEGER),
+    Field("sex", FieldType.KEYWORD),
+    Field("site", FieldType.KEYWORD),
+    Field("notes", FieldType.TEXT),
+    Field("study_date", FieldType.DATE),
     Field("code", FieldType.KEYWORD),
-]  # fmt: skip
+]
 MakeIndex = Callable[..., Path]
 
 
@@ -57,14 +62,22 @@ def make_index(tmp_path: Path) -> MakeIndex:
         rng, points = np.random.default_rng(seed + 1), []
         for n in range(people):
             payload: Payload = {
-                "dataset": "set", "patient": f"P{n // 2 if n < 40 else n}", "path": f"{n}.png", "width": 512,
+                "dataset": "set",
+                "patient": f"P{n // 2 if n < 40 else n}",
+                "path": f"{n}.png",
+                "width": 512,
                 "height": 400,
-                "image_sha256": f"{n:064x}", "_row": "x", "outcome": "died" if died[n] else "survived",
-                "icu": bool(died[n] or n % 3 == 0), "severity": float(age[n] / 10 + 2 * vectors[n, 0]),
-                "sex": "M" if rng.random() < 0.5 else "F", "site": ["Daegu", "Hannover", "Seoul"][n % 3],
-                "notes": "died on day 3" if died[n] else "went home", "study_date": "2020-03-01",
+                "image_sha256": f"{n:064x}",
+                "_row": "x",
+                "outcome": "died" if died[n] else "survived",
+                "icu": bool(died[n] or n % 3 == 0),
+                "severity": float(age[n] / 10 + 2 * vectors[n, 0]),
+                "sex": "M" if rng.random() < 0.5 else "F",
+                "site": ["Daegu", "Hannover", "Seoul"][n % 3],
+                "notes": "died on day 3" if died[n] else "went home",
+                "study_date": "2020-03-01",
                 "code": "X9" if died[n] else "X1",
-            }  # fmt: skip
+            }
             if n % 5:
                 payload["age"] = int(age[n])
             points.append(Point(f"00000000-0000-0000-0000-{n:012x}", payload, vectors[n]))
@@ -124,9 +137,17 @@ def synthetic(people: int, effect: float, seed: int) -> tuple[casing.Cases, np.n
     facts = pd.DataFrame({"age": age})
     owners = np.array([f"P{n}" for n in range(people)])
     return casing.Cases(
-        "outcome", ("survived", "died"), vectors, died.astype(float), owners, facts, {}, [{} for _ in owners],
-        list(owners), {},
-    ), chance  # fmt: skip
+        "outcome",
+        ("survived", "died"),
+        vectors,
+        died.astype(float),
+        owners,
+        facts,
+        {},
+        [{} for _ in owners],
+        list(owners),
+        {},
+    ), chance
 
 
 @pytest.mark.slow
@@ -167,8 +188,11 @@ def test_an_auc_within_folds_gives_nothing_for_knowing_the_folds() -> None:
     ones = np.ones((1, 200))
     assert scores.auc(score, positive, ones)[0] < 0.25
     assert scores.auc(score, positive, ones, parts)[0] == pytest.approx(0.5)
-    inside = [(roc_auc_score(positive[parts == p], rank), sum(positive[parts == p]) * sum(~positive[parts == p]))
-              for p in range(4) for rank in [np.arange(50)]]  # fmt: skip
+    inside = [
+        (roc_auc_score(positive[parts == p], rank), sum(positive[parts == p]) * sum(~positive[parts == p]))
+        for p in range(4)
+        for rank in [np.arange(50)]
+    ]
     expected = sum(area * pairs for area, pairs in inside) / sum(pairs for _, pairs in inside)
     assert scores.auc(np.tile(np.arange(50.0), 4), positive, ones, parts)[0] == pytest.approx(expected)
 
@@ -176,7 +200,7 @@ def test_an_auc_within_folds_gives_nothing_for_knowing_the_folds() -> None:
 def test_one_site_is_left_out_at_a_time(make_index: MakeIndex, cxrsearch: Run) -> None:
     ran = cxrsearch(
         "transfer", "--index", make_index(), "--target", "outcome", "--leave-out", "site", "--format", "json"
-    )  # fmt: skip
+    )
     assert ran.code == 0, ran.err
     found = json.loads(ran.out)
     assert found["protocol"] == "one site left out at a time"
@@ -193,8 +217,15 @@ def test_models_floors_and_what_the_image_adds(make_index: MakeIndex, cxrsearch:
     ran = cxrsearch(*common, "--format", "json", "--out", tmp_path / "page.html")
     assert ran.code == 0, ran.err
     found = json.loads(ran.out)
-    assert list(found["models"]) == ["clinical facts", "image embedding", "both", "site alone", "image shape alone",
-                                     "neighbours' vote", "base rate"]  # fmt: skip
+    assert list(found["models"]) == [
+        "clinical facts",
+        "image embedding",
+        "both",
+        "site alone",
+        "image shape alone",
+        "neighbours' vote",
+        "base rate",
+    ]
     assert found["inputs"] == ["age", "sex", "site"]
     assert found["patients"] == 180
     assert set(found["classes"]) == {"survived", "died"}
@@ -222,7 +253,7 @@ def test_models_floors_and_what_the_image_adds(make_index: MakeIndex, cxrsearch:
 def test_a_number_is_predicted_too(make_index: MakeIndex, cxrsearch: Run) -> None:
     ran = cxrsearch(
         "transfer", "--index", make_index(), "--target", "severity", "--with", "age", "--repeats", 1, "--format", "json"
-    )  # fmt: skip
+    )
     assert ran.code == 0, ran.err
     models_ = json.loads(ran.out)["models"]
     assert set(models_["both"]) == {"r", "R2", "MAE"}
@@ -231,8 +262,13 @@ def test_a_number_is_predicted_too(make_index: MakeIndex, cxrsearch: Run) -> Non
 
 def test_leaks_are_refused_by_name_and_taken_when_trusted(make_index: MakeIndex, cxrsearch: Run) -> None:
     common = ["transfer", "--index", make_index(), "--target", "outcome", "--repeats", 1]
-    for field, why in (("icu", "only after the image"), ("notes", "free text"), ("outcome", "the target itself"),
-                       ("study_date", "a date"), ("width", "how the image was made")):  # fmt: skip
+    for field, why in (
+        ("icu", "only after the image"),
+        ("notes", "free text"),
+        ("outcome", "the target itself"),
+        ("study_date", "a date"),
+        ("width", "how the image was made"),
+    ):
         ran = cxrsearch(*common, "--with", f"age,{field}")
         assert ran.code == 2
         assert why in ran.err
@@ -287,7 +323,7 @@ def test_a_saved_model_says_of_a_new_image_what_it_says_of_its_embedding(
     model = models.fitted(table, cases.truth, cases.owners, 2, cases.vectors.shape[1], 0)
     expected = model.predict_proba(table)[:, 1]
     predictor = Predictor(saved)
-    found = [predictor.predict(vector).said[cases.classes[1]] for vector in cases.vectors]
+    found = [predictor.predict(vector).predicted[cases.classes[1]] for vector in cases.vectors]
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -302,8 +338,9 @@ def test_a_prediction_for_another_encoder_or_a_damaged_one_is_refused(
         (json.dumps({**data, "fingerprint": "0" * 64}), 6, "fitted on embeddings of"),
         (json.dumps({**data, "mean": data["mean"][1:]}), 4, "do not fit together"),
         (json.dumps({**data, "mean": [float("nan")] * len(data["mean"])}), 4, "do not fit together"),
-        ("[]", 4, "not a model of cxrsearch transfer"), (text[:200], 4, "not a model of cxrsearch transfer"),
-    ):  # fmt: skip
+        ("[]", 4, "not a model of cxrsearch transfer"),
+        (text[:200], 4, "not a model of cxrsearch transfer"),
+    ):
         saved.write_text(changed, "utf-8")
         ran = cxrsearch("search", image, "--index", index, "--predict", saved)
         assert ran.code == code
@@ -343,9 +380,12 @@ def test_the_way_to_a_second_hospital_that_the_page_shows(
 
 @pytest.mark.parametrize(
     ("target", "error", "message"),
-    [("notes", UsageError, "predict a keyword, boolean or number"), ("path", UsageError, "predict a keyword"),
-     ("outcom", UsageError, "Did you mean 'outcome'")],
-)  # fmt: skip
+    [
+        ("notes", UsageError, "predict a keyword, boolean or number"),
+        ("path", UsageError, "predict a keyword"),
+        ("outcom", UsageError, "Did you mean 'outcome'"),
+    ],
+)
 def test_a_target_that_cannot_be_one(make_index: MakeIndex, target: str, error: type[Exception], message: str) -> None:
     from cxrsearch.store import open_store
 

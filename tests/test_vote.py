@@ -16,8 +16,8 @@ from cxrsearch.clinical.fields import Field, FieldType
 from cxrsearch.errors import IndexUnavailable, InputError
 from cxrsearch.imaging.places import Parts
 from cxrsearch.imaging.radiograph import Radiograph
-from cxrsearch.retrieval import warnings as cautions
-from cxrsearch.retrieval.search import Asked, Hit, Query, Result
+from cxrsearch.retrieval.search import Hit, Query, QueryImage, Result
+from cxrsearch.retrieval.warnings import warnings_about
 from cxrsearch.statistics import difference, wilson
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from cxrsearch.store.edge import EdgeStore
@@ -50,10 +50,13 @@ def planted(folder: Path, patients: int = 600, purity: float = 0.85, seed: int =
         cluster = number % 2
         pure = rng.random() < purity
         payload = {
-            "patient": f"P{number}", "image_sha256": f"{number:064x}", "dataset": "set",
-            "outcome": ("died", "survived")[cluster if pure else 1 - cluster], "icu": bool(rng.random() < 0.3),
+            "patient": f"P{number}",
+            "image_sha256": f"{number:064x}",
+            "dataset": "set",
+            "outcome": ("died", "survived")[cluster if pure else 1 - cluster],
+            "icu": bool(rng.random() < 0.3),
             "site": ("Daegu", "Milan", "Wuhan")[int(rng.integers(3))],
-        }  # fmt: skip
+        }
         id = str(uuid.UUID(int=number + 1))
         points.append(Point(id, payload, near(cluster, 1000 * seed + number)))
     store.upsert(points)
@@ -174,13 +177,13 @@ def test_hits_of_one_site_are_warned_of_unless_that_is_chance(
     assert {hit.payload["site"] for hit in found} == {"Daegu"}
     image, vector = Radiograph(np.zeros((64, 64), dtype=np.float32), "", "png"), near(0, 77)
     places = vector[:, None, None]
-    asked = Asked(Path("q.png"), image, image.pixels, vector, places, frozenset(), None, False)
+    asked = QueryImage(Path("q.png"), image, image.pixels, vector, places, frozenset(), None, False)
     query = Query(asked, (), vector, Parts(places), None)
     result = Result(query, [Hit(n, hit.score, hit.payload, hit.id) for n, hit in enumerate(found, start=1)])
-    lines = cautions.of(result, store, None, None)
+    lines = warnings_about(result, store, None, None)
     assert any(f"all {hits} hits with a known site are of one: Daegu" in line for line in lines) is warned
     far = Calibration("2020-03-01", 40, 0, 1.1, {}, {}, ())
-    assert any("far from everything in the index" in line for line in cautions.of(result, store, far, None))
+    assert any("far from everything in the index" in line for line in warnings_about(result, store, far, None))
     store.close()
 
 

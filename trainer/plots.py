@@ -24,15 +24,19 @@ def curves(history: Sequence[dict[str, float]]) -> bytes:
     """Loss, spread of the embedding and validation figures, an epoch each."""
     epochs = [line for line in history if "epoch" in line]
     figure = Figure(figsize=(9, 3), layout="constrained")
-    panels = {"loss": ["loss"], "spread of the embedding": ["spread"],
-              "validation patients": ["validation_map_at_r", "validation_precision_at_1"]}  # fmt: skip
+    panels = {
+        "loss": ["loss"],
+        "spread of the embedding": ["spread"],
+        "validation patients": ["validation_map_at_r", "validation_precision_at_1"],
+    }
     for axes, (title, names) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for name in names:
             if all(name in line for line in epochs):
                 axes.plot(
-                    [line["epoch"] for line in epochs], [line[name] for line in epochs],
+                    [line["epoch"] for line in epochs],
+                    [line[name] for line in epochs],
                     label={"validation_map_at_r": "MAP@R", "validation_precision_at_1": "P@1"}.get(name),
-                )  # fmt: skip
+                )
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
         if len(names) > 1 and axes.lines:
@@ -40,9 +44,7 @@ def curves(history: Sequence[dict[str, float]]) -> bytes:
     return _png(figure)
 
 
-def embedding_map(
-    embeddings: NDArray[np.float32], coloured: dict[str, Sequence[str | None]], seed: int = 0
-) -> bytes:  # fmt: skip
+def embedding_map(embeddings: NDArray[np.float32], coloured: dict[str, Sequence[str | None]], seed: int = 0) -> bytes:
     """A map of (N, D) embeddings in two dimensions (t-SNE, van der Maaten and Hinton 2008), once for each way of
     colouring it: by label and by site, say. Distances far apart in it mean little."""
     perplexity = min(_PERPLEXITY, max(1, (len(embeddings) - 1) // 3))
@@ -65,8 +67,15 @@ def confusion(counts: NDArray[np.int64], classes: Sequence[str]) -> bytes:
     for row in range(len(classes)):
         for column in range(len(classes)):
             dark = part[row, column] > 0.5
-            axes.text(column, row, f"{counts[row, column]}\n{part[row, column]:.0%}", ha="center", va="center",
-                      fontsize=9, color="white" if dark else "black")  # fmt: skip
+            axes.text(
+                column,
+                row,
+                f"{counts[row, column]}\n{part[row, column]:.0%}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if dark else "black",
+            )
     names = [_plain(name) for name in classes]
     axes.set_xticks(range(len(classes)), names, rotation=30, ha="right", fontsize=8)
     axes.set_yticks(range(len(classes)), names, fontsize=8)

@@ -31,8 +31,16 @@ from trainer.learning.export import export
 from trainer.learning.fit import Fit, Line, embed, fit, processes
 
 # Figures of an evaluation that go on the card; the evaluation's own JSON has all.
-ON_CARD = ("precision_at_1", "precision_at_5", "precision_at_10", "r_precision", "map_at_r", "vote_accuracy",
-           "macro_sensitivity", "macro_auc")  # fmt: skip
+ON_CARD = (
+    "precision_at_1",
+    "precision_at_5",
+    "precision_at_10",
+    "r_precision",
+    "map_at_r",
+    "vote_accuracy",
+    "macro_sensitivity",
+    "macro_auc",
+)
 LEAKAGE = "images without a patient number were taken as patients of their own (--allow-leakage)"
 
 
@@ -46,9 +54,12 @@ class Run:
 
 
 def train(
-    path: Path, folder: Path, allow_leakage: bool = False,
-    log: Callable[[Line], None] = lambda line: None, advance: Callable[[int, int], None] = lambda done, total: None,
-) -> Run:  # fmt: skip
+    path: Path,
+    folder: Path,
+    allow_leakage: bool = False,
+    log: Callable[[Line], None] = lambda line: None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Run:
     """Train as the configuration at ``path`` says, going on from RUN's checkpoint where there is one.
 
     log: told the figures of every epoch. advance: told how many of how many images are read. Raises InputError.
@@ -87,10 +98,11 @@ def train(
     shown = np.flatnonzero((test if test.any() else rest) & labelled)
     (folder / "embedding.png").write_bytes(map_of(config, images, shown, embed(result.network, images.pixels[shown])))
     sizes = {
-        "train": int((seen & labelled).sum()), "validation": int((choosing & labelled).sum()),
+        "train": int((seen & labelled).sum()),
+        "validation": int((choosing & labelled).sum()),
         "test": int((test & labelled).sum()),
         "without labels": int(seen.sum()) if config.learning.self_supervised_epochs else 0,
-    }  # fmt: skip
+    }
     command = f"cxrsearch train {path} --out {folder}" + (" --allow-leakage" if allow_leakage else "")
     export(result.network, folder / "model", _card(config, result, evaluation, sizes, command, allow_leakage))
     (folder / "checkpoint.pt").unlink(missing_ok=True)
@@ -124,7 +136,7 @@ def _card(
         "seed": config.seed,
         "epoch": fit.epoch,
         "version": __version__,
-    }  # fmt: skip
+    }
     if leakage:
         card["leakage"] = LEAKAGE
     if evaluation is not None:

@@ -60,10 +60,24 @@ def _root(
 
 
 for _command in (
-    index.index, search.search, cohort.cohort, info.info, calibrate.calibrate, duplicates.duplicates, forget.forget,
-    copy.copy, backup.backup, backup.restore, models.models, audit.audit, train.train, evaluate.evaluate,
-    transfer.transfer, doctor.doctor, config.config,
-):  # fmt: skip
+    index.index,
+    search.search,
+    cohort.cohort,
+    info.info,
+    calibrate.calibrate,
+    duplicates.duplicates,
+    forget.forget,
+    copy.copy,
+    backup.backup,
+    backup.restore,
+    models.models,
+    audit.audit,
+    train.train,
+    evaluate.evaluate,
+    transfer.transfer,
+    doctor.doctor,
+    config.config,
+):
     app.command(_command.__name__)(telling.told(_command))
 
 

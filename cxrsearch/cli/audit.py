@@ -32,7 +32,7 @@ def audit(
 
     Example: cxrsearch audit darkcovidnet --root ../shared/data/darkcovidnet --out audit.html
     """
-    from cxrsearch.cli.training_output import Watch, needs_train_extra
+    from cxrsearch.cli.training_output import TrainingProgress, needs_train_extra
     from cxrsearch.errors import UsageError
     from cxrsearch.report.rows import write
     from indexer import dataset as datasets
@@ -44,16 +44,16 @@ def audit(
         from trainer.audit import page as audit_page
 
     sets = [datasets.load(name, root[number] if root else None) for number, name in enumerate(dataset)]
-    with Watch() as watch:
+    with TrainingProgress() as watch:
         found = auditing.audit(sets, label, site, watch.reading)
     if out is not None:
         audit_page.write(out, found, "cxrsearch " + " ".join(sys.argv[1:]), paths)
     whole = audit_page.as_json(found, paths)
     if format is Format.TABLE:
         print(f"{whole['images']} images; {found.unreadable} more cannot be read")
-    cells = [{"": "TRAP" if v.sprung else "clear", "trap": v.trap, "found": v.words} for v in found.verdicts]
-    columns = ["", "trap", "found"] if format is Format.TABLE else ["trap", "sprung", "words"]
-    write(whole["verdicts"], columns, format, cells=cells, whole=whole)
+    cells = [{"": "RISK" if v.found else "clear", "trap": v.trap, "found": v.words} for v in found.risks]
+    columns = ["", "trap", "found"] if format is Format.TABLE else ["trap", "found", "words"]
+    write(whole["risks"], columns, format, cells=cells, whole=whole)
     if format is Format.TABLE and out is not None:
         print(f"page: {out}")
-    return 3 if any(verdict.sprung for verdict in found.verdicts) else 0
+    return 3 if any(risk.found for risk in found.risks) else 0

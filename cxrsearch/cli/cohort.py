@@ -81,11 +81,13 @@ def _count(store: VectorStore, expression: Expression | None, by: list[str], for
     groups, total = counts.count(store, by, expression)
     rows = [
         {
-            **dict(zip(by, group.values, strict=True)), "images": group.images, "patients": group.patients,
+            **dict(zip(by, group.values, strict=True)),
+            "images": group.images,
+            "patients": group.patients,
             "unknown_patient": group.unknown,
         }
         for group in groups
-    ]  # fmt: skip
+    ]
     # The other formats have a way of their own to say missing.
     cells = [{name: "(missing)" if value is None else value for name, value in row.items()} for row in rows]
     write(rows, [*by, "images", "patients", "unknown_patient"], format, cells=cells)
@@ -95,18 +97,18 @@ def _count(store: VectorStore, expression: Expression | None, by: list[str], for
 
 
 def _list(store: VectorStore, expression: Expression | None, format: Format, show: bool) -> None:
-    from cxrsearch.clinical.excerpts import excerpts, looked_for, plain
+    from cxrsearch.clinical.excerpts import excerpts, plain, searched_words
     from cxrsearch.clinical.expression import named
     from cxrsearch.cohort import counts
     from cxrsearch.imaging.canonical import grey
     from cxrsearch.report import show as showing
     from cxrsearch.report.hits import TABLE_FIELDS
-    from cxrsearch.store.images import SHOWN, Pictures
+    from cxrsearch.store.images import SHOWN, StoredImages
 
     rows: list[dict[str, Any]] = [dict(payload) for payload in counts.rows(store, expression)]
     fields = store.facts.all_fields
     columns = [name for name in fields if name != "image_sha256"]
-    words = looked_for(expression)
+    words = searched_words(expression)
     cells = [{**row, **{n: plain(found) for n, found in excerpts(row, words).items()}} for row in rows]
     if format is Format.TABLE:
         first = [name for name in (*TABLE_FIELDS, *named(expression)) if name in fields]
@@ -115,15 +117,15 @@ def _list(store: VectorStore, expression: Expression | None, format: Format, sho
     write(rows, columns, format, cells=cells)
     if format is Format.TABLE:
         if show:
-            pictures, found = Pictures(store), islice(store.scroll(expression), _SHOWN)
-            looked = ((pictures.of(point.id, point.payload), point.payload) for point in found)
+            images, found = StoredImages(store), islice(store.scroll(expression), _SHOWN)
+            shown = ((images.read(point.id, point.payload), point.payload) for point in found)
             showing.show(
                 (
                     (
-                        grey(picture.image, SHOWN) if picture is not None else None,
+                        grey(image.radiograph, SHOWN) if image is not None else None,
                         _caption(excerpts(payload, words), payload),
                     )
-                    for picture, payload in looked
+                    for image, payload in shown
                 ),
                 sys.stdout,
             )
@@ -172,9 +174,11 @@ def _spread(
     encoder = Encoder(model or DEFAULT_MODEL)
     store.facts.check_model(encoder.card.name, encoder.card.fingerprint)
     identity = load_identity(settings.key_file())
-    asked = read_query(image, store, encoder, identity)[0]
+    query = read_query(image, store, encoder, identity)[0]
     name = by[0] if by else None
-    found = spread(store, asked.embedding, both(other_patients([asked.image.sha256], asked.patients), expression), name)
+    found = spread(
+        store, query.embedding, both(other_patients([query.radiograph.sha256], query.patients), expression), name
+    )
     rows, cells = [], []
     for one in found:
         row = {**({name: one.value} if name else {}), "images": one.images, "patients": one.patients}

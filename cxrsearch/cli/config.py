@@ -21,10 +21,13 @@ def config(format: Output = Format.TABLE) -> None:
         value = "(set, not shown)" if given.value and setting.secret else given.value
         rows.append(
             {
-                "setting": name, "value": value, "from": given.source or "default",
-                "variable": setting.variable, "meaning": setting.meaning,
+                "setting": name,
+                "value": value,
+                "from": given.source or "default",
+                "variable": setting.variable,
+                "meaning": setting.meaning,
             }
-        )  # fmt: skip
+        )
     write(rows, list(rows[0]), format)
     if format is Format.TABLE:
         print(f"settings file: {settings.file() or f'none ({settings.FILE} here or in the config folder)'}")

@@ -43,7 +43,7 @@ def evaluate(
 
     Example: cxrsearch evaluate trainer/configs/darkcovidnet.toml --folds 5 --out runs/folds
     """
-    from cxrsearch.cli.training_output import Watch, needs_train_extra, print_evaluation
+    from cxrsearch.cli.training_output import TrainingProgress, needs_train_extra, print_evaluation
     from cxrsearch.errors import UsageError
 
     if sum(given is not None for given in (model, folds, leave_out)) != 1:
@@ -59,7 +59,7 @@ def evaluate(
         from trainer.learning.config import Config
 
     configuration = Config.load(config)
-    with Watch() as watch:
+    with TrainingProgress() as watch:
         images, left = load(configuration, allow_leakage, watch.reading)
         watch.left_out(left)
         log = lambda name, line: watch.line(line, name)  # noqa: E731

@@ -46,10 +46,17 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
             print(f"vote        {line}")
     identifiers = {name: list(dataset.identifiers) for name, dataset in facts.datasets.items() if dataset.identifiers}
     whole = {
-        "images": images, "patients": patients, "datasets": datasets, "model": facts.model,
-        "fingerprint": facts.fingerprint, "dimensions": facts.dimensions, "identifiers": identifiers, "bytes": size,
-        "fields": rows, "calibration": facts.calibration,
-    }  # fmt: skip
+        "images": images,
+        "patients": patients,
+        "datasets": datasets,
+        "model": facts.model,
+        "fingerprint": facts.fingerprint,
+        "dimensions": facts.dimensions,
+        "identifiers": identifiers,
+        "bytes": size,
+        "fields": rows,
+        "calibration": facts.calibration,
+    }
     cells = [{**row, "coverage": f"{row['coverage']:.0%}"} for row in rows]
     write(rows, columns, format, cells=cells, whole=whole)
     if format is Format.TABLE and calibration is not None:

@@ -22,11 +22,16 @@ def models(format: Output = Format.TABLE) -> None:
         own = card.described.get("figures", {}).get("unseen", {}).get("the encoder", {})
         rows.append(
             {
-                "name": card.name, "default": folder == DEFAULT_MODEL, "fingerprint": card.fingerprint[:12],
-                "pixels": card.image_size, "dimensions": card.dimensions,
+                "name": card.name,
+                "default": folder == DEFAULT_MODEL,
+                "fingerprint": card.fingerprint[:12],
+                "pixels": card.image_size,
+                "dimensions": card.dimensions,
                 "MB": round(sum(path.stat().st_size for path in folder.iterdir()) / 1e6, 1),
-                "MAP@R": own.get("map_at_r", [None])[0], "P@1": own.get("precision_at_1", [None])[0],
-                "trained on": list(card.described.get("trained_on", [])), "folder": str(folder),
+                "MAP@R": own.get("map_at_r", [None])[0],
+                "P@1": own.get("precision_at_1", [None])[0],
+                "trained on": list(card.described.get("trained_on", [])),
+                "folder": str(folder),
             }
-        )  # fmt: skip
+        )
     write(rows, list(rows[0]), format)

@@ -102,9 +102,9 @@ def search(
         log.debug(f"loaded {card.name}")
         read = functools.partial(searching.read_query, store=store, encoder=encoder, identity=identity)
         liked, unliked = (tuple(one for path in given or () for one in read(path)) for given in (like, unlike))
-        wanted = searching.Wanted(expression, limit, same_patient, part, liked, unliked)
+        options = searching.SearchOptions(expression, limit, same_patient, part, liked, unliked)
         writer = hits.Writer(fields, calibration, format, explain, sys.stdout)
-        pictured = explain or report is not None or (show and format is Format.TABLE)
+        with_images = explain or report is not None or (show and format is Format.TABLE)
         kept, failed = [], 0
         for path in filter(None, paths):
             try:
@@ -117,12 +117,12 @@ def search(
                 continue
             log.debug(f"read and embedded {path}")
             for image in asked:
-                result = searching.search(image, store, encoder, wanted)
+                result = searching.search(image, store, encoder, options)
                 log.debug(f"found {len(result.hits)} images")
-                one = answer(result, store, encoder, wanted, calibration, pictured, vote, predictor)
+                one = answer(result, store, encoder, options, calibration, with_images, vote, predictor)
                 writer.write(one)
                 if show and format is Format.TABLE:
-                    showing.show(showing.answered(one), sys.stdout)
+                    showing.show(showing.answer_images(one), sys.stdout)
                 if report is not None:
                     kept.append(one)
         writer.close()
@@ -130,7 +130,7 @@ def search(
             from cxrsearch.report import search_page
 
             command = _command(index, where, limit, region, like, unlike, vote, same_patient, model)
-            size = search_page.write(report, kept, store, card, wanted, calibration, command)
+            size = search_page.write(report, kept, store, card, options, calibration, command)
             log.debug(f"wrote {report}, {size / 2**20:.1f} MiB")
             if format is Format.TABLE:
                 print(f"report: {report}")
@@ -138,9 +138,16 @@ def search(
 
 
 def _command(
-    index: str, where: str | None, limit: int, region: str | None, like: list[Path] | None, unlike: list[Path] | None,
-    vote: str | None, same_patient: bool, model: Path | None,
-) -> str:  # fmt: skip
+    index: str,
+    where: str | None,
+    limit: int,
+    region: str | None,
+    like: list[Path] | None,
+    unlike: list[Path] | None,
+    vote: str | None,
+    same_patient: bool,
+    model: Path | None,
+) -> str:
     """The command as a page may show it: names of image files, which often name patients, are not in it."""
     import shlex
 

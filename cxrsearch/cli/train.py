@@ -21,12 +21,12 @@ def train(
 
     Example: cxrsearch train trainer/configs/second.toml --out runs/second
     """
-    from cxrsearch.cli.training_output import Watch, needs_train_extra, print_evaluation
+    from cxrsearch.cli.training_output import TrainingProgress, needs_train_extra, print_evaluation
 
     with needs_train_extra("train"):
         from trainer import run
 
-    with Watch() as watch:
+    with TrainingProgress() as watch:
         done = run.train(config, out, allow_leakage, watch.line, watch.reading)
     watch.left_out(done.left_out)
     if done.evaluation is not None:

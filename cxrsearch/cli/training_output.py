@@ -29,7 +29,7 @@ def needs_train_extra(command: str, extra: str = "train") -> Iterator[None]:
         ) from None
 
 
-class Watch:
+class TrainingProgress:
     """Progress on stderr: images read (on a terminal), then a line of figures for every epoch."""
 
     def __init__(self) -> None:
@@ -38,12 +38,16 @@ class Watch:
 
         console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=console, disable=not console.is_terminal or not log.isEnabledFor(logging.INFO),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal or not log.isEnabledFor(logging.INFO),
+        )
         self._read = self._bar.add_task("reading images", total=None)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> TrainingProgress:
         self._bar.start()
         return self
 

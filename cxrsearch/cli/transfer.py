@@ -120,10 +120,12 @@ def _describe(whole: dict[str, object]) -> None:
     classes = whole.get("classes")
     if isinstance(classes, dict):
         total = sum(number["images"] for number in classes.values())
-        print("; ".join(
-            f"{text_of(name)}: {n['images']} images of {n['patients']} patients ({n['images'] / total:.1%})"
-            for name, n in classes.items()
-        ))  # fmt: skip
+        print(
+            "; ".join(
+                f"{text_of(name)}: {n['images']} images of {n['patients']} patients ({n['images'] / total:.1%})"
+                for name, n in classes.items()
+            )
+        )
     inputs, refused = whole["inputs"], whole["refused"]
     print(f"clinical facts: {text_of(inputs) or 'none'}")
     if isinstance(refused, dict):

@@ -14,7 +14,7 @@ _AROUND = 60
 Excerpt = tuple[tuple[str, bool], ...]
 
 
-def looked_for(expression: Expression | None) -> dict[str, frozenset[str]]:
+def searched_words(expression: Expression | None) -> dict[str, frozenset[str]]:
     """The words that ``contains`` looks for, by field; what stands under ``not`` is not there to be shown."""
     found: dict[str, frozenset[str]] = {}
     match expression:
@@ -22,20 +22,22 @@ def looked_for(expression: Expression | None) -> dict[str, frozenset[str]]:
             found[field] = frozenset(words(text))
         case And(parts) | Or(parts):
             for part in parts:
-                for field, more in looked_for(part).items():
+                for field, more in searched_words(part).items():
                     found[field] = found.get(field, frozenset()) | more
     return found
 
 
-def excerpts(payload: Payload, wanted: Mapping[str, frozenset[str]]) -> dict[str, Excerpt]:
+def excerpts(payload: Payload, words_by_field: Mapping[str, frozenset[str]]) -> dict[str, Excerpt]:
     """Of each field that was looked in and where something was found."""
-    made = {name: excerpt(" / ".join(map(str, values_of(payload, name))), among) for name, among in wanted.items()}
+    made = {
+        name: excerpt(" / ".join(map(str, values_of(payload, name))), among) for name, among in words_by_field.items()
+    }
     return {name: one for name, one in made.items() if one}
 
 
-def excerpt(text: str, wanted: frozenset[str]) -> Excerpt:
+def excerpt(text: str, searched: frozenset[str]) -> Excerpt:
     """The text from a little before the first of the words to a little after the last near it; empty without any."""
-    places = [found.span() for found in re.finditer(r"[^\W_]+", text) if found.group().lower() in wanted]
+    places = [found.span() for found in re.finditer(r"[^\W_]+", text) if found.group().lower() in searched]
     if not places:
         return ()
     first = places[0]

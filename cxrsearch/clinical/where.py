@@ -109,10 +109,23 @@ def _check_depth(text: str, tree: Tree[Token], option: str) -> None:
 
 
 _WORDS = {
-    "OPERATOR": "=, !=, <, <=, > or >=", "NAME": "a field", "STRING": "a value", "NUMBER": "a value", "DATE": "a value",
-    "LPAR": "(", "RPAR": ")", "COMMA": "a comma", "$END": "the end", "AND": "and", "OR": "or", "NOT": "not",
-    "IN": "in", "IS": "is", "CONTAINS": "contains", "MISSING": "missing",
-}  # fmt: skip
+    "OPERATOR": "=, !=, <, <=, > or >=",
+    "NAME": "a field",
+    "STRING": "a value",
+    "NUMBER": "a value",
+    "DATE": "a value",
+    "LPAR": "(",
+    "RPAR": ")",
+    "COMMA": "a comma",
+    "$END": "the end",
+    "AND": "and",
+    "OR": "or",
+    "NOT": "not",
+    "IN": "in",
+    "IS": "is",
+    "CONTAINS": "contains",
+    "MISSING": "missing",
+}
 
 
 def _expected(tokens: Collection[str]) -> str:

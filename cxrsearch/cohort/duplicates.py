@@ -11,7 +11,7 @@ from cxrsearch.clinical.fields import Payload
 from cxrsearch.imaging.canonical import filled
 from cxrsearch.imaging.perceptual_hash import NEAR, bits_between, crop_hashes
 from cxrsearch.store.contract import VectorStore
-from cxrsearch.store.images import Pictures
+from cxrsearch.store.images import StoredImages
 
 _PIXELS = 256  # of the pictures that are hashed, before crops are taken
 # Nearest images of each that are compared with it.
@@ -21,7 +21,7 @@ _CANDIDATE = 0.9
 
 
 @dataclass(frozen=True)
-class Pair:
+class DuplicatePair:
     """Two indexed images. bits: in how many of BITS they differ; score: cosine similarity; kind: how bad it is."""
 
     first: Payload
@@ -34,21 +34,21 @@ class Pair:
 KINDS = ("two patients, two sites", "two patients", "patient unknown", "one patient")
 
 
-def pairs(store: VectorStore) -> tuple[list[Pair], int]:
+def pairs(store: VectorStore) -> tuple[list[DuplicatePair], int]:
     """Near-identical pairs of an index, those across patients and sites first; how many images have no picture here.
 
     Each image is compared with the nearest by its embedding, by perceptual hash.
     """
-    pictures, kept = Pictures(store), {}
+    images, kept = StoredImages(store), {}
     unseen = 0
     points = {point.id: point for point in store.scroll(vectors=True)}
     for id, point in points.items():
-        seen = pictures.seen(id, point.payload, _PIXELS, quick=True)
-        if seen is None:
+        image = images.hit_image(id, point.payload, _PIXELS, quick=True)
+        if image is None:
             unseen += 1
         else:
-            kept[id] = crop_hashes(filled(seen.canonical, seen.width, seen.height)).astype(np.int8)
-    found: dict[tuple[str, str], Pair] = {}
+            kept[id] = crop_hashes(filled(image.canonical, image.width, image.height)).astype(np.int8)
+    found: dict[tuple[str, str], DuplicatePair] = {}
     for id, point in points.items():
         assert point.vector is not None
         for near in store.query(point.vector, _NEIGHBOURS + 1) if id in kept else []:
@@ -58,7 +58,7 @@ def pairs(store: VectorStore) -> tuple[list[Pair], int]:
             bits = bits_between(kept[id].astype(np.float32), kept[near.id].astype(np.float32))
             if bits <= NEAR:
                 first, second = (points[one].payload for one in both)
-                found[both] = Pair(first, second, bits, near.score, kind(first, second))
+                found[both] = DuplicatePair(first, second, bits, near.score, kind(first, second))
     return sorted(found.values(), key=lambda pair: (KINDS.index(pair.kind), pair.bits)), unseen
 
 

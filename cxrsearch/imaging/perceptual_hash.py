@@ -23,10 +23,10 @@ _SIDE = 64
 _KEPT = (0.92, 0.84, 0.76)
 _WHOLE = (1.0, 0.5, 0.5)
 _CROPS = [_WHOLE] + [(k, y, x) for k in _KEPT for y in (0.0, 0.5, 1.0) for x in (0.0, 0.5, 1.0)]
-Picture = NDArray[np.uint8]
+GreyImage = NDArray[np.uint8]
 
 
-def hashes(pictures: Sequence[Picture], kept: float = 1.0, y: float = 0.5, x: float = 0.5) -> NDArray[np.float32]:
+def hashes(pictures: Sequence[GreyImage], kept: float = 1.0, y: float = 0.5, x: float = 0.5) -> NDArray[np.float32]:
     """(N, BITS) of -1 and 1: the hash of the part of each picture, (H, W) uint8, that keeps ``kept`` of its sides and
     begins at (y, x) of the room there is."""
     from PIL import Image
@@ -42,13 +42,13 @@ def hashes(pictures: Sequence[Picture], kept: float = 1.0, y: float = 0.5, x: fl
     return np.where(low > np.median(low, axis=1, keepdims=True), 1, -1).astype(np.float32)
 
 
-def every_hash(pictures: Sequence[Picture]) -> Iterator[NDArray[np.float32]]:
+def every_hash(pictures: Sequence[GreyImage]) -> Iterator[NDArray[np.float32]]:
     """The hashes of the whole pictures, then those of every crop that is tried."""
     for kept, y, x in _CROPS:
         yield hashes(pictures, kept, y, x)
 
 
-def crop_hashes(picture: Picture) -> NDArray[np.float32]:
+def crop_hashes(picture: GreyImage) -> NDArray[np.float32]:
     """(crops, BITS) of -1 and 1: every hash of one picture, that of the whole first."""
     return np.stack([crop[0] for crop in every_hash([picture])])
 

@@ -28,9 +28,13 @@ class Writer:
     """
 
     def __init__(
-        self, fields: Mapping[str, Field], calibration: Calibration | None, format: Format, explained: bool,
+        self,
+        fields: Mapping[str, Field],
+        calibration: Calibration | None,
+        format: Format,
+        explained: bool,
         stream: TextIO,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._fields, self._calibration, self._format = fields, calibration, format
         self._explained, self._stream = explained, stream
         why = ["border", "lungs"] if explained else []
@@ -74,11 +78,11 @@ def _table(answer: Answer, fields: Mapping[str, Field], explained: bool, stream:
         shown.append(answer.vote.field)
     looked_in = sorted({name for found in answer.excerpts for name in found} - set(shown))
     notes = []
-    if result.query.asked.indexed:
+    if result.query.image.indexed:
         notes.append("in the index")
     if result.query.left_out:
         notes.append(f"own patient {', '.join(result.query.left_out)} left out")
-    title = f"{result.query.asked.path}" + (f"  ({'; '.join(notes)})" if notes else "")
+    title = f"{result.query.image.path}" + (f"  ({'; '.join(notes)})" if notes else "")
     rows = []
     for number, hit in enumerate(result.hits):
         row: dict[str, Any] = {**hit.payload, "score": f"{hit.score:.4f}", "#": hit.rank}
@@ -134,13 +138,13 @@ def _lines(lines: Sequence[str], stream: TextIO) -> None:
 
 def _flat(answer: Answer, explained: bool) -> list[dict[str, Any]]:
     warnings = {"warnings": list(answer.warnings)} if answer.warnings else {}
-    return [{"query": str(answer.result.query.asked.path), **row, **warnings} for row in _rows(answer, explained)]
+    return [{"query": str(answer.result.query.image.path), **row, **warnings} for row in _rows(answer, explained)]
 
 
 def _nested(answer: Answer, explained: bool) -> dict[str, Any]:
     query = answer.result.query
     nested: dict[str, Any] = {
-        "query": {"path": str(query.asked.path), "indexed": query.asked.indexed, "left_out": list(query.left_out)},
+        "query": {"path": str(query.image.path), "indexed": query.image.indexed, "left_out": list(query.left_out)},
         "hits": [],
         "warnings": list(answer.warnings),
     }
@@ -155,8 +159,10 @@ def _nested(answer: Answer, explained: bool) -> dict[str, Any]:
         nested["vote"] = asdict(answer.vote)
     if (said := answer.prediction) is not None:
         nested["prediction"] = {
-            "target": said.target, "said": said.said if said.value is None else said.value, "card": said.card
-        }  # fmt: skip
+            "target": said.target,
+            "said": said.said if said.value is None else said.value,
+            "card": said.card,
+        }
     return nested
 
 
@@ -174,9 +180,11 @@ def _rows(answer: Answer, explained: bool) -> list[dict[str, Any]]:
     rows = []
     for number, hit in enumerate(answer.result.hits):
         why = answer.explanations[number] if explained else None
-        shares = {} if why is None or why.hit_shares is None else {
-            "border": round(why.hit_shares.border, 4), "lungs": round(why.hit_shares.lungs, 4)
-        }  # fmt: skip
+        shares = (
+            {}
+            if why is None or why.hit_shares is None
+            else {"border": round(why.hit_shares.border, 4), "lungs": round(why.hit_shares.lungs, 4)}
+        )
         rows.append({**_row(hit), **shares})
     return rows
 

@@ -28,9 +28,14 @@ Row = Mapping[str, Any]
 
 
 def write(
-    rows: Sequence[Row], columns: Sequence[str], format: Format, *, cells: Sequence[Row] | None = None,
-    whole: Any = None, title: str = "",
-) -> None:  # fmt: skip
+    rows: Sequence[Row],
+    columns: Sequence[str],
+    format: Format,
+    *,
+    cells: Sequence[Row] | None = None,
+    whole: Any = None,
+    title: str = "",
+) -> None:
     """Print rows to stdout. cells: what a table shows in their stead; whole: what JSON gives in their stead."""
     match format:
         case Format.TABLE:

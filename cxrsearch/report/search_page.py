@@ -28,9 +28,9 @@ from cxrsearch.report.rows import text_of
 from cxrsearch.report.votes import VOTE_COLUMNS, vote_rows, vote_words
 from cxrsearch.retrieval.answer import Answer
 from cxrsearch.retrieval.explanation import Explanation
-from cxrsearch.retrieval.search import Hit, Wanted
+from cxrsearch.retrieval.search import Hit, SearchOptions
 from cxrsearch.store.contract import VectorStore
-from cxrsearch.store.images import SHOWN, Pictures
+from cxrsearch.store.images import SHOWN, StoredImages
 from cxrsearch.voting.calibration import Calibration
 
 # Facts that a page does not show: of the file, not of the patient.
@@ -44,55 +44,75 @@ _STRONGEST = 190  # of 255: the picture stays to be seen
 
 
 def write(
-    path: Path, answers: Sequence[Answer], store: VectorStore, card: ModelCard, wanted: Wanted,
-    calibration: Calibration | None, command: str,
-) -> int:  # fmt: skip
+    path: Path,
+    answers: Sequence[Answer],
+    store: VectorStore,
+    card: ModelCard,
+    options: SearchOptions,
+    calibration: Calibration | None,
+    command: str,
+) -> int:
     """Write the page; its size in bytes. ``command``: how it was made, without names of images. Raises InputError."""
     script = _SCRIPT.read_text("utf-8")
-    pictures = Pictures(store)
+    images = StoredImages(store)
     try:
         page.write(
-            path, "search", title="Similar radiographs", script=Markup(script), script_hash=_hash(script),
-            queries=[_query(number, one, store, pictures, calibration) for number, one in enumerate(answers, start=1)],
-            cohort=[
-                (number, _against_cohort(one, store, wanted)) for number, one in enumerate(answers, start=1)
-            ],
-            region=wanted.region, texts={n for n, f in store.facts.fields.items() if f.type is FieldType.TEXT},
-            provenance=_provenance(store, card, calibration, command), figures=_figures(card),
+            path,
+            "search",
+            title="Similar radiographs",
+            script=Markup(script),
+            script_hash=_hash(script),
+            queries=[_query(number, one, store, images, calibration) for number, one in enumerate(answers, start=1)],
+            cohort=[(number, _against_cohort(one, store, options)) for number, one in enumerate(answers, start=1)],
+            region=options.region,
+            texts={n for n, f in store.facts.fields.items() if f.type is FieldType.TEXT},
+            provenance=_provenance(store, card, calibration, command),
+            figures=_figures(card),
             intended=card.described.get("intended_use", {}),
-        )  # fmt: skip
+        )
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     return path.stat().st_size
 
 
 def _query(
-    number: int, answer: Answer, store: VectorStore, pictures: Pictures, calibration: Calibration | None
+    number: int, answer: Answer, store: VectorStore, images: StoredImages, calibration: Calibration | None
 ) -> dict[str, Any]:
     query, vote = answer.result.query, answer.vote
-    shown = page.jpeg_uri(np.asarray(grey(query.asked.image, SHOWN)), SHOWN)
-    hits = [_hit(place, answer, store, pictures) for place in range(len(answer.result.hits))]
+    shown = page.jpeg_uri(np.asarray(grey(query.image.radiograph, SHOWN)), SHOWN)
+    hits = [_hit(place, answer, store, images) for place in range(len(answer.result.hits))]
     return {
-        "number": number, "picture": shown, "frame": _frame(query.asked.image), "hits": hits,
-        "indexed": query.asked.indexed, "left_out": query.left_out, "projection": query.asked.projection,
-        "size": f"{query.asked.image.width} x {query.asked.image.height}", "format": query.asked.image.format,
+        "number": number,
+        "picture": shown,
+        "frame": _frame(query.image.radiograph),
+        "hits": hits,
+        "indexed": query.image.indexed,
+        "left_out": query.left_out,
+        "projection": query.image.projection,
+        "size": f"{query.image.radiograph.width} x {query.image.radiograph.height}",
+        "format": query.image.radiograph.format,
         "warnings": answer.warnings,
-        "vote": None if vote is None else {
-            "field": vote.field, "columns": VOTE_COLUMNS, "words": vote_words(vote, calibration),
+        "vote": None
+        if vote is None
+        else {
+            "field": vote.field,
+            "columns": VOTE_COLUMNS,
+            "words": vote_words(vote, calibration),
             "rows": [[text_of(row.get(name)) for name in VOTE_COLUMNS] for row in vote_rows(vote)],
         },
         "prediction": answer.prediction,
-    }  # fmt: skip
+    }
 
 
-def _hit(place: int, answer: Answer, store: VectorStore, pictures: Pictures) -> dict[str, Any]:
+def _hit(place: int, answer: Answer, store: VectorStore, images: StoredImages) -> dict[str, Any]:
     hit = answer.result.hits[place]
     why = answer.explanations[place] if answer.explanations else None
-    seen = answer.looked[place]
+    seen = answer.hit_images[place]
     if seen is not None and not seen.original:  # a region's maps are of thumbnails; people are shown the original
-        seen = pictures.seen(hit.id, hit.payload, len(seen.canonical))
+        seen = images.hit_image(hit.id, hit.payload, len(seen.canonical))
     return {
-        "rank": hit.rank, "score": f"{hit.score:.4f}",
+        "rank": hit.rank,
+        "score": f"{hit.score:.4f}",
         "picture": None if seen is None else page.jpeg_uri(np.asarray(seen.shown), SHOWN),
         "frame": None if seen is None else _frame(seen),
         "original": seen is not None and seen.original,
@@ -101,7 +121,7 @@ def _hit(place: int, answer: Answer, store: VectorStore, pictures: Pictures) -> 
         "shares": None if why is None else [("query", _written(why.query_shares)), ("hit", _written(why.hit_shares))],
         "facts": _facts(hit, store),
         "excerpts": sorted(answer.excerpts[place].items()),
-    }  # fmt: skip
+    }
 
 
 def _facts(hit: Hit, store: VectorStore) -> list[tuple[str, str | None]]:
@@ -110,15 +130,15 @@ def _facts(hit: Hit, store: VectorStore) -> list[tuple[str, str | None]]:
     return [(name, text_of(hit.payload.get(name)) or None) for name in names]
 
 
-def _against_cohort(answer: Answer, store: VectorStore, wanted: Wanted) -> list[dict[str, Any]]:
+def _against_cohort(answer: Answer, store: VectorStore, options: SearchOptions) -> list[dict[str, Any]]:
     """How often each value of a field is among the hits, and in the cohort they were searched in."""
     compared = []
     payloads = [hit.payload for hit in answer.result.hits]
     for field in store.facts.fields.values():
         if field.type in (FieldType.KEYWORD, FieldType.BOOLEAN):
-            in_cohort = counts.shares(store, field.name, wanted.expression)
+            in_cohort = counts.shares(store, field.name, options.expression)
             if 1 < len(in_cohort) <= _FEW_VALUES:
-                known = counts.known(store, field.name, wanted.expression)
+                known = counts.known(store, field.name, options.expression)
                 compared.append({"field": field.name, "known": known, **_among(payloads, field, in_cohort)})
     return compared
 
@@ -182,9 +202,11 @@ def _frame(image: Sized) -> dict[str, float]:
     """Where in the canonical square the picture is, in percent: what a map is laid over."""
     rows, columns = content(image.width, image.height, size := 1024)
     return {
-        "top": 100 * rows.start / size, "left": 100 * columns.start / size,
-        "height": 100 * (rows.stop - rows.start) / size, "width": 100 * (columns.stop - columns.start) / size,
-    }  # fmt: skip
+        "top": 100 * rows.start / size,
+        "left": 100 * columns.start / size,
+        "height": 100 * (rows.stop - rows.start) / size,
+        "width": 100 * (columns.stop - columns.start) / size,
+    }
 
 
 def _hash(script: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures in the terminal: kitty's or sixel's where the terminal has them, else half cells in colour."""
+"""StoredImages in the terminal: kitty's or sixel's where the terminal has them, else half cells in colour."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _COLUMNS = 26  # character cells of a picture
 Captioned = tuple["Image | None", str]
 
 
-def answered(answer: Answer) -> Iterator[Captioned]:
+def answer_images(answer: Answer) -> Iterator[Captioned]:
     """The query and its hits, of an answer with pictures."""
-    yield grey(answer.result.query.asked.image, SHOWN), "query"
-    for hit, seen in zip(answer.result.hits, answer.looked, strict=True):
+    yield grey(answer.result.query.image.radiograph, SHOWN), "query"
+    for hit, seen in zip(answer.result.hits, answer.hit_images, strict=True):
         yield seen.shown if seen is not None else None, f"{hit.rank}   {hit.score:.4f}"
 
 
 def show(pictures: Iterable[Captioned], stream: TextIO) -> None:
-    """Pictures with captions; nothing where ``stream`` is no terminal that shows colours (NO_COLOR, TERM=dumb)."""
+    """StoredImages with captions; nothing where ``stream`` is no terminal that shows colours (NO_COLOR, TERM=dumb)."""
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
         return
     if os.get_terminal_size(stream.fileno()).columns == 0:  # a terminal that says it has no size, as of docker exec

@@ -37,7 +37,7 @@ def vote_rows(vote: Vote) -> list[dict[str, Any]]:
         }
         for share in vote.shares
         if share not in silent
-    ]  # fmt: skip
+    ]
     if silent:
         base = sum(share.base for share in silent)
         rows.append({"value": f"({len(silent)} more)", "patients": 0, "in the cohort": f"{base:.0%}"})

@@ -1,19 +1,19 @@
-"""Everything that is said about one query: its hits, why they are hits, what they vote for, what to be warned of."""
+"""Everything there is to say about one query: its hits, why they are hits, their vote, and warnings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cxrsearch.clinical.excerpts import Excerpt, excerpts, looked_for
+from cxrsearch.clinical.excerpts import Excerpt, excerpts, searched_words
 from cxrsearch.encoder import Encoder
 from cxrsearch.imaging.regions import WHOLE
-from cxrsearch.retrieval import warnings as cautions
 from cxrsearch.retrieval.explanation import Explanation, explanations
 from cxrsearch.retrieval.prediction import Prediction, Predictor
-from cxrsearch.retrieval.search import Result, Wanted
+from cxrsearch.retrieval.search import Result, SearchOptions
+from cxrsearch.retrieval.warnings import warnings_about
 from cxrsearch.store.contract import VectorStore
-from cxrsearch.store.images import Pictures, Seen
+from cxrsearch.store.images import HitImage, StoredImages
 from cxrsearch.voting import vote
 from cxrsearch.voting.calibration import Calibration
 from cxrsearch.voting.vote import Vote
@@ -21,12 +21,14 @@ from cxrsearch.voting.vote import Vote
 
 @dataclass(frozen=True)
 class Answer:
-    """excerpts, looked, explanations: one per hit; the pictures that were looked at, and why, are empty where nobody
-    asked for them."""
+    """One query answered.
+
+    excerpts, hit_images, explanations: one per hit; without images the last two are None for every hit.
+    """
 
     result: Result
     excerpts: tuple[Mapping[str, Excerpt], ...]
-    looked: tuple[Seen | None, ...]
+    hit_images: tuple[HitImage | None, ...]
     explanations: tuple[Explanation | None, ...]
     vote: Vote | None
     prediction: Prediction | None
@@ -34,26 +36,32 @@ class Answer:
 
 
 def answer(
-    result: Result, store: VectorStore, encoder: Encoder, wanted: Wanted, calibration: Calibration | None,
-    pictured: bool = False, field: str | None = None, predictor: Predictor | None = None,
-) -> Answer:  # fmt: skip
-    """``pictured``: with the hits' pictures and place maps. ``field``: what to vote on."""
-    query, pictures, size = result.query, Pictures(store), encoder.card.image_size
-    # The maps of a region are of the pictures that its search compared: thumbnails, where there are any.
-    quick, hits = wanted.region != WHOLE, result.hits if pictured else []
-    looked = [pictures.seen(hit.id, hit.payload, size, quick) for hit in hits]
-    why = explanations(query, looked, encoder, wanted.region)
-    voted = None
-    if field is not None:
-        known = store.facts.all_fields[field]
-        voted = vote.count(store, query.direction, known, calibration, query.others, wanted.expression)
-    words = looked_for(wanted.expression)
+    result: Result,
+    store: VectorStore,
+    encoder: Encoder,
+    options: SearchOptions,
+    calibration: Calibration | None,
+    with_images: bool = False,
+    vote_on: str | None = None,
+    predictor: Predictor | None = None,
+) -> Answer:
+    """``with_images``: with the hits' images and place maps. ``vote_on``: the field that the neighbours vote on."""
+    query, images, size = result.query, StoredImages(store), encoder.card.image_size
+    # The maps of a region are of the images that its search compared: thumbnails, where there are any.
+    quick, shown = options.region != WHOLE, result.hits if with_images else []
+    hit_images = [images.hit_image(hit.id, hit.payload, size, quick) for hit in shown]
+    reasons = explanations(query, hit_images, encoder, options.region)
+    counted = None
+    if vote_on is not None:
+        field = store.facts.all_fields[vote_on]
+        counted = vote.count(store, query.direction, field, calibration, query.others, options.expression)
+    words = searched_words(options.expression)
     return Answer(
         result,
         tuple(excerpts(hit.payload, words) for hit in result.hits),
-        tuple(looked),
-        tuple(why),
-        voted,
-        predictor.predict(query.asked.embedding) if predictor is not None else None,
-        tuple(cautions.of(result, store, calibration, wanted.expression, why)),
+        tuple(hit_images),
+        tuple(reasons),
+        counted,
+        predictor.predict(query.image.embedding) if predictor is not None else None,
+        tuple(warnings_about(result, store, calibration, options.expression, reasons)),
     )

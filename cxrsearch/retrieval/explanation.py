@@ -17,7 +17,7 @@ from cxrsearch.encoder import Encoder
 from cxrsearch.imaging.places import Parts, Shares, Sized, parts, shares
 from cxrsearch.imaging.regions import WHOLE, Region
 from cxrsearch.retrieval.search import Query
-from cxrsearch.store.images import Seen
+from cxrsearch.store.images import HitImage
 
 # A hit is called one of the border when more than this part of its score comes from there. The border is 23 % of a
 # picture's area.
@@ -48,32 +48,33 @@ class Explanation:
 
 
 def explanations(
-    query: Query, looked: Sequence[Seen | None], encoder: Encoder, region: Region = WHOLE
+    query: Query, hit_images: Sequence[HitImage | None], encoder: Encoder, region: Region = WHOLE
 ) -> list[Explanation | None]:
-    """One per hit that was ``looked`` at; None where its picture is not here. ``region``: that was searched by."""
+    """One per hit; None where its image is not here. ``region``: the part of the query that was searched by."""
     found: list[Explanation | None] = []
-    for seen in looked:
-        if seen is None:
+    for image in hit_images:
+        if image is None:
             found.append(None)
             continue
-        own = parts(encoder.encode([seen.canonical]).places[0], seen, region)
-        found.append(explain(query.parts, query.asked.image, query.direction, own, seen, seen.original))
+        own = parts(encoder.encode([image.canonical]).places[0], image, region)
+        found.append(explain(query.parts, query.image.radiograph, query.direction, own, image, image.original))
     return found
 
 
-def explain(query: Parts, asked: Sized, direction: NDArray[np.float32], hit: Parts, image: Sized,
-            original: bool) -> Explanation:  # fmt: skip
+def explain(
+    query: Parts, asked: Sized, direction: NDArray[np.float32], hit: Parts, image: Sized, original: bool
+) -> Explanation:
     """``direction``: (D,), what was compared with the hit: the sum of ``query`` unless examples were beside it."""
     of_query = np.einsum("dyx,d->yx", query.places, hit.total)
     of_hit = np.einsum("dyx,d->yx", hit.places, direction)
     return Explanation(of_query, of_hit, shares(of_query, asked), shares(of_hit, image), original)
 
 
-def warnings(explanations: Sequence[Explanation | None]) -> list[str]:
+def border_warnings(explanations: Sequence[Explanation | None]) -> list[str]:
     """One line for each hit that is mostly border, by rank."""
     return [
-        f"hit {rank}: {one.border:.0%} of this score comes from the image's border: letters, edges or positioning, not"
-        " lungs"
+        f"hit {rank}: {one.border:.0%} of this score comes from the image's border: annotations, edges or"
+        " positioning, not lungs"
         for rank, one in enumerate(explanations, start=1)
         if one is not None and one.border > MOSTLY
     ]

@@ -10,40 +10,43 @@ from cxrsearch.clinical.fields import FieldType, values_of
 from cxrsearch.imaging.canonical import filled
 from cxrsearch.imaging.perceptual_hash import BITS, NEAR, bits_between, crop_hashes
 from cxrsearch.imaging.radiograph import projection
-from cxrsearch.retrieval.explanation import Explanation, warnings
+from cxrsearch.retrieval.explanation import Explanation, border_warnings
 from cxrsearch.retrieval.search import Hit, Result
 from cxrsearch.statistics import surprising
 from cxrsearch.store.contract import VectorStore
-from cxrsearch.store.images import Pictures
+from cxrsearch.store.images import StoredImages
 from cxrsearch.voting.calibration import Calibration
 
 # Fewer hits than this of one site are no wonder.
 _ENOUGH = 5
-# Hits that are looked at as possible copies of the query: a copy is never far down.
-_LOOKED_AT = 3
+# Hits that are compared as possible copies of the query: a copy is never far down.
+_COMPARED = 3
 
 
-def of(
-    result: Result, store: VectorStore, calibration: Calibration | None, where: Expression | None,
+def warnings_about(
+    result: Result,
+    store: VectorStore,
+    calibration: Calibration | None,
+    where: Expression | None,
     explanations: Sequence[Explanation | None] = (),
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Every warning about a query and its hits."""
     query = result.query
     found = [*_views(result), *_one_value(result.hits, store, where), *_copies(result, store)]
     if calibration is not None:
-        nearest = store.query(query.asked.embedding, 1, query.others)
+        nearest = store.query(query.image.embedding, 1, query.others)
         if nearest and nearest[0].score < calibration.novelty:
             found.append(
                 f"this image is far from everything in the index: the nearest is at {nearest[0].score:.3f}, while 95 %"
                 f" of the index's own images have another patient at {calibration.novelty:.3f} or nearer"
             )
     if result.unseen:
-        found.append(f"{result.unseen} of the hits have no picture here: the region was not compared with theirs")
-    return found + warnings(explanations)
+        found.append(f"{result.unseen} of the hits have no image here: the region was not compared with theirs")
+    return found + border_warnings(explanations)
 
 
 def _views(result: Result) -> list[str]:
-    own = result.query.asked.projection
+    own = result.query.image.projection
     seen = [_projection(hit) for hit in result.hits]
     other = {"lateral": "frontal", "frontal": "lateral"}.get(own or "")
     number = seen.count(other) if other else 0
@@ -74,13 +77,13 @@ def _one_value(hits: Sequence[Hit], store: VectorStore, where: Expression | None
 
 
 def _copies(result: Result, store: VectorStore) -> list[str]:
-    asked, pictures, found = result.query.asked, Pictures(store), []
-    own = crop_hashes(filled(asked.canonical, asked.image.width, asked.image.height))
-    for hit in result.hits[:_LOOKED_AT]:
-        seen = pictures.seen(hit.id, hit.payload, len(asked.canonical), quick=True)
-        if seen is None:
+    query, images, found = result.query.image, StoredImages(store), []
+    own = crop_hashes(filled(query.canonical, query.radiograph.width, query.radiograph.height))
+    for hit in result.hits[:_COMPARED]:
+        image = images.hit_image(hit.id, hit.payload, len(query.canonical), quick=True)
+        if image is None:
             continue
-        if (bits := bits_between(own, crop_hashes(filled(seen.canonical, seen.width, seen.height)))) <= NEAR:
+        if (bits := bits_between(own, crop_hashes(filled(image.canonical, image.width, image.height)))) <= NEAR:
             found.append(
                 f"hit {hit.rank} is nearly the same picture as the query ({bits} of {BITS} bits differ): perhaps one"
                 " patient under two names, or a published copy"

@@ -160,9 +160,12 @@ class VectorStore(Protocol):
         ...
 
     def recommend(
-        self, positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]], limit: int,
+        self,
+        positives: Sequence[NDArray[np.float32]],
+        negatives: Sequence[NDArray[np.float32]],
+        limit: int,
         expression: Expression | None = None,
-    ) -> list[Scored]:  # fmt: skip
+    ) -> list[Scored]:
         """The points most like the positive examples and least like the negative ones, best first.
 
         Their score is the sum of the similarities to the positives less that to the negatives (Qdrant's sum_scores).

@@ -123,9 +123,12 @@ class EdgeStore:
         return self._query(edge.Query.Nearest(vector.tolist()), limit, expression)
 
     def recommend(
-        self, positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]], limit: int,
+        self,
+        positives: Sequence[NDArray[np.float32]],
+        negatives: Sequence[NDArray[np.float32]],
+        limit: int,
         expression: Expression | None = None,
-    ) -> list[Scored]:  # fmt: skip
+    ) -> list[Scored]:
         examples = edge.RecommendQuery([v.tolist() for v in positives], [v.tolist() for v in negatives])
         return self._query(edge.Query.RecommendSumScores(examples), limit, expression)
 

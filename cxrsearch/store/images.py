@@ -24,15 +24,15 @@ SHOWN = 512
 
 
 @dataclass(frozen=True)
-class Picture:
+class StoredImage:
     """``original``: from the file that was indexed; else from the thumbnail, which is smaller and lossy."""
 
-    image: Radiograph
+    radiograph: Radiograph
     original: bool
 
 
 @dataclass(frozen=True)
-class Seen:
+class HitImage:
     """Little to keep of a large file: the picture as the encoder sees it, canonical pixels (S, S) float32 in 0..1; the
     size it had; and as people are shown it, its longer side at most SHOWN."""
 
@@ -43,35 +43,35 @@ class Seen:
     original: bool
 
 
-class Pictures:
+class StoredImages:
     """The pictures of one open index."""
 
     def __init__(self, store: VectorStore) -> None:
         self._datasets, self._thumbnails = store.facts.datasets, store.thumbnails
 
-    def of(self, id: str, payload: Payload) -> Picture | None:
+    def read(self, id: str, payload: Payload) -> StoredImage | None:
         """None when neither the original nor a thumbnail can be read."""
         original = self._original(payload)
-        return Picture(original, True) if original is not None else self.small(id)
+        return StoredImage(original, True) if original is not None else self.thumbnail(id)
 
-    def seen(self, id: str, payload: Payload, size: int, quick: bool = False) -> Seen | None:
+    def hit_image(self, id: str, payload: Payload, size: int, quick: bool = False) -> HitImage | None:
         """The picture for an encoder of ``size`` pixels. ``quick``: the thumbnail where there is one."""
-        picture = self.quick(id, payload) if quick else self.of(id, payload)
+        picture = self.thumbnail_first(id, payload) if quick else self.read(id, payload)
         if picture is None:
             return None
-        image = picture.image
+        image = picture.radiograph
         square, shown = canonical(image, size), grey(image, SHOWN)
-        return Seen(square, image.width, image.height, shown, picture.original)
+        return HitImage(square, image.width, image.height, shown, picture.original)
 
-    def quick(self, id: str, payload: Payload) -> Picture | None:
-        """As :meth:`of`, the thumbnail first: for a search that looks through hundreds."""
-        return self.small(id) or self.of(id, payload)
+    def thumbnail_first(self, id: str, payload: Payload) -> StoredImage | None:
+        """As :meth:`read`, the thumbnail first: for a search that looks through hundreds."""
+        return self.thumbnail(id) or self.read(id, payload)
 
-    def small(self, id: str) -> Picture | None:
+    def thumbnail(self, id: str) -> StoredImage | None:
         """The thumbnail."""
         data = self._thumbnails.get(id)
         try:
-            return None if data is None else Picture(decode(data, "thumbnail")[0], False)
+            return None if data is None else StoredImage(decode(data, "thumbnail")[0], False)
         except ImageError:
             return None
 

@@ -106,9 +106,12 @@ class ServerStore:
         return self._query(vector.tolist(), limit, expression)
 
     def recommend(
-        self, positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]], limit: int,
+        self,
+        positives: Sequence[NDArray[np.float32]],
+        negatives: Sequence[NDArray[np.float32]],
+        limit: int,
         expression: Expression | None = None,
-    ) -> list[Scored]:  # fmt: skip
+    ) -> list[Scored]:
         examples = models.RecommendInput(
             positive=[vector.tolist() for vector in positives],
             negative=[vector.tolist() for vector in negatives],

@@ -94,11 +94,14 @@ class Calibration:
             if data["format"] != CALIBRATION_FORMAT:
                 raise ValueError
             return cls(
-                str(data["made"]), int(data["images"]), int(data["seed"]), _number(data["novelty"]),
+                str(data["made"]),
+                int(data["images"]),
+                int(data["seed"]),
+                _number(data["novelty"]),
                 {str(name): _field(field) for name, field in data["fields"].items()},
                 {str(name): str(why) for name, why in data["refused"].items()},
                 tuple(map(str, data["learnt_from"])),
-            )  # fmt: skip
+            )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise IndexUnavailable("the index's calibration is damaged; run cxrsearch calibrate again") from None
 
@@ -111,9 +114,11 @@ def _field(data: Mapping[str, Any]) -> FieldCalibration:
     teaching, setting, measuring = map(int, data["patients"])
     return FieldCalibration(
         Kernel(reach, float(kernel["prior"]), _number(kernel["sharpness"])),
-        _number(data["floor"]), _number(data["coverage"]), (teaching, setting, measuring),
+        _number(data["floor"]),
+        _number(data["coverage"]),
+        (teaching, setting, measuring),
         {str(name): _figure(figure) for name, figure in data["figures"].items()},
-    )  # fmt: skip
+    )
 
 
 def _figure(data: Mapping[str, Any]) -> Figure:

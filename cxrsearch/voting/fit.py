@@ -163,9 +163,12 @@ def _measure(answers: _Answers, kernel: Kernel, floor: float, rng: np.random.Gen
     among, best = likely(said, floor), said.argmax(axis=1)
     of_vote, of_base = (((part - true) ** 2).sum(axis=1) for part in (said, answers.base))
     per_patient = {
-        "Brier": of_vote, "Brier of the base rate": of_base, "gain": of_base - of_vote,
-        "coverage": (among & (true > 0)).any(axis=1), "likely values": among.sum(axis=1),
-    }  # fmt: skip
+        "Brier": of_vote,
+        "Brier of the base rate": of_base,
+        "gain": of_base - of_vote,
+        "coverage": (among & (true > 0)).any(axis=1),
+        "likely values": among.sum(axis=1),
+    }
     weights = resampled(np.arange(len(said)).astype(str), _RESAMPLES, int(rng.integers(2**31)))
     series = {name: weights @ column / weights.sum(axis=1) for name, column in per_patient.items()}
     series["ECE"] = ece(said.max(axis=1), true[np.arange(len(said)), best] > 0, weights)

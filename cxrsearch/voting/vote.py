@@ -97,9 +97,13 @@ def voters(
 
 
 def count(
-    store: VectorStore, vector: NDArray[np.float32], field: Field, calibration: Calibration | None,
-    others: Expression | None = None, where: Expression | None = None,
-) -> Vote:  # fmt: skip
+    store: VectorStore,
+    vector: NDArray[np.float32],
+    field: Field,
+    calibration: Calibration | None,
+    others: Expression | None = None,
+    where: Expression | None = None,
+) -> Vote:
     """The vote of those nearest to ``vector`` in the cohort that meets ``where``.
 
     others: what a voter has to meet beside (not the query's own patient). Raises UsageError for a field of another type
@@ -146,9 +150,12 @@ def in_parts(own: Sequence[Scalar], values: Sequence[Scalar]) -> list[float]:
 
 
 def _reasons(
-    asked: Sequence[Voter], calibration: Calibration | None, own: FieldCalibration | None, field: str,
+    asked: Sequence[Voter],
+    calibration: Calibration | None,
+    own: FieldCalibration | None,
+    field: str,
     sites: Mapping[Scalar, int],
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Why there is no probability. ``sites``: how many images of the cohort each has."""
     found = []
     if calibration is None:

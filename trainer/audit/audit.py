@@ -12,7 +12,7 @@ from cxrsearch.clinical.fields import values_of
 from indexer.dataset import Dataset
 from trainer.audit.shortcuts import SMALLEST_CLASS, Shortcut, shortcuts
 from trainer.data.images import Images
-from trainer.data.patients import Pair, near_duplicates, patient_groups
+from trainer.data.patients import NearDuplicate, near_duplicates, patient_groups
 from trainer.data.training_set import labelled, read
 
 # Enough to tell duplicates and shortcuts by, and twenty times quicker to read than a radiograph's own size.
@@ -23,11 +23,11 @@ _KINDS = ("different classes", "different patients", "different datasets", "the 
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One trap. sprung: it is there; words: what was found, and what to do about it."""
+class Risk:
+    """One trap. found: it is there; words: what was found, and what to do about it."""
 
     trap: str
-    sprung: bool
+    found: bool
     words: str
 
 
@@ -45,15 +45,15 @@ class Audit:
     site: str
     groups: list[str | None]
     exact: list[list[int]]
-    pairs: list[Pair]
+    pairs: list[NearDuplicate]
     several_classes: dict[str, set[str]]
     several_sites: dict[str, set[str]]
     by_site: dict[str, dict[str, int]]
     shortcuts: list[Shortcut]
     known: dict[str, dict[str, float]]
-    verdicts: list[Verdict]
+    risks: list[Risk]
 
-    def kind(self, pair: Pair) -> str:
+    def kind(self, pair: NearDuplicate) -> str:
         """What is wrong with a pair, the worst first: the same picture with two classes is."""
         first, second, images = pair.first, pair.second, self.images
         classes = {int(images.labels[n]) for n in (first, second)} - {-1}
@@ -64,17 +64,19 @@ class Audit:
             return _KINDS[1]
         return _KINDS[2] if images.datasets[first] != images.datasets[second] else _KINDS[3]
 
-    def by_kind(self) -> dict[str, list[Pair]]:
-        found: dict[str, list[Pair]] = {kind: [] for kind in _KINDS}
+    def by_kind(self) -> dict[str, list[NearDuplicate]]:
+        found: dict[str, list[NearDuplicate]] = {kind: [] for kind in _KINDS}
         for pair in self.pairs:
             found[self.kind(pair)].append(pair)
         return found
 
 
 def audit(
-    sets: Sequence[Dataset], label: str = "finding", site: str = "site",
+    sets: Sequence[Dataset],
+    label: str = "finding",
+    site: str = "site",
     advance: Callable[[int, int], None] = lambda done, total: None,
-) -> Audit:  # fmt: skip
+) -> Audit:
     """Look for every trap. ``label`` and ``site`` are fields; "dataset" stands for the site where no image has one."""
     found, unreadable = read(sets, SIZE, advance)
     images = labelled(found, label, {})
@@ -86,11 +88,21 @@ def audit(
     sites = images.values(site)
     grouped = replace(images, patients=groups)
     unfinished = Audit(
-        images, unreadable, label, site, groups, _exact(images), pairs,
-        _several(images.patients, labels), _several(images.patients, sites), _table(labels, sites),
-        shortcuts(grouped, label, labels) + shortcuts(grouped, site, sites), _known(images, labels), [],
-    )  # fmt: skip
-    return replace(unfinished, verdicts=_verdicts(unfinished))
+        images,
+        unreadable,
+        label,
+        site,
+        groups,
+        _exact(images),
+        pairs,
+        _several(images.patients, labels),
+        _several(images.patients, sites),
+        _table(labels, sites),
+        shortcuts(grouped, label, labels) + shortcuts(grouped, site, sites),
+        _known(images, labels),
+        [],
+    )
+    return replace(unfinished, risks=_risks(unfinished))
 
 
 def _exact(images: Images) -> list[list[int]]:
@@ -131,62 +143,78 @@ def _known(images: Images, labels: Sequence[str | None]) -> dict[str, dict[str, 
     }
 
 
-def _verdicts(audit: Audit) -> list[Verdict]:
+def _risks(audit: Audit) -> list[Risk]:
     images, kinds = audit.images, audit.by_kind()
     numbered = sum(patient is not None for patient in images.patients)
     grouped = sum(group is not None for group in audit.groups)
     bad = {kind: len(pairs) for kind, pairs in kinds.items() if pairs and kind != _KINDS[3]}
     found = [
-        Verdict(
-            "patients unknown", grouped < len(images),
+        Risk(
+            "patients unknown",
+            grouped < len(images),
             f"{len(images) - numbered} of {len(images)} images have no patient number; near duplicates tell whose"
             f" {grouped - numbered} of them are. "
             + ("The rest cannot be split by patient: they may leak." if grouped < len(images) else ""),
         ),
-        Verdict(
-            "patients in several classes", bool(audit.several_classes),
+        Risk(
+            "patients in several classes",
+            bool(audit.several_classes),
             f"{len(audit.several_classes)} patients have images of more than one {audit.label}."
-            + (" Folds drawn by image show the network patients it is tested on: split by patient."
-               if audit.several_classes else ""),
+            + (
+                " Folds drawn by image show the network patients it is tested on: split by patient."
+                if audit.several_classes
+                else ""
+            ),
         ),
-        Verdict(
-            f"patients in several sites ({audit.site})", bool(audit.several_sites),
+        Risk(
+            f"patients in several sites ({audit.site})",
+            bool(audit.several_sites),
             f"{len(audit.several_sites)} patients have images of more than one {audit.site}."
             + (" Leaving one site out does not leave its patients out." if audit.several_sites else ""),
         ),
-        Verdict(
-            "exact duplicates", bool(audit.exact),
+        Risk(
+            "exact duplicates",
+            bool(audit.exact),
             f"{sum(map(len, audit.exact))} files are {len(audit.exact)} pictures."
             + (" Delete copies, or keep them in one fold." if audit.exact else ""),
         ),
-        Verdict(
-            "near duplicates", bool(bad),
+        Risk(
+            "near duplicates",
+            bool(bad),
             (", ".join(f"{number} pairs of {kind}" for kind, number in bad.items()) or "no pair that could leak")
             + f"; {len(kinds[_KINDS[3]])} pairs of the same patient or of unknown ones."
             + (" Random folds would have one in training and the other in test." if bad else ""),
         ),
-    ]  # fmt: skip
+    ]
     for target in (audit.label, audit.site):
-        mine = [s for s in audit.shortcuts if s.target == target and s.sprung]
+        mine = [s for s in audit.shortcuts if s.target == target and s.found]
         tested = any(s.target == target for s in audit.shortcuts)
         words = "; ".join(f"{s.source} tells {s.best} (AUC {s.auc:.2f})" for s in mine)
         found.append(
-            Verdict(
-                f"shortcuts to {target}", bool(mine),
-                (f"{words}. A network can learn these instead of disease: compare every result with its floors."
-                 if mine else "none of shape, file size, border and thumbnail tells a value of it"
-                 if tested else "not tested: fewer than two values with enough images"),
+            Risk(
+                f"shortcuts to {target}",
+                bool(mine),
+                (
+                    f"{words}. A network can learn these instead of disease: compare every result with its baselines."
+                    if mine
+                    else "none of shape, file size, border and thumbnail tells a value of it"
+                    if tested
+                    else "not tested: fewer than two values with enough images"
+                ),
             )
-        )  # fmt: skip
-    uneven = [
-        name for name, row in audit.known.items()
-        if name != audit.label and row and max(row.values()) - min(row.values()) > _KNOWN_APART
-    ]  # fmt: skip
-    found.append(
-        Verdict(
-            "missing values that tell the class", bool(uneven),
-            f"{', '.join(uneven)}: known for one class and not for another. That it is known is an answer in itself."
-            if uneven else "no field is known for one class and missing for another",
         )
-    )  # fmt: skip
+    uneven = [
+        name
+        for name, row in audit.known.items()
+        if name != audit.label and row and max(row.values()) - min(row.values()) > _KNOWN_APART
+    ]
+    found.append(
+        Risk(
+            "missing values that tell the class",
+            bool(uneven),
+            f"{', '.join(uneven)}: known for one class and not for another. That it is known is an answer in itself."
+            if uneven
+            else "no field is known for one class and missing for another",
+        )
+    )
     return found

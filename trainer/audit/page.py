@@ -11,7 +11,7 @@ import numpy as np
 from cxrsearch.imaging.perceptual_hash import BITS
 from cxrsearch.report import page
 from trainer.audit.audit import Audit
-from trainer.data.patients import Pair
+from trainer.data.patients import NearDuplicate
 
 # Pairs shown of each kind; a page of thousands of pictures helps nobody.
 _SHOWN = 24
@@ -24,7 +24,7 @@ def as_json(audit: Audit, paths: bool) -> dict[str, Any]:
         "unreadable": audit.unreadable,
         "label": audit.label,
         "site": audit.site,
-        "verdicts": [asdict(verdict) for verdict in audit.verdicts],
+        "risks": [asdict(risk) for risk in audit.risks],
         "patients_in_several_classes": len(audit.several_classes),
         "patients_in_several_sites": len(audit.several_sites),
         "exact_duplicates": [[_named(audit, n, paths) for n in numbers] for numbers in audit.exact],
@@ -45,7 +45,10 @@ def write(path: Path, audit: Audit, command: str, paths: bool) -> None:
         for site, number in row.items():
             counts[site] = counts.get(site, 0) + number
     page.write(
-        path, "audit", title=f"Audit of {', '.join(dict.fromkeys(audit.images.datasets))}", audit=audit,
+        path,
+        "audit",
+        title=f"Audit of {', '.join(dict.fromkeys(audit.images.datasets))}",
+        audit=audit,
         command=command,
         sites=sorted(counts, key=lambda site: -counts[site]),
         classes=[name for name in audit.images.classes if any(name in row for row in audit.known.values())],
@@ -54,10 +57,10 @@ def write(path: Path, audit: Audit, command: str, paths: bool) -> None:
             {"kind": kind, "number": len(pairs), "shown": [_shown(audit, pair, paths) for pair in pairs[:_SHOWN]]}
             for kind, pairs in audit.by_kind().items()
         ],
-    )  # fmt: skip
+    )
 
 
-def _shown(audit: Audit, pair: Pair, paths: bool) -> dict[str, Any]:
+def _shown(audit: Audit, pair: NearDuplicate, paths: bool) -> dict[str, Any]:
     return {"bits": pair.bits, "images": [_picture(audit, number, paths) for number in (pair.first, pair.second)]}
 
 

@@ -21,13 +21,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from trainer.data.images import Images
-from trainer.evaluation import baselines as floors
+from trainer.evaluation import baselines
 
 FOLDS = 5
 # Values that fewer images have are left out: no fold could learn them.
 SMALLEST_CLASS = 20
 # Area under the ROC curve of one value against the others from which a shortcut is one.
-SPRUNG_ABOVE = 0.75
+RISK_ABOVE = 0.75
 _COMPONENTS = 40
 
 
@@ -50,8 +50,8 @@ class Shortcut:
     auc: float
 
     @property
-    def sprung(self) -> bool:
-        return self.auc > SPRUNG_ABOVE
+    def found(self) -> bool:
+        return self.auc > RISK_ABOVE
 
 
 def shortcuts(images: Images, target: str, values: list[str | None], seed: int = 0) -> list[Shortcut]:
@@ -68,8 +68,8 @@ def shortcuts(images: Images, target: str, values: list[str | None], seed: int =
     sources = {
         "image shape": _shape(part),
         "file size": np.log(part.file_bytes.astype(np.float64))[:, None],
-        "border (outer 1/16)": floors.borders(part).astype(np.float64),
-        "32 x 32 thumbnail": floors.thumbnails(part).astype(np.float64),
+        "border (outer 1/16)": baselines.borders(part).astype(np.float64),
+        "32 x 32 thumbnail": baselines.thumbnails(part).astype(np.float64),
     }
     majority = max(Counter(truth.tolist()).values()) / len(truth)
     found = []
@@ -80,10 +80,17 @@ def shortcuts(images: Images, target: str, values: list[str | None], seed: int =
         best = int(np.argmax(areas))
         found.append(
             Shortcut(
-                source, target, len(enough), len(truth), float((told == truth).mean()), majority,
-                float(balanced_accuracy_score(truth, told)), str(names[best]), areas[best],
+                source,
+                target,
+                len(enough),
+                len(truth),
+                float((told == truth).mean()),
+                majority,
+                float(balanced_accuracy_score(truth, told)),
+                str(names[best]),
+                areas[best],
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -100,9 +107,10 @@ def _said(
         model = RandomForestClassifier(100, min_samples_leaf=5, class_weight="balanced", random_state=seed)
     else:
         model = make_pipeline(
-            StandardScaler(), PCA(min(_COMPONENTS, len(truth) // FOLDS, features.shape[1]), random_state=seed),
+            StandardScaler(),
+            PCA(min(_COMPONENTS, len(truth) // FOLDS, features.shape[1]), random_state=seed),
             LogisticRegression(class_weight="balanced", max_iter=2000),
-        )  # fmt: skip
+        )
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that a fold happens to lack

@@ -39,10 +39,17 @@ class Images:
         """The images of a mask (N,) or of numbers, in that order."""
         index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
         return Images(
-            self.classes, self.pixels[index], self.shapes[index], self.file_bytes[index], self.labels[index],
-            [self.patients[i] for i in index], [self.keys[i] for i in index], [self.datasets[i] for i in index],
-            [self.payloads[i] for i in index], [self.digests[i] for i in index],
-        )  # fmt: skip
+            self.classes,
+            self.pixels[index],
+            self.shapes[index],
+            self.file_bytes[index],
+            self.labels[index],
+            [self.patients[i] for i in index],
+            [self.keys[i] for i in index],
+            [self.datasets[i] for i in index],
+            [self.payloads[i] for i in index],
+            [self.digests[i] for i in index],
+        )
 
     @property
     def owners(self) -> NDArray[np.str_]:

@@ -22,7 +22,7 @@ _BLOCK = 2048
 
 
 @dataclass(frozen=True)
-class Pair:
+class NearDuplicate:
     """Two images, by number, and in how many of ``BITS`` bits they differ."""
 
     first: int
@@ -30,11 +30,11 @@ class Pair:
     bits: int
 
 
-def near_duplicates(images: Images) -> list[Pair]:
+def near_duplicates(images: Images) -> list[NearDuplicate]:
     """Pairs of images of which one is the other, or a part of it, most alike first."""
     bits = differing_bits(images)
     first, second = np.nonzero(np.triu(bits <= NEAR, 1))
-    pairs = [Pair(int(a), int(b), int(bits[a, b])) for a, b in zip(first, second, strict=True)]
+    pairs = [NearDuplicate(int(a), int(b), int(bits[a, b])) for a, b in zip(first, second, strict=True)]
     return sorted(pairs, key=lambda pair: pair.bits)
 
 
@@ -51,7 +51,7 @@ def differing_bits(images: Images) -> NDArray[np.uint8]:
     return np.minimum(least, least.T)
 
 
-def patient_groups(images: Images, pairs: Sequence[Pair]) -> list[str | None]:
+def patient_groups(images: Images, pairs: Sequence[NearDuplicate]) -> list[str | None]:
     """N patients: two numbers with one picture between them are one patient, and an image without a number is
     its near duplicate's patient's; None where neither tells. ``pairs``: what ``near_duplicates`` found.
 

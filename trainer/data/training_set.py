@@ -13,7 +13,7 @@ from cxrsearch.clinical.fields import Payload, values_of
 from cxrsearch.errors import ImageError, InputError
 from cxrsearch.imaging.radiograph import DEFAULT_GATES
 from indexer import dataset as datasets
-from indexer.readers import How, Readers, Task
+from indexer.readers import ReaderConfig, Readers, Task
 from trainer.data.images import Images
 from trainer.data.patients import near_duplicates, patient_groups
 from trainer.learning.config import Config
@@ -28,8 +28,11 @@ class LeftOut:
     no_patient: int = 0
 
     def __str__(self) -> str:
-        words = {"cannot be read": self.unreadable, "without a class": self.unlabelled,
-                 "without a patient number": self.no_patient}  # fmt: skip
+        words = {
+            "cannot be read": self.unreadable,
+            "without a class": self.unlabelled,
+            "without a patient number": self.no_patient,
+        }
         return ", ".join(f"{number} {what}" for what, number in words.items() if number)
 
 
@@ -80,7 +83,7 @@ def read(
     for data in sets:
         mapping = data.mapping
         tasks = (Task(record, record.key, "", None) for record in data.records())
-        readers = Readers(os.cpu_count() or 1, How(size, mapping.dicom_keywords, DEFAULT_GATES))
+        readers = Readers(os.cpu_count() or 1, ReaderConfig(size, mapping.dicom_keywords, DEFAULT_GATES))
         try:
             for task, outcome in readers.read(tasks):
                 done += 1
@@ -102,12 +105,22 @@ def read(
         finally:
             readers.stop()
     if not pixels:
-        raise InputError(f"{', '.join(data.mapping.name for data in sets)}: none of {total} files is a radiograph"
-                         " that can be read; cxrsearch index lists each with its reason")  # fmt: skip
+        raise InputError(
+            f"{', '.join(data.mapping.name for data in sets)}: none of {total} files is a radiograph"
+            " that can be read; cxrsearch index lists each with its reason"
+        )
     return Images(
-        (), np.asarray(np.stack(pixels), dtype=np.uint8), np.array(shapes), np.array(sizes), np.full(len(keys), -1),
-        patients, keys, names, payloads, digests,
-    ), unreadable  # fmt: skip
+        (),
+        np.asarray(np.stack(pixels), dtype=np.uint8),
+        np.array(shapes),
+        np.array(sizes),
+        np.full(len(keys), -1),
+        patients,
+        keys,
+        names,
+        payloads,
+        digests,
+    ), unreadable
 
 
 def labelled(images: Images, label: str, classes: Mapping[str, Sequence[str]]) -> Images:

@@ -24,7 +24,7 @@ from cxrsearch.errors import InputError
 from cxrsearch.statistics import Figure
 from trainer.data import splits
 from trainer.data.images import Images
-from trainer.evaluation import baselines as floors
+from trainer.evaluation import baselines
 from trainer.learning.config import Config
 from trainer.learning.export import load_network
 from trainer.learning.fit import Line, architecture, embed, fit
@@ -45,7 +45,7 @@ _UNTRAINED_SEED = 12345
 class Evaluation:
     """What came of one protocol.
 
-    retrievals: gallery -> method -> its queries; methods are the encoder first, then its floors.
+    retrievals: gallery -> method -> its queries; methods are the encoder first, then its baselines.
     queries and galleries: numbers, among the images that were given, of each query and of each fold's gallery images
     (what a Retrieval's neighbours count): query n is of fold ``fold[n]``.
     map_of: the numbers and embeddings of the first fold's judged images.
@@ -86,9 +86,14 @@ class Judging:
 
 
 def in_folds(
-    config: Config, images: Images, protocol: str, parts: Iterator[tuple[str, splits.Mask]], folder: Path,
-    random: bool = False, log: Callable[[str, Line], None] = lambda name, line: None,
-) -> Evaluation:  # fmt: skip
+    config: Config,
+    images: Images,
+    protocol: str,
+    parts: Iterator[tuple[str, splits.Mask]],
+    folder: Path,
+    random: bool = False,
+    log: Callable[[str, Line], None] = lambda name, line: None,
+) -> Evaluation:
     """Train one network for each part, without it, and judge it on it.
 
     folder: keeps each part's weights and checkpoint, so that an evaluation goes on where it was stopped.
@@ -142,12 +147,15 @@ def judge(name: str, protocol: str, images: Images, judgings: list[Judging], lea
     galleries = [gallery for gallery in GALLERIES if gallery != "archive" or all(len(one.learnt) for one in judgings)]
     found: dict[str, dict[str, list[Retrieval]]] = {gallery: {} for gallery in galleries}
     fixed = {
-        "32 x 32 thumbnails": (floors.thumbnails(images), "cosine"),
-        "image shape": (floors.shapes(images), "distance"),
-        "border only (outer 1/16)": (floors.borders(images), "cosine"),
+        "32 x 32 thumbnails": (baselines.thumbnails(images), "cosine"),
+        "image shape": (baselines.shapes(images), "distance"),
+        "border only (outer 1/16)": (baselines.borders(images), "cosine"),
     }
     untrained = _untrained(judgings[0].network, images.pixels)
-    dark = {"lungs blacked out": floors.without_lungs(images), "border blacked out": floors.without_border(images)}
+    dark = {
+        "lungs blacked out": baselines.without_lungs(images),
+        "border blacked out": baselines.without_border(images),
+    }
     for one in judgings:
         both = np.concatenate([one.learnt, one.judged])
         vectors: dict[str, tuple[NDArray[np.float32], str]] = {
@@ -161,26 +169,30 @@ def judge(name: str, protocol: str, images: Images, judgings: list[Judging], lea
             at = one.learnt if gallery == "archive" else one.judged
             for method, (features, likeness) in vectors.items():
                 retrieval = metrics.retrieve(
-                    features[one.judged], images.labels[one.judged], images.owners[one.judged], images.classes,
-                    (features[at], images.labels[at], images.owners[at]), likeness,  # type: ignore[arg-type]
-                )  # fmt: skip
+                    features[one.judged],
+                    images.labels[one.judged],
+                    images.owners[one.judged],
+                    images.classes,
+                    (features[at], images.labels[at], images.owners[at]),
+                    likeness,  # type: ignore[arg-type]
+                )
                 found[gallery].setdefault(method, []).append(retrieval)
             shares = np.bincount(images.labels[at], minlength=len(images.classes)) / max(len(at), 1)
-            majority = metrics.constant(
-                images.labels[one.judged], images.owners[one.judged], images.classes, shares
-            )  # fmt: skip
+            majority = metrics.constant(images.labels[one.judged], images.owners[one.judged], images.classes, shares)
             found[gallery].setdefault("the majority class", []).append(majority)
     first = judgings[0]
     whole = {g: {method: metrics.joined(parts) for method, parts in methods.items()} for g, methods in found.items()}
     return Evaluation(
-        name, protocol, whole,
+        name,
+        protocol,
+        whole,
         np.concatenate([one.judged for one in judgings]),
         np.concatenate([np.full(len(one.judged), n) for n, one in enumerate(judgings)]),
         {"archive": [one.learnt for one in judgings], "unseen": [one.judged for one in judgings]},
         (first.judged, embed(first.network, images.pixels[first.judged])),
         leakage,
         _facts(images, judgings),
-    )  # fmt: skip
+    )
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -201,13 +213,10 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             for gallery, methods in evaluation.retrievals.items()
         },
         "parts": [
-            {
-                gallery: evaluation_part.means()
-                for gallery, evaluation_part in _parts(evaluation, number).items()
-            }
+            {gallery: evaluation_part.means() for gallery, evaluation_part in _parts(evaluation, number).items()}
             for number in range(int(evaluation.fold.max()) + 1)
         ],
-    }  # fmt: skip
+    }
 
 
 def _parts(evaluation: Evaluation, number: int) -> dict[str, Retrieval]:
@@ -215,13 +224,17 @@ def _parts(evaluation: Evaluation, number: int) -> dict[str, Retrieval]:
     mine = evaluation.fold == number
     return {
         gallery: Retrieval(
-            whole.classes, whole.labels[mine], whole.owners[mine],
+            whole.classes,
+            whole.labels[mine],
+            whole.owners[mine],
             {name: values[mine] for name, values in whole.values.items()},
-            whole.votes[mine], whole.neighbours[mine], whole.scores[mine],
+            whole.votes[mine],
+            whole.neighbours[mine],
+            whole.scores[mine],
         )
         for gallery, methods in evaluation.retrievals.items()
         for whole in [methods[ENCODER]]
-    }  # fmt: skip
+    }
 
 
 def _facts(images: Images, judgings: list[Judging]) -> dict[str, Any]:
@@ -229,14 +242,12 @@ def _facts(images: Images, judgings: list[Judging]) -> dict[str, Any]:
     return {
         "queries": len(judged),
         "patients": len(set(images.owners[judged].tolist())),
-        "classes": {
-            name: int((images.labels[judged] == number).sum()) for number, name in enumerate(images.classes)
-        },
+        "classes": {name: int((images.labels[judged] == number).sum()) for number, name in enumerate(images.classes)},
         "folds": len(judgings),
         "version": __version__,
         "day": datetime.date.today().isoformat(),
         "hardware": _hardware(),
-    }  # fmt: skip
+    }
 
 
 def _hardware() -> str:

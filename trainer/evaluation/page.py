@@ -15,10 +15,18 @@ from trainer.evaluation.evaluate import ENCODER, Evaluation
 from trainer.metrics import retrieval as metrics
 
 COLUMNS = {
-    "vote_accuracy": "vote", "precision_at_1": "P@1", "precision_at_5": "P@5", "precision_at_10": "P@10",
-    "hit_rate_at_5": "hit-rate@5", "map_at_10": "mAP@10", "r_precision": "R-prec.", "map_at_r": "MAP@R",
-    "macro_sensitivity": "sens.", "macro_ppv": "PPV", "macro_auc": "AUC",
-}  # fmt: skip
+    "vote_accuracy": "vote",
+    "precision_at_1": "P@1",
+    "precision_at_5": "P@5",
+    "precision_at_10": "P@10",
+    "hit_rate_at_5": "hit-rate@5",
+    "map_at_10": "mAP@10",
+    "r_precision": "R-prec.",
+    "map_at_r": "MAP@R",
+    "macro_sensitivity": "sens.",
+    "macro_ppv": "PPV",
+    "macro_auc": "AUC",
+}
 WORDS = {
     "archive": (
         "Gallery: the archive",
@@ -52,11 +60,18 @@ def written(figure: Figure) -> str:
 def write(path: Path, evaluation: Evaluation, images: Images, map_of: bytes, command: str, seed: int) -> None:
     """The page. ``map_of``: the embedding map, as PNG."""
     page.write(
-        path, "evaluation", title=f"How well {evaluation.name} finds its like", protocol=evaluation.protocol,
-        facts=evaluation.facts, leakage=evaluation.leakage, command=command, seed=seed, map=page.png_uri(map_of),
+        path,
+        "evaluation",
+        title=f"How well {evaluation.name} finds its like",
+        protocol=evaluation.protocol,
+        facts=evaluation.facts,
+        leakage=evaluation.leakage,
+        command=command,
+        seed=seed,
+        map=page.png_uri(map_of),
         galleries=[_gallery(evaluation, gallery) for gallery in evaluation.retrievals],
         pictures=_pictures(evaluation, images),
-    )  # fmt: skip
+    )
 
 
 def _gallery(evaluation: Evaluation, gallery: str) -> dict[str, Any]:
@@ -66,7 +81,9 @@ def _gallery(evaluation: Evaluation, gallery: str) -> dict[str, Any]:
     np.add.at(counts, (own.labels, own.predicted), 1)
     title, words = WORDS[gallery]
     return {
-        "title": title, "words": words, "columns": list(COLUMNS.values()),
+        "title": title,
+        "words": words,
+        "columns": list(COLUMNS.values()),
         "rows": [
             {"method": row["method"], "figures": [row.get(name) for name in COLUMNS.values()]}
             for row in rows(evaluation, gallery)
@@ -77,7 +94,7 @@ def _gallery(evaluation: Evaluation, gallery: str) -> dict[str, Any]:
         ],
         "confusion": page.png_uri(plots.confusion(counts, own.classes)),
         "reliability": page.png_uri(plots.reliability(*metrics.calibration(own))),
-    }  # fmt: skip
+    }
 
 
 def _pictures(evaluation: Evaluation, images: Images) -> list[dict[str, Any]]:
@@ -86,8 +103,10 @@ def _pictures(evaluation: Evaluation, images: Images) -> list[dict[str, Any]]:
     own = evaluation.retrievals[gallery][ENCODER]
     right = np.nan_to_num(own.values["precision_at_10"], nan=0.5) + 1e-3 * own.scores[:, 0]
     order = np.argsort(-right, kind="stable")
-    blocks = {"Best: neighbours of the query's own class": _spread(own.labels, order),
-              "Worst: neighbours of another class": _spread(own.labels, order[::-1])}  # fmt: skip
+    blocks = {
+        "Best: neighbours of the query's own class": _spread(own.labels, order),
+        "Worst: neighbours of another class": _spread(own.labels, order[::-1]),
+    }
     return [
         {"title": title, "rows": [_row(evaluation, images, gallery, q) for q in chosen]}
         for title, chosen in blocks.items()
@@ -111,7 +130,7 @@ def _row(evaluation: Evaluation, images: Images, gallery: str, query: int) -> di
             {**_shown(images, int(hit)), "score": float(score), "right": images.labels[hit] == images.labels[number]}
             for hit, score in zip(hits, scores, strict=False)
         ],
-    }  # fmt: skip
+    }
 
 
 def _shown(images: Images, number: int) -> dict[str, Any]:
@@ -120,4 +139,4 @@ def _shown(images: Images, number: int) -> dict[str, Any]:
     return {
         "picture": page.jpeg_uri(part.pixels[0][part.content()[0]]),
         "label": images.classes[int(images.labels[number])],
-    }  # fmt: skip
+    }

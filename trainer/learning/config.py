@@ -23,7 +23,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(_Strict):
+class TrainingDataset(_Strict):
     """A dataset: a mapping (TOML path or shipped name) and the folder its images are in.
 
     labelled: False for images that are learnt from without labels, and tell whose near duplicates are whose.
@@ -45,7 +45,7 @@ class NetworkSettings(_Strict):
     attention: bool = True
 
 
-class Learning(_Strict):
+class LearningSettings(_Strict):
     """How to learn.
 
     objective: what shapes the embedding once warm. miner: hard pairs only (or hard triplets), else all of them.
@@ -86,13 +86,13 @@ class Config(_Strict):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    data: Annotated[list[Source], Field(min_length=1)]
+    data: Annotated[list[TrainingDataset], Field(min_length=1)]
     label: str = "finding"
     site: str = "site"
     classes: dict[str, list[str]] = {}
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     network: NetworkSettings = NetworkSettings()
-    learning: Learning = Learning()
+    learning: LearningSettings = LearningSettings()
     held_out: HeldOut = HeldOut()
     intended_use: dict[str, str] = {}  # for, not_for, data_licence: words for the card
 
@@ -135,7 +135,10 @@ class Config(_Strict):
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     models: dict[str, type[BaseModel]] = {
-        "data": Source, "network": NetworkSettings, "learning": Learning, "held_out": HeldOut,
-    }  # fmt: skip
+        "data": TrainingDataset,
+        "network": NetworkSettings,
+        "learning": LearningSettings,
+        "held_out": HeldOut,
+    }
     model = models.get(str(location[0]), Config) if len(location) > 1 else Config
     return list(model.model_fields)

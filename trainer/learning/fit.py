@@ -28,7 +28,7 @@ from trainer.data.images import Images
 from trainer.learning.config import Config
 from trainer.learning.network import Architecture, Network
 from trainer.learning.objective import Objective, Views
-from trainer.learning.sampling import class_batches, plain_batches, vary
+from trainer.learning.sampling import augment, class_batches, plain_batches
 from trainer.metrics.retrieval import retrieve
 
 # Mean distance of an embedding from the mean of its batch (0: all alike; 1: spread over the whole sphere).
@@ -97,7 +97,7 @@ class Trainer:
         pictures = _pictures(pixels, self.accelerator.device)
         if isinstance(self.learner.objective, Views):
             pictures = pictures.repeat(2, 1, 1, 1)
-        loss, embedding = self._prepared(vary(pictures, generator, self.mirror), *rest)
+        loss, embedding = self._prepared(augment(pictures, generator, self.mirror), *rest)
         self.optimiser.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self._prepared.parameters(), _LARGEST_GRADIENT)
@@ -108,9 +108,12 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         return {
-            "learner": self.learner.state_dict(), "averaged": self.averaged.state_dict(), "steps": self._average.steps,
-            "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(),
-        }  # fmt: skip
+            "learner": self.learner.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "steps": self._average.steps,
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.learner.load_state_dict(state["learner"])
@@ -141,7 +144,7 @@ def fit(
     network = Network(architecture(config), config.network.pretrained)
     resumed = checkpoint is not None and checkpoint.exists()
     if unlabelled is not None and learning.self_supervised_epochs and not resumed:
-        network = _learn_without_labels(config, network, unlabelled, accelerator, log)
+        network = _pretrain_self_supervised(config, network, unlabelled, accelerator, log)
     objective = Objective(learning, len(images.classes), config.network.dimensions)
     steps = sum(1 for _ in _batches(config, images, 0, accelerator))
     trainer = Trainer(config, network, objective, steps * learning.epochs, accelerator)
@@ -215,7 +218,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)
 
 
-def _learn_without_labels(
+def _pretrain_self_supervised(
     config: Config, network: Network, images: Images, accelerator: Accelerator, log: Callable[[Line], None]
 ) -> Network:
     """Two views of every image are brought together, and apart from all others."""
@@ -242,10 +245,11 @@ def _line(results: list[tuple[Tensor, Tensor]], size: int, started: float, train
     losses, spreads = (torch.stack(column) for column in zip(*results, strict=True))
     images = len(results) * size * trainer.accelerator.num_processes
     return {
-        "loss": float(losses.mean()), "spread": float(spreads.mean()),
+        "loss": float(losses.mean()),
+        "spread": float(spreads.mean()),
         "images_per_second": images / (time.monotonic() - started),
         "learning_rate": float(trainer.schedule.get_last_lr()[0]),
-    }  # fmt: skip
+    }
 
 
 def _validated(network: Network, images: Images) -> Line:

@@ -22,7 +22,7 @@ from cxrsearch.text import nearest
 TOWERS = Path(__file__).parent / "towers"
 
 
-class Encoded(NamedTuple):
+class NetworkOutput(NamedTuple):
     """embedding (B, D) of unit length; places (B, D, h, w), whose sum over (h, w) is the embedding;
     attention (B, h, w), summing to one over the places."""
 
@@ -49,7 +49,7 @@ class Architecture:
 
 
 class Network(nn.Module):
-    """(B, 1, S, S) float32 in 0..1, canonical pixels -> :class:`Encoded`.
+    """(B, 1, S, S) float32 in 0..1, canonical pixels -> :class:`NetworkOutput`.
 
     Each image is standardised by its own mean and deviation inside the network, so that exposure and
     contrast cannot tell hospitals apart and no preprocessing constant can be forgotten.
@@ -68,7 +68,7 @@ class Network(nn.Module):
             nn.init.zeros_(self.attend.weight)  # attention begins even over the image
             nn.init.zeros_(self.attend.bias)  # type: ignore[arg-type]
 
-    def forward(self, images: Tensor) -> Encoded:
+    def forward(self, images: Tensor) -> NetworkOutput:
         mean = images.mean(dim=(2, 3), keepdim=True)
         deviation = (images - mean).square().mean(dim=(2, 3), keepdim=True).sqrt()
         images = (images - mean) / (deviation + 1e-3)
@@ -78,7 +78,7 @@ class Network(nn.Module):
         places = self.project(local) * attention
         total = places.sum(dim=(2, 3))
         length = total.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
-        return Encoded(total / length, places / length[:, :, None, None], attention[:, 0])
+        return NetworkOutput(total / length, places / length[:, :, None, None], attention[:, 0])
 
     def _features(self, images: Tensor) -> Tensor:
         # gray to the three channels that open_clip trunks (and their pretrained weights) expect
@@ -116,9 +116,12 @@ def _trunk(architecture: Architecture, pretrained: str | None) -> nn.Module:
     logging.getLogger().addFilter(_about_random_weights)
     try:
         model = open_clip.create_model(
-            name, pretrained, force_image_size=architecture.image_size, require_pretrained=pretrained is not None,
+            name,
+            pretrained,
+            force_image_size=architecture.image_size,
+            require_pretrained=pretrained is not None,
             load_weights=pretrained is not None,
-        )  # fmt: skip
+        )
     except Exception as error:  # open_clip and the hubs it asks raise whatever went wrong
         what = f"pretrained {pretrained!r}" if pretrained else f"image_size {architecture.image_size}"
         reason = " ".join(str(error).split())[:200]

@@ -20,7 +20,7 @@ from pytorch_metric_learning.miners import MultiSimilarityMiner, TripletMarginMi
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper, DistributedMinerWrapper
 from torch import Tensor, nn
 
-from trainer.learning.config import Learning
+from trainer.learning.config import LearningSettings
 
 ALPHA, BETA, BASE = 2.0, 50.0, 0.5
 MINER_EPSILON = 0.1
@@ -35,7 +35,7 @@ class Objective(nn.Module):
     On several GPUs each sees the embeddings of all.
     """
 
-    def __init__(self, learning: Learning, classes: int, dimensions: int) -> None:
+    def __init__(self, learning: LearningSettings, classes: int, dimensions: int) -> None:
         super().__init__()
         self.learning = learning
         several = torch.distributed.is_available() and torch.distributed.is_initialized()

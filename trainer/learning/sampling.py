@@ -53,7 +53,7 @@ def plain_batches(count: int, size: int, rng: np.random.Generator) -> Iterator[N
     yield from (order[start : start + size] for start in range(0, count - size + 1, size))
 
 
-def vary(images: Tensor, generator: torch.Generator, mirror: bool = True) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator, mirror: bool = True) -> Tensor:
     """(B, 1, S, S) in 0..1 -> the same shape, each image turned, moved, scaled, toned and partly covered.
 
     About what positioning, detectors and exposure do: +-12 degrees, +-7 % shift, 80-125 % size, 10 % of aspect, gamma

@@ -15,9 +15,7 @@ from cxrsearch.statistics import Floats, ratio
 _NEWTON_STEPS = 25
 
 
-def auc(
-    score: Floats, positive: NDArray[np.bool_], weights: Floats, parts: NDArray[np.int64] | None = None
-) -> Floats:  # fmt: skip
+def auc(score: Floats, positive: NDArray[np.bool_], weights: Floats, parts: NDArray[np.int64] | None = None) -> Floats:
     """Area under the ROC curve, ties counted half: the part of pairs that are in the right order.
 
     parts: (N,), the fold of each case; only pairs of one fold are then compared. Pairs across folds are scored by

@@ -78,10 +78,13 @@ class Retrieval:
 
 
 def retrieve(
-    queries: NDArray[np.float32], labels: NDArray[np.int64], owners: NDArray[np.str_], classes: Sequence[str],
+    queries: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    owners: NDArray[np.str_],
+    classes: Sequence[str],
     gallery: tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.str_]] | None = None,
     likeness: Literal["cosine", "distance"] = "cosine",
-) -> Retrieval:  # fmt: skip
+) -> Retrieval:
     """Search every query among the gallery's images of other patients; without a gallery, among the queries.
 
     queries: (Q, D); gallery: (G, D), its labels and its owners. cosine wants unit length; distance is Euclidean and
@@ -103,10 +106,12 @@ def joined(parts: Sequence[Retrieval]) -> Retrieval:
     """The queries of several folds as one."""
     first = parts[0]
     return Retrieval(
-        first.classes, np.concatenate([p.labels for p in parts]), np.concatenate([p.owners for p in parts]),
+        first.classes,
+        np.concatenate([p.labels for p in parts]),
+        np.concatenate([p.owners for p in parts]),
         {name: np.concatenate([p.values[name] for p in parts]) for name in first.values},
         *(np.concatenate([getattr(p, name) for p in parts]) for name in ("votes", "neighbours", "scores")),
-    )  # fmt: skip
+    )
 
 
 def constant(labels: NDArray[np.int64], owners: NDArray[np.str_], classes: Sequence[str], shares: Floats) -> Retrieval:

@@ -18,7 +18,7 @@ from cxrsearch.store.contract import VectorStore
 
 MISSING = "(missing)"
 # What every image has, and what a prediction should not have to rest on.
-FLOORS = {"site alone": "site", "view alone": "view", "image shape alone": "shape"}
+BASELINES = {"site alone": "site", "view alone": "view", "image shape alone": "shape"}
 _NUMBERS = (FieldType.INTEGER, FieldType.FLOAT)
 
 
@@ -28,7 +28,7 @@ class Cases:
 
     vectors: (N, D) float32. truth: (N,), 0 and 1, the number of a class, or a number. classes: the names of these,
     () where the target is a number; of two, the second is the event. owners: (N,) patients. facts: N rows, a
-    column for each input field, text or float (NaN where missing). floors: the same for FLOORS. payloads: N, as
+    column for each input field, text or float (NaN where missing). baselines: the same for BASELINES. payloads: N, as
     indexed; ids: N. refused: field -> why it is no input.
     """
 
@@ -38,7 +38,7 @@ class Cases:
     truth: NDArray[np.float64]
     owners: NDArray[np.str_]
     facts: pd.DataFrame
-    floors: dict[str, pd.DataFrame]
+    baselines: dict[str, pd.DataFrame]
     payloads: list[Payload]
     ids: list[str]
     refused: dict[str, str]
@@ -56,9 +56,12 @@ class Cases:
 
 
 def load(
-    store: VectorStore, target: str, expression: Expression | None = None,
-    named: Sequence[str] | None = None, trusted: Sequence[str] = (),
-) -> Cases:  # fmt: skip
+    store: VectorStore,
+    target: str,
+    expression: Expression | None = None,
+    named: Sequence[str] | None = None,
+    trusted: Sequence[str] = (),
+) -> Cases:
     """Every image that meets the expression and whose target is known.
 
     named: the inputs; without, every field that may be one. trusted: fields that are let in whatever speaks against
@@ -83,20 +86,29 @@ def load(
     classes, truth = _truth(fields[target], payloads)
     known = [name for name in wanted if any(name in payload for payload in payloads)]
     shape = pd.DataFrame(
-        {"aspect": [float(str(p["width"])) / float(str(p["height"])) for p in payloads],
-         "area": [float(str(p["width"])) * float(str(p["height"])) for p in payloads]}
-    )  # fmt: skip
-    floors = {
+        {
+            "aspect": [float(str(p["width"])) / float(str(p["height"])) for p in payloads],
+            "area": [float(str(p["width"])) * float(str(p["height"])) for p in payloads],
+        }
+    )
+    baselines = {
         words: shape if name == "shape" else _table([name], fields, payloads)
-        for words, name in FLOORS.items()
+        for words, name in BASELINES.items()
         if name == "shape" or (name in fields and name != target and any(name in payload for payload in payloads))
     }
     told = {name: why for name, why in refused.items() if name not in SYSTEM_FIELDS and name != target}
     return Cases(
-        target, classes, np.stack([point.vector for point in points if point.vector is not None]), truth,
-        np.array([str(p.payload.get("patient", f"?{p.id}")) for p in points]), _table(known, fields, payloads), floors,
-        payloads, [p.id for p in points], told,
-    )  # fmt: skip
+        target,
+        classes,
+        np.stack([point.vector for point in points if point.vector is not None]),
+        truth,
+        np.array([str(p.payload.get("patient", f"?{p.id}")) for p in points]),
+        _table(known, fields, payloads),
+        baselines,
+        payloads,
+        [p.id for p in points],
+        told,
+    )
 
 
 def _objection(field: Field, target: str) -> str | None:

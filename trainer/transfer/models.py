@@ -47,10 +47,15 @@ def fitted(
     words = [name for name in rest if name not in numbers]
     blocks: list[tuple[str, Any, list[str]]] = [
         ("image", StandardScaler(), embedded),
-        ("numbers", make_pipeline(
-            SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True), StandardScaler()), numbers),
+        (
+            "numbers",
+            make_pipeline(
+                SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True), StandardScaler()
+            ),
+            numbers,
+        ),
         ("words", OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=_RARE, sparse_output=False), words),
-    ]  # fmt: skip
+    ]
     used = [block for block in blocks if block[2]]
     if classes:
         model, score, grid = LogisticRegression(max_iter=2000), "neg_log_loss", {"C": _STRENGTHS}
@@ -85,9 +90,7 @@ def predicted(model: Pipeline, table: pd.DataFrame, classes: int) -> Floats:
     return found
 
 
-def neighbours_vote(
-    known: NDArray[np.float32], truth: Floats, asked: NDArray[np.float32], classes: int
-) -> Floats:  # fmt: skip
+def neighbours_vote(known: NDArray[np.float32], truth: Floats, asked: NDArray[np.float32], classes: int) -> Floats:
     """(N, max(classes, 1)): what the ten most similar known cases say, weighted by similarity."""
     score = asked.astype(np.float64) @ known.astype(np.float64).T
     nearest = np.argsort(-score, axis=1, kind="stable")[:, :NEIGHBOURS]

@@ -38,9 +38,13 @@ def describe(found: Transfer) -> dict[str, Any]:
     cases, judged = found.cases, found.judged
     truth, owners = cases.truth[judged], cases.owners[judged]
     described: dict[str, Any] = {
-        "target": cases.target, "protocol": found.protocol, "images": len(truth), "patients": len(set(owners.tolist())),
-        "inputs": list(map(str, cases.facts.columns)), "refused": cases.refused,
-    }  # fmt: skip
+        "target": cases.target,
+        "protocol": found.protocol,
+        "images": len(truth),
+        "patients": len(set(owners.tolist())),
+        "inputs": list(map(str, cases.facts.columns)),
+        "refused": cases.refused,
+    }
     if cases.classes:
         described["classes"] = {
             name: {"images": int((truth == n).sum()), "patients": len(set(owners[truth == n].tolist()))}
@@ -63,19 +67,26 @@ def as_json(found: Transfer) -> dict[str, Any]:
 def write(path: Path, found: Transfer, facts: IndexFacts, command: str, seed: int) -> None:
     """The page; pictures of the cases that were got most wrong where their files are still there."""
     cases = found.cases
-    mean = {name: np.nanmean(said[:, found.judged], axis=0) for name, said in found.said.items() if name in MODELS}
+    mean = {name: np.nanmean(said[:, found.judged], axis=0) for name, said in found.predicted.items() if name in MODELS}
     truth = cases.truth[found.judged]
     columns = list(next(iter(found.figures.values())))
     page.write(
-        path, "transfer", title=f"Transfer: {cases.target}", facts=describe(found), command=command, seed=seed,
+        path,
+        "transfer",
+        title=f"Transfer: {cases.target}",
+        facts=describe(found),
+        command=command,
+        seed=seed,
         columns=columns,
         rows=[{"model": row["model"], "figures": [row.get(name) for name in columns]} for row in rows(found)],
         roc=page.png_uri(plots.roc({n: said[:, 1] for n, said in mean.items()}, truth == 1)) if cases.binary else None,
         calibration=page.png_uri(plots.calibration({n: said[:, 1] for n, said in mean.items()}, truth == 1))
-        if cases.binary else None,
+        if cases.binary
+        else None,
         coefficients=_coefficients(cases, seed),
-        wrong=_wrong(found, facts), best=BOTH if BOTH in mean else IMAGE,
-    )  # fmt: skip
+        wrong=_wrong(found, facts),
+        best=BOTH if BOTH in mean else IMAGE,
+    )
 
 
 def save(path: Path, found: Transfer, facts: IndexFacts, command: str, seed: int) -> None:
@@ -89,16 +100,24 @@ def save(path: Path, found: Transfer, facts: IndexFacts, command: str, seed: int
     )
     scaler, last = model.named_steps["columns"].named_transformers_["image"], model.named_steps["model"]
     written = {
-        "format": PREDICTION_FORMAT, "target": cases.target, "classes": list(cases.classes),
-        "fingerprint": facts.fingerprint, "model": facts.model,
-        "mean": scaler.mean_.tolist(), "scale": scaler.scale_.tolist(),
-        "coefficients": np.atleast_2d(last.coef_).tolist(), "intercept": np.atleast_1d(last.intercept_).tolist(),
+        "format": PREDICTION_FORMAT,
+        "target": cases.target,
+        "classes": list(cases.classes),
+        "fingerprint": facts.fingerprint,
+        "model": facts.model,
+        "mean": scaler.mean_.tolist(),
+        "scale": scaler.scale_.tolist(),
+        "coefficients": np.atleast_2d(last.coef_).tolist(),
+        "intercept": np.atleast_1d(last.intercept_).tolist(),
         "card": {
-            **describe(found), "command": command, "seed": seed, "version": __version__,
+            **describe(found),
+            "command": command,
+            "seed": seed,
+            "version": __version__,
             "figures": {metric: asdict(figure) for metric, figure in found.figures[IMAGE].items()},
             "use": "research: not for any decision about a patient",
         },
-    }  # fmt: skip
+    }
     try:
         path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", "utf-8")
     except OSError as error:
@@ -120,8 +139,8 @@ def _coefficients(cases: Cases, seed: int) -> list[dict[str, Any]]:
 
 def _wrong(found: Transfer, facts: IndexFacts) -> list[dict[str, Any]]:
     cases = found.cases
-    name = BOTH if BOTH in found.said else IMAGE
-    said = np.nanmean(found.said[name][:, found.judged], axis=0)
+    name = BOTH if BOTH in found.predicted else IMAGE
+    said = np.nanmean(found.predicted[name][:, found.judged], axis=0)
     truth, numbers = cases.truth[found.judged], np.flatnonzero(found.judged)
     if cases.classes:
         sure = said[np.arange(len(truth)), truth.astype(int)]

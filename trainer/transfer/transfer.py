@@ -35,13 +35,13 @@ _LARGEST_CLASSES = 12
 
 @dataclass(frozen=True)
 class Transfer:
-    """said: model -> (repeats, N, C): probabilities of the C classes, or the number (C = 1); NaN for a case that was
-    never judged. figures: model -> metric -> value with interval. gain: "both" minus "clinical facts", in the same
-    metrics. judged: (N,), which cases were."""
+    """predicted: model -> (repeats, N, C): probabilities of the C classes, or the number (C = 1); NaN for a case
+    that was never judged. figures: model -> metric -> value with interval. gain: "both" minus "clinical facts",
+    in the same metrics. judged: (N,), which cases were."""
 
     cases: Cases
     protocol: str
-    said: dict[str, Floats]
+    predicted: dict[str, Floats]
     judged: Mask
     figures: dict[str, dict[str, Figure]]
     gain: dict[str, Figure]
@@ -126,10 +126,11 @@ def _judged(cases: Cases, protocol: str, repeats: list[list[tuple[Mask, Mask]]],
     tables = {IMAGE: (models.frame(cases.vectors, None), dimensions)}
     if len(cases.facts.columns):
         tables = {
-            CLINICAL: (models.frame(None, cases.facts), 0), **tables,
+            CLINICAL: (models.frame(None, cases.facts), 0),
+            **tables,
             BOTH: (models.frame(cases.vectors, cases.facts), dimensions),
-        }  # fmt: skip
-    tables |= {name: (table, 0) for name, table in cases.floors.items()}
+        }
+    tables |= {name: (table, 0) for name, table in cases.baselines.items()}
     shape = (len(repeats), len(cases), max(classes, 1))
     said = {name: np.full(shape, np.nan) for name in [*tables, VOTE, BASE]}
     fold = np.full(shape[:2], -1)
@@ -178,9 +179,7 @@ def _within(metric: str, figure: Figure) -> Figure:
     return replace(figure, low=max(figure.low, 0.0), high=min(figure.high, 1.0))
 
 
-def _series(
-    cases: Cases, known: Mask, said: Floats, fold: NDArray[np.int64], weights: Floats
-) -> dict[str, Floats]:  # fmt: skip
+def _series(cases: Cases, known: Mask, said: Floats, fold: NDArray[np.int64], weights: Floats) -> dict[str, Floats]:
     """Every metric of (repeats, N, C) predictions, (1 + rounds,), the mean over the repeats."""
     truth, found = cases.truth[known], []
     for one, parts in zip(said, fold, strict=True):
@@ -188,8 +187,7 @@ def _series(
             numbers = {"r": scores.pearson, "R2": scores.r2, "MAE": scores.mae}
             found.append({name: score(one[:, 0], truth, weights) for name, score in numbers.items()})
             continue
-        made = {"AUPRC": scores.auprc, "Brier": scores.brier,
-                "slope": scores.calibration_slope, "ECE": ece}  # fmt: skip
+        made = {"AUPRC": scores.auprc, "Brier": scores.brier, "slope": scores.calibration_slope, "ECE": ece}
         events = [1] if cases.binary else range(len(cases.classes))
         each = [
             {"AUC": scores.auc(one[:, c], truth == c, weights, parts)}
