@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,8 @@ from cxrsearch.store.contract import Point
 from cxrsearch.store.edge import EdgeStore
 from indexer.phantoms import write_cohort
 
-DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+ROOT = Path(__file__).parent.parent
+DATA = ROOT.parent / "shared" / "data"
 
 
 @dataclass(frozen=True)
@@ -123,3 +126,42 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"needs the real images of {DATA}, which are not here")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def qdrant_server() -> Iterator[str]:
+    """The address of a Qdrant server: the one CXRSEARCH_TEST_QDRANT_URL names, or a container of its own.
+
+    The container's image is the one docker/compose.yaml starts, or CXRSEARCH_TEST_QDRANT_IMAGE. The test is
+    skipped, saying why, where there is no Docker engine, or no image and no way to pull it.
+    """
+    if given := os.environ.get("CXRSEARCH_TEST_QDRANT_URL"):
+        yield given.rstrip("/")
+        return
+    from testcontainers.core.config import testcontainers_config
+    from testcontainers.core.container import DockerContainer
+    from testcontainers.core.waiting_utils import wait_for_logs
+
+    import docker
+
+    compose = (ROOT / "docker" / "compose.yaml").read_text("utf-8")
+    composed = re.search(r"image: (qdrant/\S+)", compose)
+    assert composed
+    image = os.environ.get("CXRSEARCH_TEST_QDRANT_IMAGE") or composed[1]
+    try:
+        engine = docker.from_env()
+        engine.ping()
+    except docker.errors.DockerException:
+        pytest.skip("no Docker engine here, and CXRSEARCH_TEST_QDRANT_URL names no server")
+    try:
+        engine.images.get(image)
+    except docker.errors.ImageNotFound:
+        try:
+            engine.images.pull(image)
+        except (docker.errors.DockerException, OSError) as error:
+            reason = getattr(error, "explanation", None) or error
+            pytest.skip(f"the image {image} is not here and cannot be pulled: {reason}")
+    testcontainers_config.ryuk_disabled = True  # its helper is one more image to pull; the container is stopped below
+    with DockerContainer(image).with_exposed_ports(6333) as container:
+        wait_for_logs(container, "gRPC listening", timeout=60)
+        yield f"http://{container.get_container_host_ip()}:{container.get_exposed_port(6333)}"

@@ -3,8 +3,6 @@
 import dataclasses
 import http.server
 import math
-import os
-import re
 import threading
 import time
 import uuid
@@ -39,9 +37,6 @@ FIELDS = {
     )
 }
 FACTS = IndexFacts("model-a", "f" * 64, D, FIELDS, {"set": DatasetFacts("hospital", "/data")})
-ROOT = Path(__file__).parent.parent
-# The server that docker/compose.yaml starts is the one that is tested.
-QDRANT_IMAGE = re.search(r"image: (\S+)", (ROOT / "docker" / "compose.yaml").read_text("utf-8")).group(1)  # type: ignore[union-attr]
 
 
 def unit(*seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -51,25 +46,6 @@ def unit(*seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def point(number: int, **payload: Any) -> Point:
     return Point(str(uuid.UUID(int=number + 1)), payload, unit(number))
-
-
-def server_address() -> str:
-    """A server's address, from the environment or a container of its own; skips where there is neither."""
-    given = os.environ.get("CXRSEARCH_TEST_QDRANT_URL")
-    if given:
-        return given.rstrip("/")
-    import docker
-
-    try:
-        docker.from_env().ping()
-    except Exception:
-        pytest.skip("no Docker engine here, and CXRSEARCH_TEST_QDRANT_URL names no server")
-    from testcontainers.core.container import DockerContainer
-    from testcontainers.core.waiting_utils import wait_for_logs
-
-    container = DockerContainer(QDRANT_IMAGE).with_exposed_ports(6333).start()
-    wait_for_logs(container, "gRPC listening", timeout=60)
-    return f"http://{container.get_container_host_ip()}:{container.get_exposed_port(6333)}"
 
 
 @pytest.fixture(params=["edge", "memory", pytest.param("server", marks=pytest.mark.docker)], scope="module")
@@ -83,7 +59,7 @@ def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         from qdrant_client import QdrantClient
 
         return lambda: ServerStore(QdrantClient(":memory:"), "test", "memory", FACTS)
-    address = server_address()
+    address = request.getfixturevalue("qdrant_server")
     return lambda: ServerStore.connect(f"{address}/cxrsearch-test-{uuid.uuid4().hex}", FACTS)
 
 
