@@ -120,7 +120,7 @@ def test_an_index_from_a_stranger_cannot_have_other_files_shown(index: Path, tmp
         store.declare(replace(store.facts, datasets={"phantoms": dataset}))
         sha256 = hashlib.sha256(secret.read_bytes()).hexdigest()
         payload = {"dataset": "phantoms", "path": path, "image_sha256": sha256}
-        assert StoredImages(store).of("00000000-0000-0000-0000-000000000001", payload) is None
+        assert StoredImages(store).read("00000000-0000-0000-0000-000000000001", payload) is None
     finally:
         store.close()
 
@@ -148,10 +148,10 @@ def test_a_point_written_by_hand_has_none(tmp_path: Path, index: Path) -> None:
         point = next(iter(store.scroll(vectors=True)))
         new = Point("00000000-0000-0000-0000-000000000001", {"dataset": "phantoms"}, point.vector)
         store.upsert([new])
-        assert StoredImages(store).of(new.id, new.payload) is None
+        assert StoredImages(store).read(new.id, new.payload) is None
         buffer = io.BytesIO()
         Image.new("L", (8, 8), 1).save(buffer, "PNG")
         store.thumbnails.put(new.id, buffer.getvalue())
-        assert StoredImages(store).of(new.id, new.payload) is None  # blank
+        assert StoredImages(store).read(new.id, new.payload) is None  # blank
     finally:
         store.close()
