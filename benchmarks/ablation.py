@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from cxrsearch.errors import InputError
+from trainer.config import Config
 from trainer.data import splits
 from trainer.data.images import Images
 from trainer.data.training_set import load
-from trainer.learning.config import Config
 from trainer.learning.fit import embed, fit
 from trainer.metrics.retrieval import retrieve
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from cxrsearch.encoder import DEFAULT_MODEL, Encoder
+from trainer.config import Config, HeldOut, LearningSettings, NetworkSettings, TrainingDataset
 from trainer.data.images import Images
-from trainer.learning.config import Config, HeldOut, LearningSettings, NetworkSettings, Source
 from trainer.learning.export import load_network
 from trainer.learning.fit import Trainer, architecture, keep_freed_memory, processes
 from trainer.learning.network import Network
@@ -24,7 +24,7 @@ from trainer.learning.sampling import class_batches
 ROUNDS, STEPS, BATCH = 3, 6, 60
 CONFIG = Config(
     name="bench",
-    data=[Source(mapping="none")],
+    data=[TrainingDataset(mapping="none")],
     held_out=HeldOut(validation=0, test=0),
     network=NetworkSettings(image_size=128),
     learning=LearningSettings(epochs=100, warm_up_part=0.0),

@@ -17,10 +17,10 @@ from PIL import Image
 from torch import nn
 
 from cxrsearch.encoder import Encoder
+from trainer.config import Config
 from trainer.data import splits
 from trainer.data.images import Images
 from trainer.data.training_set import load
-from trainer.learning.config import Config
 from trainer.learning.fit import embed, fit
 from trainer.learning.network import Architecture, Network
 from trainer.learning.sampling import augment, class_batches

@@ -22,11 +22,11 @@ import numpy as np
 from cxrsearch import __version__
 from cxrsearch.errors import InputError
 from trainer import plots
+from trainer.config import Config
 from trainer.data import splits
 from trainer.data.images import Images
 from trainer.data.training_set import LeftOut, load
 from trainer.evaluation.evaluate import GALLERIES, HELD_OUT, Evaluation, Judging, judge
-from trainer.learning.config import Config
 from trainer.learning.export import export
 from trainer.learning.fit import Fit, Line, embed, fit, processes
 

@@ -52,11 +52,11 @@ def evaluate(
         raise UsageError("--all goes with --model")
     with needs_train_extra("evaluate"):
         from trainer import run
+        from trainer.config import Config
         from trainer.data import splits
         from trainer.data.training_set import load
         from trainer.evaluation import evaluate as evaluating
         from trainer.evaluation import page as evaluation_page
-        from trainer.learning.config import Config
 
     configuration = Config.load(config)
     with TrainingProgress() as watch:

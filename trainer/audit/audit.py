@@ -33,7 +33,7 @@ class Risk:
 
 @dataclass(frozen=True)
 class Audit:
-    """patients: as the dataset gives them; groups: joined by near duplicates as ``trainer/duplicates.py`` says.
+    """patients: as the dataset gives them; groups: joined by near duplicates as ``trainer/data/patients.py`` says.
 
     exact: groups of numbers of images whose files are the same bytes. pairs: near duplicates, the exact included.
     by_site: label -> site -> images. known: field -> label -> part of the label's images that have it.

@@ -14,9 +14,9 @@ from cxrsearch.errors import ImageError, InputError
 from cxrsearch.imaging.radiograph import DEFAULT_GATES
 from indexer import dataset as datasets
 from indexer.readers import ReaderConfig, Readers, Task
+from trainer.config import Config
 from trainer.data.images import Images
 from trainer.data.patients import near_duplicates, patient_groups
-from trainer.learning.config import Config
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def load(
 ) -> tuple[Images, LeftOut]:
     """Every image of the configuration that can be read and learnt from.
 
-    An image without a patient number gets its patient from its near duplicates (``trainer/duplicates.py``); one that
+    An image without a patient number gets its patient from its near duplicates (``trainer/data/patients.py``); one that
     has none, and a class, could be in training and in test at once, and is left out. With ``allow_leakage`` it
     stays, as if its patient had no other image.
 

@@ -22,10 +22,10 @@ from cxrsearch import __version__
 from cxrsearch.encoder import read_card
 from cxrsearch.errors import InputError
 from cxrsearch.statistics import Figure
+from trainer.config import Config
 from trainer.data import splits
 from trainer.data.images import Images
 from trainer.evaluation import baselines
-from trainer.learning.config import Config
 from trainer.learning.export import load_network
 from trainer.learning.fit import Line, architecture, embed, fit
 from trainer.learning.network import Network

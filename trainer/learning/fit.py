@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxrsearch.errors import InputError
+from trainer.config import Config
 from trainer.data.images import Images
-from trainer.learning.config import Config
 from trainer.learning.network import Architecture, Network
 from trainer.learning.objective import Objective, Views
 from trainer.learning.sampling import augment, class_batches, plain_batches

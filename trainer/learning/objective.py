@@ -20,7 +20,7 @@ from pytorch_metric_learning.miners import MultiSimilarityMiner, TripletMarginMi
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper, DistributedMinerWrapper
 from torch import Tensor, nn
 
-from trainer.learning.config import LearningSettings
+from trainer.config import LearningSettings
 
 ALPHA, BETA, BASE = 2.0, 50.0, 0.5
 MINER_EPSILON = 0.1
