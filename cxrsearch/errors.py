@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+INTERRUPTED = 130  # what Ctrl-C gives: 128 + SIGINT, as shells have it
+
 
 class CxrSearchError(Exception):
     """An error the user can cause; ``str(error)`` is the sentence shown."""

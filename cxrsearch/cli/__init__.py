@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells give it
+from cxrsearch.errors import INTERRUPTED
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ import typer
 
 from cxrsearch import __version__, settings
 from cxrsearch.cli import (
-    INTERRUPTED,
     audit,
     backup,
     calibrate,
@@ -31,7 +30,7 @@ from cxrsearch.cli import (
     transfer,
 )
 from cxrsearch.cli import logging_options as telling
-from cxrsearch.errors import CxrSearchError
+from cxrsearch.errors import INTERRUPTED, CxrSearchError
 from cxrsearch.text import clean
 
 app = typer.Typer(

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from cxrsearch.cli import INTERRUPTED
 from cxrsearch.cli.logging_options import LOGGER
 from cxrsearch.cli.options import Index, Model
+from cxrsearch.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from indexer.dataset import Dataset
