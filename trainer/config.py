@@ -35,8 +35,13 @@ class TrainingDataset(_Strict):
 
 
 class NetworkSettings(_Strict):
-    """tower: any open_clip vision tower, or one of trainer/learning/towers. pretrained: an open_clip tag or a local file
-    of weights. image_size in pixels; dimensions D of the embedding; attention: False weighs all places alike."""
+    """A tower and what is put on it.
+
+    tower: any open_clip vision tower, or one of trainer/learning/towers.
+    pretrained: an open_clip tag or a local file of weights.
+    image_size: in pixels. dimensions: D of the embedding.
+    attention: False weighs all places alike.
+    """
 
     tower: str = "cxr-RN26-w32"
     pretrained: str | None = None
