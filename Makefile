@@ -1,10 +1,10 @@
 # make demo    base install in .venv (no torch), a synthetic cohort indexed and searched
 # make test    full install in .venv-dev, linters, types and all tests
-# make bench   the figures of docs/benchmarks.md
-# make results   the figures of docs/results.md
-# make transfer  the table of docs/transfer.md
+# make bench   the figures of docs/reference/benchmarks.md
+# make results   the figures of docs/reference/results.md
+# make transfer  the table of docs/how-to/transfer.md
 # make docs    the pages of docs/ as a site in site/, command reference included
-# make ablation  what each part of the method is worth: docs/ablation.md
+# make ablation  what each part of the method is worth: docs/reference/ablation.md
 PYTHON ?= python3
 DATA ?=
 

@@ -1,1 +1,1 @@
-"""Measurements behind docs/benchmarks.md. `make bench` runs them all; ratios are taken within one run."""
+"""Measurements behind docs/reference/benchmarks.md. `make bench` runs them all; ratios are taken within one run."""

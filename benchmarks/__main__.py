@@ -1,4 +1,4 @@
-"""Run every benchmark and write docs/benchmarks.md."""
+"""Run every benchmark and write docs/reference/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks import cold_search, engine, faithfulness, indexing_rate, learning_speed
 
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "benchmarks.md"
 HEAD = """\
 # Benchmarks
 

@@ -1,4 +1,6 @@
-"""What each part of the method is worth: one change at a time, three seeds. ``make ablation`` writes docs/ablation.md.
+"""What each part of the method is worth: one change at a time, three seeds.
+
+``make ablation`` writes docs/reference/ablation.md.
 
 On darkcovidnet without the first of its five patient-grouped folds: what is chosen by this table is never chosen on
 that fold's images. Each seed draws another fifth of the remaining patients to judge on, the same for every variant.
@@ -25,7 +27,7 @@ from trainer.learning.fit import embed, fit
 from trainer.metrics.retrieval import retrieve
 
 DONE = Path(__file__).parent.parent / "runs" / "ablation.jsonl"
-PAGE = Path(__file__).parent.parent / "docs" / "ablation.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "ablation.md"
 CONFIG = Path(__file__).parent.parent / "trainer" / "configs" / "darkcovidnet.toml"
 SEEDS = (0, 1, 2)
 EPOCHS, PIXELS, JUDGED = 16, 96, 0.2

@@ -1,7 +1,7 @@
 """The published figures: darkcovidnet in five folds, by patient and at random, with baselines. ``make results``.
 
 Trains ten networks (about an hour on two cores), unless their folders under runs/ are there already, and writes
-docs/results.md.
+docs/reference/results.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "results.md"
+PAGE = ROOT / "docs" / "reference" / "results.md"
 CONFIG = "trainer/configs/darkcovidnet.toml"
 RUNS = {"by-patient": [], "by-image": ["--by", "image"]}
 COLUMNS = {
@@ -55,7 +55,7 @@ def _page(found: dict[str, Any]) -> str:
         "",
         f"Written by `make results` from `{CONFIG}` (seed 0, {facts['hardware']}, {facts['day']}): five folds, three",
         f"classes, {facts['queries']} images of {facts['patients']} patients, from random weights. Value and 95 %",
-        "interval by bootstrap over patients. What the columns mean: [evaluation.md](evaluation.md).",
+        "interval by bootstrap over patients. What the columns mean: [evaluation](../concepts/evaluation.md).",
         "",
         "## Against what was to be reached",
         "",

@@ -1,4 +1,6 @@
-"""The last experiment of Zhong et al. 2021, on covid-chestxray: ``make transfer`` writes the table of docs/transfer.md.
+"""The last experiment of Zhong et al. 2021, on covid-chestxray.
+
+``make transfer`` writes the table of docs/how-to/transfer.md.
 
 Trains an encoder without that data set (some minutes on two cores, unless runs/nih is there), indexes it, and asks for
 survival, ICU and intubation, in folds by patient and with each hospital left out in turn.
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "transfer.md"
+PAGE = ROOT / "docs" / "how-to" / "transfer.md"
 BEGIN, END = "<!-- table: make transfer -->\n", "<!-- end -->\n"
 TARGETS = ("outcome", "icu", "intubated")
 PROTOCOLS = {"five folds by patient, drawn three times": [], "one hospital left out at a time": ["--leave-out", "site"]}

@@ -1,4 +1,7 @@
-"""Writes docs/commands.md from the commands' own help: ``make docs``. A test fails when the page is out of date."""
+"""Writes docs/reference/commands.md from the help of the commands: ``make docs``.
+
+A test fails when the page is out of date.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 
 from cxrsearch.cli.app import app
 
-PAGE = Path(__file__).parent / "commands.md"
+PAGE = Path(__file__).parent / "reference" / "commands.md"
 HEAD = """\
 # Commands
 

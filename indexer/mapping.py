@@ -1,6 +1,6 @@
 """The dataset TOML: its schema, and how a cell, a path or a DICOM value becomes a clinical fact.
 
-Documented for its users in docs/mapping.md. A misspelt key is an error, not a silent nothing.
+Documented for its users in docs/reference/mapping.md. A misspelt key is an error, not a silent nothing.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class DatasetMapping(_Strict):
         if self.identifiers and not self.privacy.allow_identifiers:
             raise ValueError(
                 f"{self.identifiers[0]} can identify a patient. Leave it out, or set allow_identifiers = true"
-                " under [privacy] (docs/privacy.md)"
+                " under [privacy] (docs/how-to/privacy.md)"
             )
         return self
 
@@ -230,7 +230,9 @@ def load_mapping(dataset: str) -> tuple[DatasetMapping, Path]:
                 raise MappingError(f"{dataset}: larger than 1 MB; a dataset TOML holds a mapping, not data")
             return _parse(path.read_text("utf-8"), dataset), path.parent
         except UnicodeDecodeError:
-            raise MappingError(f"{dataset}: not a text file in UTF-8; write a dataset TOML (docs/mapping.md)") from None
+            raise MappingError(
+                f"{dataset}: not a text file in UTF-8; write a dataset TOML (docs/reference/mapping.md)"
+            ) from None
         except OSError as error:
             raise MappingError(f"{dataset}: cannot be read ({error.strerror})") from None
     if dataset in shipped():

@@ -24,7 +24,7 @@ _DX_IMAGE = "1.2.840.10008.5.1.4.1.1.1.1"  # Digital X-Ray Image Storage - For P
 _COLUMNS = ["file", "patient", "site", "finding", "outcome", "icu", "age", "sex", "study_date", "notes"]
 
 DATASET_TOML = """\
-# Made by indexer/phantoms.py; the mapping language is described in docs/mapping.md.
+# Made by indexer/phantoms.py; the mapping language is described in docs/reference/mapping.md.
 name = "phantoms"
 
 [images]

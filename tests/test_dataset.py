@@ -221,7 +221,7 @@ def test_the_real_sets_are_read_whole(data: Path) -> None:
 
 
 def test_every_shipped_mapping_is_documented() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "mapping.md").read_text("utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "reference" / "mapping.md").read_text("utf-8")
     assert [name for name in shipped() if f"`{name}`" not in page] == []
 
 

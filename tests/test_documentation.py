@@ -13,7 +13,11 @@ from conftest import Run
 from indexer.phantoms import write_cohort
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
+]
 
 
 def test_the_commands_of_the_readme_run(cxrsearch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +63,7 @@ def test_the_page_of_commands_is_what_they_say() -> None:
         cwd=ROOT / "docs",
         check=True,
     )
-    assert (ROOT / "docs/commands.md").read_text("utf-8") == done.stdout
+    assert (ROOT / "docs/reference/commands.md").read_text("utf-8") == done.stdout
 
 
 def test_the_site_builds_and_no_link_of_it_is_broken(tmp_path: Path) -> None:
@@ -77,17 +81,19 @@ def test_the_site_builds_and_no_link_of_it_is_broken(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
-    assert all((tmp_path / "site" / page / "index.html").exists() for page in pages)
+    pages = [path.relative_to(ROOT / "docs").with_suffix("") for path in (ROOT / "docs").rglob("*.md")]
+    assert all((tmp_path / "site" / page / "index.html").exists() for page in pages if page.name != "index")
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8").split("\nnav:\n")[1]
+    assert [page for page in pages if f"{page}.md" not in navigation] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_are_named_exist(page: Path) -> None:
     for name in re.findall(
         r"`((?:cxrsearch|indexer|trainer|benchmarks|docs|docker|tests)/[\w./-]+)`", page.read_text("utf-8")
@@ -116,7 +122,7 @@ def test_the_figures_of_the_readme_are_those_of_the_card() -> None:
 
 
 def test_the_error_of_the_where_page_is_the_error(cxrsearch: Run, index: Path) -> None:
-    page = (ROOT / "docs/where.md").read_text("utf-8")
+    page = (ROOT / "docs/reference/where.md").read_text("utf-8")
     command, *shown = re.search(r"    \$ (cxrsearch cohort.*?)\n\n", page, re.DOTALL)[1].split("\n")  # type: ignore[index]
     arguments = [str(index) if word == "chest" else word for word in shlex.split(command)[1:]]
     assert cxrsearch(*arguments).err.rstrip("\n").split("\n") == [line.removeprefix("    ") for line in shown]

@@ -1,5 +1,7 @@
-"""What strangers' files, tables, models and servers may try. Each row of docs/security.md has its test here or beside
-the module it is about."""
+"""What strangers' files, tables, models and servers may try.
+
+Each row of docs/reference/security.md has its test here or beside the module it is about.
+"""
 
 import contextlib
 import hashlib

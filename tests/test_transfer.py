@@ -367,7 +367,7 @@ def test_the_way_to_a_second_hospital_that_the_page_shows(
         text = text.replace("[images]", f'[images]\nroot = "{name}"', 1)
         (tmp_path / f"{name}.toml").write_text(text, "utf-8")
     monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parent.parent / "docs" / "transfer.md").read_text("utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "how-to" / "transfer.md").read_text("utf-8")
     block = re.search(r"```console\n(.*?)```", page, re.DOTALL)
     assert block is not None
     commands = [line[2:] for line in block[1].splitlines()]

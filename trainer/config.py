@@ -1,6 +1,6 @@
 """A training configuration: the TOML that ``cxrsearch train`` and ``cxrsearch evaluate`` are given.
 
-Described for its users in docs/training.md; trainer/configs/ has the ones whose figures we publish.
+Described for its users in docs/how-to/training.md; trainer/configs/ has the ones whose figures we publish.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Config(_Strict):
             what = first["msg"]
             if first["type"] == "extra_forbidden":
                 what = f"no such key.{nearest(str(first['loc'][-1]), _keys_at(first['loc']))}"
-            raise InputError(f"{path}: {place}: {what} (docs/training.md)") from None
+            raise InputError(f"{path}: {place}: {what} (docs/how-to/training.md)") from None
         base = path.parent
         sources = [
             source.model_copy(

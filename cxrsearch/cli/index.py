@@ -159,7 +159,9 @@ def _warn(data: Dataset) -> None:
     mapping = data.mapping
     texts = [name for name, mapped in mapping.fields.items() if mapped.type is FieldType.TEXT]
     if texts and mapping.privacy.free_text:
-        log.warning(f"note: free text ({', '.join(texts)}) enters the index as it is, names and all (docs/privacy.md)")
+        log.warning(
+            f"note: free text ({', '.join(texts)}) enters the index as it is, names and all (docs/how-to/privacy.md)"
+        )
     elif texts:
         log.warning(f"note: free text ({', '.join(texts)}) is left out; free_text = true under [privacy] lets it in")
     if mapping.identifiers:

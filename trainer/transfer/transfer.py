@@ -78,7 +78,7 @@ def check_events(cases: Cases, judged: Mask | None = None) -> None:
         if people < FEWEST:
             raise InputError(
                 f"{cases.target} = {name}: {people} patients; at least {FEWEST} of every value are needed for a figure"
-                " (docs/transfer.md). Index more, or leave the value out with --where."
+                " (docs/how-to/transfer.md). Index more, or leave the value out with --where."
             )
 
 
