@@ -1,6 +1,7 @@
 """The plan of the house, held: imports only run down the floors, in no circle, and searching never imports torch."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -152,6 +153,58 @@ def test_an_import_that_the_plan_forbids_is_found(tmp_path: Path, file: str, con
         path.write_text(text, "utf-8")
     found = faults(tmp_path)
     assert found == [] if fault is None else any(fault in line for line in found), found
+
+
+def listed(text: str) -> set[str]:
+    """The files and folders of a drawn listing; a name stands under the folder that is indented less."""
+    found, folders = set(), {}
+    for line in text.splitlines():
+        depth = len(line) - len(line.lstrip())
+        folders = {d: name for d, name in folders.items() if d < depth}
+        for name in re.split(r" {2,}", line.strip()):
+            if not re.fullmatch(r"\w+(\.py|/)", name):
+                break  # what follows the names is what they are for
+            found.add("".join(folders[d] for d in sorted(folders)) + name)
+            if name.endswith("/"):
+                folders[depth] = name
+    return found
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```text\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+
+
+def test_the_listing_of_the_architecture_page_is_the_tree() -> None:
+    """A module that was added, moved or deleted: change its line in docs/architecture.md."""
+    names = listed(blocks("docs/architecture.md")[0])
+    modules = {str(path.relative_to(ROOT)) for path in modules_of(ROOT).values()}
+    modules = {name for name in modules if not name.endswith(("__init__.py", "__main__.py"))}
+    assert sorted(modules - names) == [], "not in docs/architecture.md"
+    assert sorted(name for name in names if not (ROOT / name).exists()) == [], "not in the tree"
+
+
+def test_a_listing_is_read_by_its_indentation() -> None:
+    text = "a/       the first.py of all\n  b/\n    c.py  d.py  two of them\n  e.py   f/\ng/\n  h.py\n"
+    assert listed(text) == {"a/", "a/b/", "a/b/c.py", "a/b/d.py", "a/e.py", "a/f/", "g/", "g/h.py"}
+
+
+def test_the_floors_of_the_architecture_page_are_those_that_are_held() -> None:
+    drawn = [set(line.split()) for line in blocks("docs/architecture.md")[1].splitlines()]
+    built = [{room for room in floor if floor_is_built(room)} - {"cxrsearch.__main__"} for floor in FLOORS]
+    assert drawn == [{room.removeprefix("cxrsearch.") for room in floor} for floor in built if floor]
+
+
+def floor_is_built(room: str) -> bool:
+    return any(f"{name}.".startswith(f"{room}.") for name in modules_of(ROOT))
+
+
+def test_the_readme_names_every_room() -> None:
+    layout = (ROOT / "README.md").read_text("utf-8").split("## Layout")[1]
+    rooms = {path.parent.relative_to(ROOT) for path in modules_of(ROOT).values()}
+    for package in PACKAGES:
+        line = next(line for line in layout.splitlines() if line.startswith(f"    {package}/"))
+        missing = [room.name for room in rooms if room.parts[0] == package and room.name not in line]
+        assert missing == [], package
 
 
 def test_a_search_loads_no_torch_no_pandas_and_no_client_it_does_not_need(cohort: Path, index: Path) -> None:
