@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import re
 import warnings
@@ -15,6 +14,7 @@ from typing import Literal
 import pandas as pd
 
 from cxrsearch.clinical.fields import Payload
+from cxrsearch.clinical.identity import Identity
 from cxrsearch.errors import MappingError
 from cxrsearch.text import nearest
 from indexer.mapping import DatasetMapping, FieldMapping, load_mapping
@@ -68,11 +68,11 @@ class Dataset:
         )
         return whole, unusable
 
-    def row_hash(self, record: Record) -> str:
-        """Changes when a fact of the record or the meaning of the mapping's DICOM fields changes."""
+    def row_hash(self, record: Record, identity: Identity) -> str:
+        """Keyed. Changes when a fact of the record or the meaning of the mapping's DICOM fields changes."""
         dicom = {name: s.model_dump(mode="json") for name, s in self.mapping.sources.items() if s.dicom}
         facts = [record.payload, record.patient, record.study, dicom, self.mapping.privacy.model_dump(mode="json")]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+        return identity.row(json.dumps(facts, sort_keys=True, ensure_ascii=True))
 
     def _facts(
         self,

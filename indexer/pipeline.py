@@ -159,7 +159,7 @@ class _Writer:
                 id = self._id(record, 1)
                 # One whose thumbnail is gone, or was never made, is read again.
                 known = self.known.get(id) if not self.pictured or self.store.thumbnails.has(id) else None
-                yield Task(record, label, self.dataset.row_hash(record), known)
+                yield Task(record, label, self.dataset.row_hash(record, self.identity), known)
 
     def take(self, task: Task, outcome: Outcome) -> None:
         if isinstance(outcome, ImageError):

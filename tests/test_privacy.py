@@ -1,6 +1,7 @@
 """Identity stays out: of the index's bytes, of every output, of every message."""
 
 import datetime
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,21 @@ def test_pseudonyms_differ_by_namespace_identifier_kind_and_key(a: str, b: str, 
     one, other = Identity(b"k" * 32), Identity(b"l" * 32)
     assert (one.patient(a, b) == one.patient(c, d)) == ((a, b) == (c, d))
     assert len({one.patient(a, b), one.study(a, b), one.path(a, b), other.patient(a, b)}) == 4
+
+
+@pytest.mark.parametrize("study", [None, "A-17"])
+def test_a_row_fingerprint_is_not_reversed_without_the_key(tmp_path: Path, study: str | None) -> None:
+    (tmp_path / "t.csv").write_text(f"file,mrn,acc\na.png,0004711,{study or ''}\n")
+    (tmp_path / "set.toml").write_text(
+        'name = "h"\nimages = { table = "t.csv", path = "{file}" }\n'
+        'patient = { column = "mrn" }\nstudy = { column = "acc" }\n'
+    )
+    dataset = load(tmp_path / "set.toml", root=tmp_path)
+    (record,) = dataset.records()
+    assert record.patient == "0004711"
+    facts = [record.payload, record.patient, record.study, {}, dataset.mapping.privacy.model_dump(mode="json")]
+    message = json.dumps(facts, sort_keys=True, ensure_ascii=True)
+    stored = dataset.row_hash(record, Identity(b"a" * 32))
+    assert stored != hashlib.sha256(message.encode()).hexdigest()
+    assert stored != dataset.row_hash(record, Identity(b"b" * 32))
+    assert stored == dataset.row_hash(record, Identity(b"a" * 32))
