@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cxrsearch import __version__
+from cxrsearch import __version__, files
 from cxrsearch.errors import InputError
 from trainer import plots
 from trainer.config import Config
@@ -94,9 +94,9 @@ def train(
     if test.any():
         judging = Judging(result.network, np.flatnonzero(seen & labelled), np.flatnonzero(test & labelled))
         evaluation = judge(config.name, HELD_OUT, images, [judging], LEAKAGE if allow_leakage else "")
-    (folder / "curves.png").write_bytes(plots.curves(result.history))
+    files.write(folder / "curves.png", plots.curves(result.history))
     shown = np.flatnonzero((test if test.any() else rest) & labelled)
-    (folder / "embedding.png").write_bytes(map_of(config, images, shown, embed(result.network, images.pixels[shown])))
+    files.write(folder / "embedding.png", map_of(config, images, shown, embed(result.network, images.pixels[shown])))
     sizes = {
         "train": int((seen & labelled).sum()),
         "validation": int((choosing & labelled).sum()),

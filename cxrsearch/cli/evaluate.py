@@ -43,6 +43,7 @@ def evaluate(
 
     Example: cxrsearch evaluate trainer/configs/darkcovidnet.toml --folds 5 --out runs/folds
     """
+    from cxrsearch import files
     from cxrsearch.cli.training_output import TrainingProgress, needs_train_extra, print_evaluation
     from cxrsearch.errors import UsageError
 
@@ -78,7 +79,7 @@ def evaluate(
         evaluation = evaluating.stamped(evaluation, run.LEAKAGE)
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(evaluating.as_json(evaluation), indent=2, ensure_ascii=False)
-    (out / "evaluation.json").write_text(text + "\n", "utf-8")
+    files.write(out / "evaluation.json", text + "\n")
     command = "cxrsearch " + " ".join(sys.argv[1:])
     map_of = run.map_of(configuration, images, *evaluation.map_of)
     evaluation_page.write(out / "evaluation.html", evaluation, images, map_of, command, configuration.seed)

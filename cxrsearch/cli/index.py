@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -94,6 +92,7 @@ def index(
     from cxrsearch import settings
     from cxrsearch.clinical.identity import load_identity
     from cxrsearch.encoder import DEFAULT_MODEL, Encoder
+    from cxrsearch.files import replacing
     from cxrsearch.imaging.radiograph import Gates
     from cxrsearch.store import create_store, is_url
     from cxrsearch.store.contract import DatasetFacts, IndexFacts
@@ -119,25 +118,13 @@ def index(
         declared = store.facts.declaring(mapping.name, facts, mapping.declared)
         if declared != store.facts:
             store.declare(declared)
-        with _listing(list_of_rejected) as lines:
+        # A run that fails leaves the old list, so that --retry-rejected can be run again.
+        with replacing(list_of_rejected, private=True) as draft, draft.open("w", encoding="utf-8") as lines:
             summary = pipeline.run(data, store, folder, identity, lines, options)
     _report(summary, list_of_rejected)
     if summary.interrupted:
         return INTERRUPTED
     return 3 if summary.rejected else 0
-
-
-@contextmanager
-def _listing(path: Path) -> Iterator[TextIO]:
-    """A new list of rejected files, readable by its owner only, which takes the old one's place at the end.
-
-    A run that fails leaves the old list, so that --retry-rejected can be run again.
-    """
-    draft = path.with_name(path.name + ".new")
-    with draft.open("w", encoding="utf-8") as lines:
-        draft.chmod(0o600)
-        yield lines
-    draft.replace(path)
 
 
 def _labels(path: Path) -> frozenset[str]:

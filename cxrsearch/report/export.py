@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from cxrsearch.clinical.expression import Expression
 from cxrsearch.clinical.fields import Field, Payload, values_of
 from cxrsearch.cohort.counts import rows
-from cxrsearch.errors import InputError, UsageError
+from cxrsearch.errors import UsageError
+from cxrsearch.files import replacing
 from cxrsearch.report.rows import write_csv
 from cxrsearch.store.contract import VectorStore
 
@@ -17,13 +17,11 @@ from cxrsearch.store.contract import VectorStore
 def write(store: VectorStore, expression: Expression | None, file: Path) -> int:
     """Write .csv or .parquet, by the file's name, readable by its owner only; how many images.
 
-    Whole or not at all: written beside and renamed. Raises UsageError, InputError.
+    Raises UsageError, InputError.
     """
     payloads = list(rows(store, expression))
     columns = [name for name in store.facts.all_fields if name != "image_sha256"]
-    draft = file.with_name(file.name + ".new")
-    try:
-        os.close(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+    with replacing(file, private=True) as draft:
         match file.suffix.lower():
             case ".csv":
                 with draft.open("w", encoding="utf-8", newline="") as stream:
@@ -32,11 +30,6 @@ def write(store: VectorStore, expression: Expression | None, file: Path) -> int:
                 _parquet(payloads, [store.facts.all_fields[name] for name in columns], draft)
             case _:
                 raise UsageError(f"--export {file}: write to a file that ends in .csv or .parquet")
-        draft.replace(file)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be written ({error.strerror})") from None
-    finally:
-        draft.unlink(missing_ok=True)
     return len(payloads)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch import __version__
+from cxrsearch import __version__, files
 from cxrsearch.imaging.canonical import jpeg
 from cxrsearch.text import clean
 
@@ -24,10 +24,9 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write(path: Path, template: str, **facts: Any) -> None:
-    """Fill ``templates/<template>.html`` with ``facts`` and write it to ``path``."""
+    """Fill ``templates/<template>.html`` with ``facts`` and write it to ``path``. Raises InputError."""
     text = _environment().get_template(f"{template}.html").render(version=__version__, **facts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, "utf-8")
+    files.write(path, text)
 
 
 def png_uri(data: bytes) -> str:

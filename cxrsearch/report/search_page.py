@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from cxrsearch.clinical.fields import Field, FieldType, Payload, values_of
 from cxrsearch.cohort import counts
 from cxrsearch.encoder import ModelCard
-from cxrsearch.errors import InputError
 from cxrsearch.imaging.canonical import content, grey
 from cxrsearch.imaging.places import Shares, Sized
 from cxrsearch.report import page
@@ -55,23 +54,20 @@ def write(
     """Write the page; its size in bytes. ``command``: how it was made, without names of images. Raises InputError."""
     script = _SCRIPT.read_text("utf-8")
     images = StoredImages(store)
-    try:
-        page.write(
-            path,
-            "search",
-            title="Similar radiographs",
-            script=Markup(script),
-            script_hash=_hash(script),
-            queries=[_query(number, one, store, images, calibration) for number, one in enumerate(answers, start=1)],
-            cohort=[(number, _against_cohort(one, store, options)) for number, one in enumerate(answers, start=1)],
-            region=options.region,
-            texts={n for n, f in store.facts.fields.items() if f.type is FieldType.TEXT},
-            provenance=_provenance(store, card, calibration, command),
-            figures=_figures(card),
-            intended=card.described.get("intended_use", {}),
-        )
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    page.write(
+        path,
+        "search",
+        title="Similar radiographs",
+        script=Markup(script),
+        script_hash=_hash(script),
+        queries=[_query(number, one, store, images, calibration) for number, one in enumerate(answers, start=1)],
+        cohort=[(number, _against_cohort(one, store, options)) for number, one in enumerate(answers, start=1)],
+        region=options.region,
+        texts={n for n, f in store.facts.fields.items() if f.type is FieldType.TEXT},
+        provenance=_provenance(store, card, calibration, command),
+        figures=_figures(card),
+        intended=card.described.get("intended_use", {}),
+    )
     return path.stat().st_size
 
 

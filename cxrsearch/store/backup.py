@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from cxrsearch.errors import InputError
+from cxrsearch.files import replacing
 from cxrsearch.store.contract import IndexFacts, Point, VectorStore
 
 _BATCH = 1_000
@@ -27,39 +28,35 @@ _LARGEST_PART = 512 * 2**20
 
 
 def save(store: VectorStore, file: Path) -> int:
-    """Write every point, payload and setting of an index; how many points. Raises InputError.
+    """Write every point, payload and setting of an index, readable by its owner only; how many points.
 
-    Written beside and renamed, so that ``file`` is whole or not there.
+    Raises InputError.
     """
-    draft = file.with_name(file.name + ".new")
     sums: dict[str, str] = {}
     points, count = store.scroll(vectors=True), 0
-    try:
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            draft.chmod(0o600)  # an index holds clinical facts
+    with (
+        replacing(file, private=True) as draft,
+        zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
 
-            def put(name: str, content: bytes) -> None:
-                sums[name] = hashlib.sha256(content).hexdigest()
-                archive.writestr(name, content)
+        def put(name: str, content: bytes) -> None:
+            sums[name] = hashlib.sha256(content).hexdigest()
+            archive.writestr(name, content)
 
-            put("facts.json", json.dumps(store.facts.as_json()).encode())
-            for number in range(1_000_000):
-                batch = list(islice(points, _BATCH))
-                if not batch:
-                    break
-                lines = [json.dumps({"id": p.id, "payload": p.payload}, ensure_ascii=False) for p in batch]
-                put(f"points/{number:06d}.jsonl", "\n".join(lines).encode())
-                vectors = np.stack([p.vector for p in batch if p.vector is not None])
-                put(f"vectors/{number:06d}.f32", vectors.astype("<f4").tobytes())
-                count += len(batch)
-            for id in store.thumbnails.ids():
-                if (picture := store.thumbnails.get(id)) is not None:
-                    put(f"thumbnails/{id}.jpg", picture)
-            archive.writestr(_MANIFEST, json.dumps(sums))
-        draft.replace(file)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise InputError(f"{file}: cannot be written ({error.strerror})") from None
+        put("facts.json", json.dumps(store.facts.as_json()).encode())
+        for number in range(1_000_000):
+            batch = list(islice(points, _BATCH))
+            if not batch:
+                break
+            lines = [json.dumps({"id": p.id, "payload": p.payload}, ensure_ascii=False) for p in batch]
+            put(f"points/{number:06d}.jsonl", "\n".join(lines).encode())
+            vectors = np.stack([p.vector for p in batch if p.vector is not None])
+            put(f"vectors/{number:06d}.f32", vectors.astype("<f4").tobytes())
+            count += len(batch)
+        for id in store.thumbnails.ids():
+            if (picture := store.thumbnails.get(id)) is not None:
+                put(f"thumbnails/{id}.jpg", picture)
+        archive.writestr(_MANIFEST, json.dumps(sums))
     return count
 
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from cxrsearch.clinical.expression import Expression, Not
 from cxrsearch.clinical.fields import Field, FieldType, Payload, Scalar, Value
 from cxrsearch.errors import IndexUnavailable
+from cxrsearch.files import replacing
 from cxrsearch.store import manifest, shard
 from cxrsearch.store.contract import SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
 from cxrsearch.store.filters import Engine, translate
@@ -207,7 +208,8 @@ class EdgeStore:
         if self._write and shard.free(self.folder) >= shard.SPARE_BYTES:
             # Loading removes the segments that were merged away; now, so that no search has to.
             shard.load(self.folder).close()
-            with contextlib.suppress(OSError):  # on a full disk: an index without a manifest is not checked
+            # On a full disk: an index without a manifest is not checked.
+            with contextlib.suppress(OSError, IndexUnavailable):
                 manifest.write(self.folder)
         self._lock.close()  # closing the file gives the lock back
 
@@ -230,13 +232,8 @@ class EdgeStore:
             self._update(edge.UpdateOperation.create_field_index(field.name, _schema(field.type)))
 
     def _write_facts(self, facts: IndexFacts) -> None:
-        """Whole or not at all: written beside, flushed to the disk, then renamed over the old one."""
-        draft = self.folder / "index.json.new"
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(facts.as_json(), file, indent=2, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.folder / "index.json")
+        with replacing(self.folder / "index.json", failure=IndexUnavailable) as draft:
+            draft.write_text(json.dumps(facts.as_json(), indent=2, ensure_ascii=False), "utf-8")
 
     def _unpack(self, payload: Mapping[str, Any] | None) -> Payload:
         return {

@@ -10,24 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from cxrsearch.errors import IndexUnavailable
+from cxrsearch.files import replacing
 
 NAME = "manifest.json"
 _FILES = ("index.json", "shard")
 
 
 def write(folder: Path) -> None:
-    """Describe the index's files as they are now."""
+    """Describe the index's files as they are now. Raises IndexUnavailable."""
     described = {name: [*_state(folder / name), _sha256(folder / name)] for name in _listed(folder)}
-    draft = folder / f"{NAME}.new"
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(described, file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(folder / NAME)
+    with replacing(folder / NAME, failure=IndexUnavailable) as draft:
+        draft.write_text(json.dumps(described), "utf-8")
 
 
 def remove(folder: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
+from cxrsearch import files
 from trainer.learning.network import Architecture, Network
 
 # Initializers below this stay float32: they are biases and shapes, not worth a Cast node.
@@ -45,7 +46,7 @@ def export(network: Network, folder: Path, card: dict[str, Any]) -> None:
         "dimensions": network.architecture.dimensions,
         "sha256": {name: _sha256(folder / name) for name in ("encoder.onnx", "weights.safetensors")},
     }
-    (folder / "model.json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    files.write(folder / "model.json", json.dumps(described, indent=2, ensure_ascii=False) + "\n")
 
 
 def load_network(folder: Path) -> Network:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxrsearch.errors import InputError
+from cxrsearch.files import replacing
 from trainer.config import Config
 from trainer.data.images import Images
 from trainer.learning.network import Architecture, Network
@@ -267,9 +268,8 @@ def _check(config: Config, line: Line, epoch: int) -> None:
 
 
 def _save(whole: dict[str, Any], path: Path) -> None:
-    draft = path.with_suffix(".new")
-    torch.save(whole, draft)
-    draft.replace(path)
+    with replacing(path) as draft:
+        torch.save(whole, draft)
 
 
 def _restored(trainer: Trainer, path: Path) -> tuple[dict[str, Any], list[Line]]:

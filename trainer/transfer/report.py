@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from cxrsearch import __version__
-from cxrsearch.errors import ImageError, InputError
+from cxrsearch import __version__, files
+from cxrsearch.errors import ImageError
 from cxrsearch.imaging.canonical import canonical
 from cxrsearch.imaging.read import read
 from cxrsearch.report import page
@@ -118,10 +118,7 @@ def save(path: Path, found: Transfer, facts: IndexFacts, command: str, seed: int
             "use": "research: not for any decision about a patient",
         },
     }
-    try:
-        path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    files.write(path, json.dumps(written, indent=1, ensure_ascii=False) + "\n")
 
 
 def _coefficients(cases: Cases, seed: int) -> list[dict[str, Any]]:

@@ -1,0 +1,45 @@
+"""Files that are whole or not there: written beside, flushed to the disk, then renamed into place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cxrsearch.errors import CxrSearchError, InputError
+
+
+@contextmanager
+def replacing(
+    path: Path, private: bool = False, flush: bool = True, failure: type[CxrSearchError] = InputError
+) -> Iterator[Path]:
+    """An empty draft beside ``path``, to be written; it takes the place of ``path`` when the block ends without error.
+
+    private: readable by its owner only. flush: False where a file that a power cut empties is no loss.
+    Raises ``failure``, with the file and the reason, where it cannot be written; the old file then stays.
+    """
+    draft = path.with_name(f"{path.name}.new")
+    try:
+        draft.unlink(missing_ok=True)  # of a process that was killed; it may have had another mode
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666))
+        yield draft
+        if flush:
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        # What the block does beside writing may fail too, and is no fault of this file.
+        if isinstance(error, ConnectionError) or error.filename not in (None, draft, str(draft)):
+            raise
+        raise failure(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def write(path: Path, content: str | bytes, private: bool = False) -> None:
+    """Write a whole file, text as UTF-8. Raises InputError."""
+    with replacing(path, private) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
