@@ -35,7 +35,7 @@ from cxrsearch.text import clean
 
 app = typer.Typer(
     name="cxrsearch",
-    help="Find the chest radiographs most like this one, and what happened to those patients.",
+    help="Find similar chest radiographs, and what happened to those patients.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,

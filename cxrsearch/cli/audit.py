@@ -1,4 +1,4 @@
-"""cxrsearch audit: what is wrong with a dataset, before anyone trains."""
+"""cxrsearch audit: find what is wrong with a dataset before training on it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ def audit(
         typer.Argument(metavar="DATASET...", help="Dataset TOMLs, shipped mappings or folders of DICOM files."),
     ],
     root: Annotated[
-        list[Path] | None, typer.Option("--root", metavar="DIR", help="Where the images are; once for each DATASET.")
+        list[Path] | None,
+        typer.Option("--root", metavar="DIR", help="The folder of the images; once for each DATASET."),
     ] = None,
-    label: Annotated[str, typer.Option("--label", metavar="FIELD", help="The field to be learnt.")] = "finding",
+    label: Annotated[str, typer.Option("--label", metavar="FIELD", help="The field to be learned.")] = "finding",
     site: Annotated[str, typer.Option("--site", metavar="FIELD", help="The field that names the hospital.")] = "site",
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.html", help="Write a page with the pairs as pictures.")
+        Path | None, typer.Option("--out", metavar="FILE.html", help="Write an HTML page with images of the pairs.")
     ] = None,
-    paths: Annotated[bool, typer.Option("--paths", help="Name files; their names may identify patients.")] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Show file names, which may identify patients.")] = False,
     format: Output = Format.TABLE,
 ) -> int:
-    """Look for duplicates, leaks between patients and shortcuts past the disease. Exit code 3 when a trap is there.
+    """Check a dataset for duplicates, leaks between patients and shortcuts. Exit code 3 when a risk is found.
 
     Example: cxrsearch audit darkcovidnet --root ../shared/data/darkcovidnet --out audit.html
     """

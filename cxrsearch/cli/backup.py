@@ -13,7 +13,7 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="The backup file.")]
 def backup(
     source: Annotated[str, typer.Argument(metavar="INDEX", help="The index: a folder or a URL.")], file: File
 ) -> None:
-    """Write an index into one file with checksums; searches may go on meanwhile.
+    """Write an index into one file. Searches can go on meanwhile.
 
     Example: cxrsearch backup chest chest-2020-03.backup
     """
@@ -31,7 +31,7 @@ def backup(
 def restore(
     file: File, target: Annotated[str, typer.Argument(metavar="INDEX", help="A new index: a folder or a URL.")]
 ) -> None:
-    """Make an index from a backup file, after checking the whole of it.
+    """Make an index from a backup file, after checking it.
 
     Example: cxrsearch restore chest-2020-03.backup chest-again
     """

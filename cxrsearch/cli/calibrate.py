@@ -1,4 +1,4 @@
-"""cxrsearch calibrate: learn how an index's neighbours vote."""
+"""cxrsearch calibrate: learn how votes on an index become probabilities."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cxrsearch.report.rows import Format
 def calibrate(
     index: Index,
     model: Model = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Deals patients to teaching and measuring.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random split of patients.")] = 0,
     format: Output = Format.TABLE,
 ) -> None:
-    """Learn on an index how its neighbours' vote becomes a probability, and how far is too far; search --vote uses it.
+    """Learn how votes on this index become probabilities. Run it before search --vote.
 
     Example: cxrsearch calibrate --index chest
     """

@@ -31,26 +31,34 @@ def cohort(
     by: Annotated[
         list[str] | None,
         typer.Option(
-            "--by", metavar="FIELD", autocompletion=field_names, help="Count by this field; up to three times."
+            "--by",
+            metavar="FIELD",
+            autocompletion=field_names,
+            help="Count by this field; repeat for up to three fields.",
         ),
     ] = None,
     versus: Annotated[
         str | None,
-        typer.Option("--versus", metavar="EXPR", autocompletion=where_words, help="Compare --where with this cohort."),
+        typer.Option(
+            "--versus",
+            metavar="EXPR",
+            autocompletion=where_words,
+            help="Compare with the images that meet this filter.",
+        ),
     ] = None,
     similar_to: Annotated[
         Path | None,
-        typer.Option("--similar-to", metavar="IMAGE", help="How alike the cohort, or each --by group, is to IMAGE."),
+        typer.Option("--similar-to", metavar="IMAGE", help="Show how similar the cohort, or each group, is to IMAGE."),
     ] = None,
     export: Annotated[
         Path | None,
-        typer.Option("--export", metavar="FILE", help="Write the images' facts to a .csv or .parquet file."),
+        typer.Option("--export", metavar="FILE", help="Write the facts of the images to a .csv or .parquet file."),
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Show pictures of the first images in the terminal.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show the first images in the terminal.")] = False,
     model: Model = None,
     format: Output = Format.TABLE,
 ) -> None:
-    """Count the images and patients that meet a filter; without --by, list the images.
+    """Count or list the images and patients that meet a filter.
 
     Example: cxrsearch cohort --index chest --where 'age >= 60' --by finding --by outcome
     """

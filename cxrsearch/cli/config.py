@@ -1,4 +1,4 @@
-"""cxrsearch config: what is set, and by what."""
+"""cxrsearch config: show all settings and where they were set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cxrsearch.report.rows import Format, write
 
 
 def config(format: Output = Format.TABLE) -> None:
-    """Show every setting, its value and where it comes from: a flag goes before the environment, that before the file.
+    """Show every setting, its value, and where it was set.
 
     Example: cxrsearch config
     """

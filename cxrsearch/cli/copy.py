@@ -13,9 +13,9 @@ _BATCH = 500
 
 def copy(
     source: Annotated[str, typer.Argument(metavar="SRC", help="The index to copy: a folder or a URL.")],
-    target: Annotated[str, typer.Argument(metavar="DST", help="Where to: a new or an empty index, folder or URL.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="The new index: a folder or a URL.")],
 ) -> None:
-    """Copy points, payloads, thumbnails and settings of one index into a new one, either way between folder and server.
+    """Copy an index from a folder to a server, or back.
 
     Example: cxrsearch copy chest http://localhost:6333/chest
     """

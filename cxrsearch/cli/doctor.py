@@ -1,4 +1,4 @@
-"""cxrsearch doctor: is everything there, and does a query work."""
+"""cxrsearch doctor: check the installation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cxrsearch.report.rows import Format, write
 
 def doctor(
     index: Annotated[
-        str | None, typer.Option("--index", metavar="PATH", help="An index to look at and to ask one query.")
+        str | None, typer.Option("--index", metavar="PATH", help="Also check this index, with one query.")
     ] = None,
     model: Model = None,
     format: Output = Format.TABLE,
 ) -> int:
-    """Check the installation, the model, decoders and an index, and say what to fix. Exit code 4 when something fails.
+    """Check the installation and say what to fix. Exit code 4 when a check fails.
 
     Example: cxrsearch doctor --index chest
     """

@@ -1,4 +1,4 @@
-"""cxrsearch duplicates: pictures that an index holds twice."""
+"""cxrsearch duplicates: list images that an index holds twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cxrsearch.report.rows import Format, write
 
 
 def duplicates(index: Index, format: Output = Format.TABLE) -> None:
-    """List near-identical pairs of an index: those of two patients and sites first, they leak or are mistakes.
+    """List pairs of nearly identical images. Pairs of two different patients come first.
 
     Example: cxrsearch duplicates --index chest
     """

@@ -1,4 +1,4 @@
-"""cxrsearch evaluate: how well an encoder finds its like, with floors beside it."""
+"""cxrsearch evaluate: the retrieval quality of an encoder, beside baselines."""
 
 from __future__ import annotations
 
@@ -20,26 +20,24 @@ class By(StrEnum):
 
 def evaluate(
     config: Configuration,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder for evaluation.json, evaluation.html and weights.")
-    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")],
     model: Annotated[
-        Path | None, typer.Option("--model", metavar="DIR", help="Judge this model folder on the images held out.")
+        Path | None, typer.Option("--model", metavar="DIR", help="Evaluate this model on its held-out images.")
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="With --model: judge it on every labelled image; it has seen none of them.")
+        bool, typer.Option("--all", help="With --model: use all labelled images, none of which it was trained on.")
     ] = False,
     folds: Annotated[
-        int | None, typer.Option("--folds", min=2, max=50, help="Train and judge this many networks, in folds.")
+        int | None, typer.Option("--folds", min=2, max=50, help="Cross-validate with this many folds.")
     ] = None,
     by: Annotated[By, typer.Option("--by", help="Draw folds by patient, or by image at random.")] = By.PATIENT,
     leave_out: Annotated[
         str | None,
-        typer.Option("--leave-out", metavar="FIELD", help="Leave one site out at a time: site, dataset, ..."),
+        typer.Option("--leave-out", metavar="FIELD", help="Leave out one site at a time: site, dataset, ..."),
     ] = None,
     allow_leakage: AllowLeakage = False,
 ) -> None:
-    """Say how well an encoder finds its like: on held-out images, in folds, or on sites it never saw.
+    """Measure the retrieval quality of an encoder on patients or sites held out of training.
 
     Example: cxrsearch evaluate trainer/configs/darkcovidnet.toml --folds 5 --out runs/folds
     """

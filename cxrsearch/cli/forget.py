@@ -12,11 +12,11 @@ from cxrsearch.cli.options import Index
 
 def forget(
     patient: Annotated[
-        str, typer.Argument(metavar="PATIENT", help="A pseudonym as search prints it, or the real identifier.")
+        str, typer.Argument(metavar="PATIENT", help="The pseudonym that search prints, or the real identifier.")
     ],
     index: Index,
 ) -> None:
-    """Delete every image of a patient from an index, saying how many.
+    """Delete all images of a patient from an index.
 
     Example: cxrsearch forget MZXW6YTBOI2DKNRX --index chest
     """

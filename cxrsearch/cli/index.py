@@ -37,47 +37,47 @@ def index(
         str,
         typer.Argument(
             metavar="DATASET",
-            help="A dataset TOML, the name of a shipped mapping, a folder of DICOM files, a DICOMDIR.",
+            help="A dataset TOML, the name of a shipped mapping, a folder of DICOM files, or a DICOMDIR.",
         ),
     ],
     index: Index,
     root: Annotated[
-        Path | None, typer.Option("--root", metavar="DIR", help="Where the dataset's images and table are.")
+        Path | None, typer.Option("--root", metavar="DIR", help="The folder of the dataset's images and table.")
     ] = None,
     model: Model = None,
     workers: Annotated[
-        int, typer.Option("--workers", min=1, max=256, help="Processes that read images.")
+        int, typer.Option("--workers", min=1, max=256, help="How many processes read images.")
     ] = os.cpu_count() or 1,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many files.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Read only the first N files.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the mapping and show what it gives; read no image.")
+        bool, typer.Option("--dry-run", help="Check the dataset and show what would be indexed.")
     ] = False,
     modality: Annotated[
         list[str] | None,
-        typer.Option("--modality", metavar="CODE", help="DICOM modalities to take beside CR and DX: RF, OT, SC, ..."),
+        typer.Option("--modality", metavar="CODE", help="Also accept this DICOM modality: RF, OT, SC, ..."),
     ] = None,
     any_body_part: Annotated[
-        bool, typer.Option("--any-body-part", help="Take DICOM files of another body part than the chest too.")
+        bool, typer.Option("--any-body-part", help="Also accept DICOM files of other body parts.")
     ] = False,
-    views: Annotated[Views, typer.Option("--views", help="frontal leaves lateral views out.")] = Views.ALL,
+    views: Annotated[Views, typer.Option("--views", help="With frontal, leave lateral views out.")] = Views.ALL,
     paths: Annotated[
-        Paths | None, typer.Option("--paths", help="Keep relative paths in the index, or keyed tokens instead.")
+        Paths | None, typer.Option("--paths", help="Store relative paths, or tokens instead of them.")
     ] = None,
     rejected: Annotated[
-        Path | None, typer.Option("--rejected", metavar="FILE", help="Where rejected files are listed.")
+        Path | None, typer.Option("--rejected", metavar="FILE", help="Write the list of rejected files here.")
     ] = None,
     retry_rejected: Annotated[
-        bool, typer.Option("--retry-rejected", help="Only the files that the last run rejected.")
+        bool, typer.Option("--retry-rejected", help="Read only the files that the last run rejected.")
     ] = False,
     max_rejected: Annotated[
         int, typer.Option("--max-rejected", min=0, max=100, help="Stop when more than this percentage is rejected.")
     ] = 50,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete indexed images that the dataset no longer has.")
+        bool, typer.Option("--prune", help="Delete images from the index that the dataset no longer has.")
     ] = False,
-    again: Annotated[bool, typer.Option("--again", help="Take in patients that cxrsearch forget deleted.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also index patients that cxrsearch forget deleted.")] = False,
 ) -> int:
-    """Put a dataset into an index, made when there is none. Run it again to go on, or to take in changes.
+    """Put a dataset into an index. Run it again to continue, or to add what is new or changed.
 
     Example: cxrsearch index covid-chestxray --root ../shared/data/covid-chestxray --index chest
     """

@@ -9,7 +9,7 @@ from cxrsearch.report.rows import Format
 
 
 def info(index: Index, format: Output = Format.TABLE) -> None:
-    """Say what an index holds: fields with types and coverage, counts, the model, sizes.
+    """Show what an index holds: fields, counts, model, size on disk.
 
     Example: cxrsearch info --index chest
     """

@@ -1,4 +1,4 @@
-"""What is told on stderr beside the results. ``-q``: errors only; ``-v``: what is done, and when.
+"""What is printed on stderr beside the results. ``-q``: errors only; ``-v``: what is done, and when.
 
 Every module tells through the logger ``cxrsearch``: info for progress and notes, warning for what a reader of the
 results has to know, debug for whoever wonders.
@@ -18,8 +18,8 @@ import typer
 from cxrsearch.text import clean
 
 LOGGER = "cxrsearch"
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Tell errors only.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Tell what is done, and when.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print what is done, and when.")]
 
 
 class _Lines(logging.Formatter):

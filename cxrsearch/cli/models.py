@@ -9,7 +9,7 @@ from cxrsearch.report.rows import Format
 
 
 def models(format: Output = Format.TABLE) -> None:
-    """List the models that are installed, with their figures on patients they never saw. --model takes any folder.
+    """List the installed models, with their results on held-out patients.
 
     Example: cxrsearch models
     """

@@ -1,4 +1,4 @@
-"""The options that several commands share, said once."""
+"""The options that several commands share."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ Where = Annotated[
         "--where",
         metavar="EXPR",
         autocompletion=where_words,
-        help="Only images that meet this, e.g. 'age >= 60 and icu = true'.",
+        help="Only images that meet this filter, e.g. 'age >= 60 and icu = true'.",
     ),
 ]
-Output = Annotated[Format, typer.Option("--format", help="How to print the rows.")]
+Output = Annotated[Format, typer.Option("--format", help="Output format.")]
 Model = Annotated[
-    Path | None, typer.Option("--model", metavar="DIR", help="A model folder; by default the one that ships.")
+    Path | None, typer.Option("--model", metavar="DIR", help="A model folder. Default: the model that ships.")
 ]
 Configuration = Annotated[
     Path, typer.Argument(metavar="CONFIG.toml", help="A training configuration; see trainer/configs/.")
 ]
 AllowLeakage = Annotated[
     bool,
-    typer.Option("--allow-leakage", help="Take images without a patient number too; every table then says so."),
+    typer.Option(
+        "--allow-leakage", help="Also use images without a patient number; all results are then marked LEAKAGE."
+    ),
 ]

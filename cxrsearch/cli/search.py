@@ -1,4 +1,4 @@
-"""cxrsearch search: the radiographs of an index most like these."""
+"""cxrsearch search: find similar radiographs."""
 
 from __future__ import annotations
 
@@ -16,47 +16,49 @@ from cxrsearch.report.rows import Format
 
 def search(
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="DICOM, PNG, JPEG, ... files; - reads paths from stdin.")
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Image files (DICOM, PNG, JPEG, ...), or - to read paths from stdin."),
     ],
     index: Index,
     where: Where = None,
-    limit: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many hits.")] = 10,
+    limit: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many similar images to show.")] = 10,
     region: Annotated[
         str | None,
         typer.Option(
-            "--region", metavar="X0,Y0,X1,Y1", help="Compare this part only; 0,0 is left top, 1,1 right bottom."
+            "--region", metavar="X0,Y0,X1,Y1", help="Compare only this part; 0,0 is top left, 1,1 bottom right."
         ),
     ] = None,
     like: Annotated[
-        list[Path] | None, typer.Option("--like", metavar="IMAGE", help="More like this one too; repeatable.")
+        list[Path] | None, typer.Option("--like", metavar="IMAGE", help="Prefer images like this one; repeatable.")
     ] = None,
     unlike: Annotated[
-        list[Path] | None, typer.Option("--unlike", metavar="IMAGE", help="Less like this one; repeatable.")
+        list[Path] | None, typer.Option("--unlike", metavar="IMAGE", help="Avoid images like this one; repeatable.")
     ] = None,
     vote: Annotated[
         str | None,
         typer.Option(
-            "--vote", metavar="FIELD", autocompletion=field_names, help="What the nearest patients say of this field."
+            "--vote", metavar="FIELD", autocompletion=field_names, help="Estimate this field from the nearest patients."
         ),
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say where each score comes from: border, lungs, maps.")
+        bool, typer.Option("--explain", help="Show how much of each score comes from the border and the lungs.")
     ] = False,
-    show: Annotated[bool, typer.Option("--show", help="Show pictures in the terminal.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show images in the terminal.")] = False,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE.html", help="Write one page with pictures, maps and facts.")
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Write an HTML page with images, maps and facts."),
     ] = None,
     predict: Annotated[
         Path | None,
-        typer.Option("--predict", metavar="FILE.json", help="Apply a model of cxrsearch transfer --save to IMAGE."),
+        typer.Option("--predict", metavar="FILE.json", help="Apply a model that cxrsearch transfer saved."),
     ] = None,
     same_patient: Annotated[
-        bool, typer.Option("--same-patient", help="Do not leave out the image itself and its patient's other images.")
+        bool, typer.Option("--same-patient", help="Include the image itself and other images of its patient.")
     ] = False,
     model: Model = None,
     format: Output = Format.TABLE,
 ) -> int:
-    """Find the radiographs of an index most like IMAGE, with what is known of those patients.
+    """Find the radiographs most similar to IMAGE, and show what is known of those patients.
 
     Example: cxrsearch search scan.dcm --index chest --where 'site = "Daegu"' --vote outcome
     """

@@ -1,4 +1,4 @@
-"""cxrsearch train: learn an encoder."""
+"""cxrsearch train: train an encoder."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from cxrsearch.cli.options import AllowLeakage, Configuration
 
 def train(
     config: Configuration,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="RUN", help="Run folder to write: figures, pictures and model/.")
-    ],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder for the results and the model.")],
     allow_leakage: AllowLeakage = False,
 ) -> None:
-    """Learn an encoder from labelled datasets and export it as a model folder. A stopped run goes on when run again.
+    """Train an encoder on labelled datasets. Run it again to continue a stopped run.
 
     Example: cxrsearch train trainer/configs/second.toml --out runs/second
     """

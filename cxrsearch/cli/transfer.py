@@ -1,4 +1,4 @@
-"""cxrsearch transfer: a new question to an index, no encoder learnt anew."""
+"""cxrsearch transfer: predict an outcome without training an encoder."""
 
 from __future__ import annotations
 
@@ -22,31 +22,36 @@ def transfer(
     where: Where = None,
     inputs: Annotated[
         str | None,
-        typer.Option("--with", metavar="FIELD,...", help="Clinical facts to use; by default all that may be."),
+        typer.Option("--with", metavar="FIELD,...", help="Clinical facts to use. Default: all that are allowed."),
     ] = None,
     trust: Annotated[
-        str | None, typer.Option("--trust", metavar="FIELD,...", help="Use these though they may hold the answer.")
+        str | None,
+        typer.Option("--trust", metavar="FIELD,...", help="Use these facts even if they may contain the answer."),
     ] = None,
     leave_out: Annotated[
         str | None,
-        typer.Option("--leave-out", metavar="FIELD", help="Leave one site out at a time: site, dataset, ..."),
+        typer.Option("--leave-out", metavar="FIELD", help="Leave out one site at a time: site, dataset, ..."),
     ] = None,
     fit_on: Annotated[
-        str | None, typer.Option("--fit-on", metavar="EXPR", help="Fit on the images that meet this, with --test-on.")
+        str | None,
+        typer.Option("--fit-on", metavar="EXPR", help="Train on the images that meet this filter; needs --test-on."),
     ] = None,
-    test_on: Annotated[str | None, typer.Option("--test-on", metavar="EXPR", help="Judge on these.")] = None,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, max=100, help="Times the five folds are drawn.")] = 3,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of folds and bootstrap.")] = 0,
+    test_on: Annotated[
+        str | None, typer.Option("--test-on", metavar="EXPR", help="Test on the images that meet this filter.")
+    ] = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, max=100, help="How often the five folds are drawn.")] = 3,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of folds and bootstrap.")] = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.html", help="Write a page: ROC, calibration, worst cases.")
+        Path | None,
+        typer.Option("--out", metavar="FILE.html", help="Write an HTML page with ROC and calibration curves."),
     ] = None,
     save: Annotated[
         Path | None,
-        typer.Option("--save", metavar="FILE.json", help="Keep the embedding's model for search --predict."),
+        typer.Option("--save", metavar="FILE.json", help="Save the model on embeddings, for search --predict."),
     ] = None,
     format: Output = Format.TABLE,
 ) -> None:
-    """Predict an outcome from what an index holds: clinical facts, embeddings, both; no encoder is learnt anew.
+    """Predict an outcome from clinical facts, embeddings, or both, without training an encoder.
 
     Example: cxrsearch transfer --index chest --target outcome --leave-out site --out outcome.html
     """
