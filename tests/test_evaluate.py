@@ -1,4 +1,4 @@
-"""Evaluation and audit: folds that keep patients apart, floors that see no lungs, duplicates, traps, pages."""
+"""Evaluation and audit: folds that keep patients apart, baselines that see no lungs, duplicates, risks, pages."""
 
 import json
 import re
@@ -90,7 +90,7 @@ def test_held_out_patients_are_a_part_of_the_patients_with_all_their_images() ->
     assert splits.held_out(images, 0.2, 2).tolist() != chosen.tolist()
 
 
-def test_floors_see_what_they_say() -> None:
+def test_baselines_see_what_they_say() -> None:
     images = images_of(6)
     inner = images.pixels.copy()
     inner[:, 16:48, 16:48] = 7
@@ -126,7 +126,7 @@ def test_copies_are_found_rescaled_toned_and_cropped_and_different_bodies_are_no
 
 
 def test_a_patient_is_found_by_its_copies_and_by_names_only_across_datasets() -> None:
-    from trainer.data.patients import Pair
+    from trainer.data.patients import NearDuplicate
 
     images = images_of(
         6,
@@ -136,13 +136,13 @@ def test_a_patient_is_found_by_its_copies_and_by_names_only_across_datasets() ->
     )
     # 1.png is there twice in x, so its name tells nothing; 2 and 3 are once in each.
     assert patient_groups(images, []) == ["n1", "n2", "n3", None, None, "n3"]
-    groups = patient_groups(images, [Pair(0, 1, 3), Pair(3, 0, 3)])
+    groups = patient_groups(images, [NearDuplicate(0, 1, 3), NearDuplicate(3, 0, 3)])
     assert groups[0] == groups[1] == groups[3] == groups[4]
     assert groups[2] == groups[5] == "n3"
 
 
 @pytest.mark.slow
-def test_folds_are_evaluated_with_floors_and_a_page(cxrsearch: Run, tmp_path: Path) -> None:
+def test_folds_are_evaluated_with_baselines_and_a_page(cxrsearch: Run, tmp_path: Path) -> None:
     config, out = configuration(tmp_path, 36, 2), tmp_path / "folds"
     ran = cxrsearch("evaluate", config, "--folds", 2, "--out", out)
     assert ran.code == 0, ran.err
@@ -230,7 +230,7 @@ def test_a_model_of_another_picture_size_is_refused(cxrsearch: Run, tmp_path: Pa
     assert "set network.image_size" in ran.err
 
 
-def test_an_audit_finds_planted_traps(cxrsearch: Run, tmp_path: Path) -> None:
+def test_an_audit_finds_planted_risks(cxrsearch: Run, tmp_path: Path) -> None:
     """Two hospitals with a class each, one patient in both classes, one picture twice, a field only one class has."""
     rows, rng = ["file,patient,finding,site,crp"], np.random.default_rng(0)
     for n in range(60):
@@ -251,7 +251,7 @@ def test_an_audit_finds_planted_traps(cxrsearch: Run, tmp_path: Path) -> None:
     ran = cxrsearch("audit", tmp_path / "set.toml", "--format", "json", "--out", tmp_path / "audit.html")
     assert ran.code == 3, ran.err
     found = json.loads(ran.out)
-    found = {risk["trap"]: risk["words"] for risk in found["risks"] if risk["found"]}
+    found = {risk["risk"]: risk["words"] for risk in found["risks"] if risk["found"]}
     assert "1 patients" in found["patients in several classes"]
     assert "1 patients" in found["patients in several sites (site)"]
     assert found["exact_duplicates"] == [["set image 7", "set image 61"]]
@@ -295,7 +295,7 @@ def test_an_audit_wants_a_root_for_each_dataset(cxrsearch: Run, tmp_path: Path) 
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_the_traps_of_darkcovidnet_and_its_neighbour_are_found(cxrsearch: Run, data: Path, tmp_path: Path) -> None:
+def test_the_risks_of_darkcovidnet_and_its_neighbour_are_found(cxrsearch: Run, data: Path, tmp_path: Path) -> None:
     ran = cxrsearch("audit", "darkcovidnet", "--root", data / "darkcovidnet", "--format", "json")
     assert ran.code == 3
     alone = json.loads(ran.out)
@@ -308,5 +308,5 @@ def test_the_traps_of_darkcovidnet_and_its_neighbour_are_found(cxrsearch: Run, d
     both = json.loads(cxrsearch("audit", "darkcovidnet", "covid-chestxray", *roots, "--format", "json").out)
     shared = [pair for pair in both["near_duplicates"] if len({name.split()[0] for name in pair["images"]}) == 2]
     assert len(shared) >= 80
-    known = next(v for v in both["risks"] if v["trap"] == "patients unknown")
+    known = next(v for v in both["risks"] if v["risk"] == "patients unknown")
     assert "near duplicates tell whose 120 of them are" in known["words"]

@@ -211,7 +211,7 @@ def test_one_site_is_left_out_at_a_time(make_index: MakeIndex, cxrsearch: Run) -
 # ---------------------------------------------------------------- the command
 
 
-def test_models_floors_and_what_the_image_adds(make_index: MakeIndex, cxrsearch: Run, tmp_path: Path) -> None:
+def test_models_baselines_and_what_the_image_adds(make_index: MakeIndex, cxrsearch: Run, tmp_path: Path) -> None:
     index = make_index()
     common = ["transfer", "--index", index, "--target", "outcome", "--repeats", 2]
     ran = cxrsearch(*common, "--format", "json", "--out", tmp_path / "page.html")
@@ -308,9 +308,9 @@ def test_a_saved_model_says_of_a_new_image_what_it_says_of_its_embedding(
     image = next(cohort.parent.rglob("*.dcm"))
     ran = cxrsearch("search", image, "--index", index, "--predict", saved, "--vote", "outcome", "--format", "json")
     assert ran.code == 0, ran.err
-    said = json.loads(ran.out)[0]["prediction"]
-    assert sum(said["said"].values()) == pytest.approx(1)
-    assert set(said["card"]["figures"]) >= {"AUC", "ECE"}
+    prediction = json.loads(ran.out)[0]["prediction"]
+    assert sum(prediction["predicted"].values()) == pytest.approx(1)
+    assert set(prediction["card"]["figures"]) >= {"AUC", "ECE"}
     shown = cxrsearch("search", image, "--index", index, "--predict", saved)
     assert "prediction of outcome" in shown.out
     assert "patients it did not see: AUC" in shown.out

@@ -118,7 +118,7 @@ def _predicted(prediction: Prediction, stream: TextIO) -> None:
                 "probability": f"{share:.0%}",
                 "in the cohort": f"{base[name]:.0%}" if name in base else "",
             }
-            for name, share in prediction.said.items()
+            for name, share in prediction.predicted.items()
         ]
         write_table(rows, ["value", "probability", "in the cohort"], f"prediction of {prediction.target}", stream)
     else:
@@ -157,11 +157,11 @@ def _nested(answer: Answer, explained: bool) -> dict[str, Any]:
         nested["hits"].append({**row, **more})
     if answer.vote is not None:
         nested["vote"] = asdict(answer.vote)
-    if (said := answer.prediction) is not None:
+    if (prediction := answer.prediction) is not None:
         nested["prediction"] = {
-            "target": said.target,
-            "said": said.said if said.value is None else said.value,
-            "card": said.card,
+            "target": prediction.target,
+            "predicted": prediction.predicted if prediction.value is None else prediction.value,
+            "card": prediction.card,
         }
     return nested
 

@@ -25,11 +25,15 @@ _LARGEST_FILE = 20 * 2**20
 
 @dataclass(frozen=True)
 class Prediction:
-    """said: the probability of every class, 0..1; or ``value`` where the target is a number. card: how the model was
-    made and how good it was on patients it did not see."""
+    """Of one image.
+
+    predicted: the probability of every class, 0..1; empty where the target is a number.
+    value: the number, None where the target has classes.
+    card: how the model was made and how good it was on patients it did not see.
+    """
 
     target: str
-    said: Mapping[str, float]
+    predicted: Mapping[str, float]
     value: float | None
     card: Mapping[str, Any]
 

@@ -24,9 +24,9 @@ _KINDS = ("different classes", "different patients", "different datasets", "the 
 
 @dataclass(frozen=True)
 class Risk:
-    """One trap. found: it is there; words: what was found, and what to do about it."""
+    """One risk. found: it is there; words: what was found, and what to do about it."""
 
-    trap: str
+    risk: str
     found: bool
     words: str
 
@@ -77,7 +77,7 @@ def audit(
     site: str = "site",
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Audit:
-    """Look for every trap. ``label`` and ``site`` are fields; "dataset" stands for the site where no image has one."""
+    """Look for every risk. ``label`` and ``site`` are fields; "dataset" stands for the site where no image has one."""
     found, unreadable = read(sets, SIZE, advance)
     images = labelled(found, label, {})
     if not any(images.values(site)):
