@@ -134,7 +134,7 @@ def test_a_wrong_mapping_says_where(tmp_path: Path, toml: str, table: str | None
 
 
 def test_a_name_that_is_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(MappingError, match=r"Did you mean 'darkcovidnet'\? Shipped: actualmed, covid-chestxray"):
+    with pytest.raises(MappingError, match=r"Did you mean 'darkcovidnet'\? Shipped: actualmed, brixia, covid"):
         load("darkcovid-net")
     with pytest.raises(MappingError, match=r"no such folder\. Say with --root"):
         load("darkcovidnet", tmp_path / "nowhere")

@@ -17,6 +17,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from cxrsearch.errors import ImageError, Reason
 from cxrsearch.imaging.radiograph import MAX_FILE_BYTES, Gates, check_size, projection
@@ -67,16 +68,38 @@ def decode_dicom(data: bytes, name: str, keywords: Sequence[str], gates: Gates) 
 
 
 def _decode(dataset: Dataset, name: str, keywords: Sequence[str], gates: Gates) -> Decoded:
-    seen = projection(str(dataset.get("ViewPosition") or ""))
+    seen = projection(str(dataset.get("ViewPosition") or "")) or _coded_view(dataset)
     _check_gates(dataset, seen, name, gates)
     if "PixelData" not in dataset:
         raise ImageError(Reason.NO_PIXELS, f"{name}: a DICOM file without an image in it, or one cut short")
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = _plain_syntax(dataset)
     rows, columns, frames = int(dataset.Rows), int(dataset.Columns), int(dataset.get("NumberOfFrames") or 1)
     check_size(columns, rows * max(1, frames), name)
     if frames > 1:
         _check_cine(dataset, frames, name)
-    shown = [tone(dataset, stored) for stored in stored_values(dataset, rows, columns, frames, name)]
+    shown = [tone(dataset, stored, name) for stored in stored_values(dataset, rows, columns, frames, name)]
     return Decoded(shown, _header(dataset, keywords), seen)
+
+
+def _plain_syntax(dataset: Dataset) -> UID:
+    """Of a data set without File Meta Information, as it was read: uncompressed (PS3.5 A.1, A.2, A.3)."""
+    implicit, little = dataset.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+
+def _coded_view(dataset: Dataset) -> str | None:
+    """The projection by the meaning of View Code Sequence (PS3.3 C.8.11.5, PS3.16 CID 4010), such as
+    "postero-anterior" or "left lateral"."""
+    for item in dataset.get("ViewCodeSequence") or []:
+        meaning = str(item.get("CodeMeaning") or "").lower()
+        if "lateral" in meaning:
+            return "lateral"
+        if "anter" in meaning and "poster" in meaning:
+            return "frontal"
+    return None
 
 
 def _check_gates(dataset: Dataset, seen: str | None, name: str, gates: Gates) -> None:

@@ -64,10 +64,11 @@ class Radiograph:
 def projection(view: str) -> str | None:
     """ "frontal" or "lateral" of what a header or a table calls the view; None when it does not say.
 
-    View Position (PS3.3 C.8.11.5, CS) is AP, PA, LL, RL and others; sites write LATERAL, "LARGE LATERAL", "AP Supine".
+    View Position (PS3.3 C.8.11.5, CS) is AP, PA, LL, RL and others; sites write LATERAL, "LARGE
+    LATERAL", "AP Supine", L-LAT, PROFIL.
     """
-    words = view.upper().replace("_", " ").split()
-    if {"L", "LL", "RL", "LAT", "LATERAL"} & set(words):
+    words = view.upper().replace("_", " ").replace(".", "").replace("-", "").split()
+    if {"L", "LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL", "PROFIL", "PROFILE"} & set(words):
         return "lateral"
     if {"AP", "PA", "FRONTAL"} & set(words):
         return "frontal"

@@ -62,7 +62,7 @@ def decode(data: bytes, name: str, keywords: Sequence[str] = (), gates: Gates = 
 
 def _decode(data: bytes, name: str, keywords: Sequence[str], gates: Gates) -> list[Radiograph]:
     sha256 = digest(data)
-    if data[128:132] == b"DICM" or data[:2] in (b"\x08\x00", b"\x02\x00"):
+    if data[128:132] == b"DICM" or data[:2] in (b"\x08\x00", b"\x02\x00", b"\x00\x08"):
         from cxrsearch.imaging.dicom import decode_dicom  # 0.3 s of import that a PNG does not need
 
         found = decode_dicom(data, name, keywords, gates)
@@ -95,24 +95,33 @@ def _decode_picture(data: bytes, name: str) -> tuple[NDArray[np.float32], str]:
         ) from None
     except Exception as error:  # decoders raise whatever a broken header makes them raise
         raise ImageError(Reason.TRUNCATED, f"{name}: damaged picture ({type(error).__name__})") from None
-    kind = str(picture.format).lower()
+    kind = {"MPO": "jpeg"}.get(str(picture.format), str(picture.format).lower())
     check_size(picture.width, picture.height, name)
     try:
-        if getattr(picture, "n_frames", 1) > 1:
+        # What follows the first image of a camera's JPEG is a preview of it (CIPA DC-007).
+        if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
             raise ImageError(Reason.CINE, f"{name}: an animation or several pages, not a radiograph")
+        white_is_zero = _white_is_zero(picture)
         if kind == "tiff" or "exif" in picture.info:  # looking for an orientation takes as long as decoding
             picture = ImageOps.exif_transpose(picture)
-        return _gray(picture), kind
+        return _gray(picture, white_is_zero), kind
     except ImageError:
         raise
     except Exception as error:
         raise ImageError(Reason.TRUNCATED, f"{name}: truncated or damaged {kind} ({type(error).__name__})") from None
 
 
-def _gray(picture: Image) -> NDArray[np.float32]:
+def _gray(picture: Image, white_is_zero: bool) -> NDArray[np.float32]:
     # 16-bit files rarely use their whole range (12 bits in 16 is common): stretch what is there.
     if picture.mode.startswith(("I", "F")):
         values = np.asarray(picture, dtype=np.float32)
+        if white_is_zero:
+            values = -values
         return stretch(np.nan_to_num(values, posinf=0.0, neginf=0.0))
     gray = picture if picture.mode == "L" else picture.convert("L")
     return np.asarray(np.multiply(np.asarray(gray), np.float32(1 / 255), dtype=np.float32))
+
+
+def _white_is_zero(picture: Image) -> bool:
+    """Of a TIFF of more than 8 bits, which Pillow leaves as stored (TIFF 6.0, PhotometricInterpretation 0)."""
+    return getattr(picture, "tag_v2", {}).get(262) == 0

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrsearch.imaging.radiograph import check_size
+
 if TYPE_CHECKING:  # 0.3 s of import that a PNG does not need
     from pydicom.dataset import Dataset
 
@@ -26,14 +28,16 @@ def stretch(values: NDArray[np.float32], inside: NDArray[np.bool_] | None = None
     return np.asarray(np.clip((values - np.float32(low)) / span, 0.0, 1.0), dtype=np.float32)
 
 
+# What says how tall a pixel is for its width, the first that is there.
+_SPACINGS = ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 # A window that clips more than this part of the image hides it; the percentile window is used instead.
 _MAX_SATURATED = 0.9
 
 
-def tone(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.float32]:
+def tone(dataset: Dataset, stored: NDArray[Any], name: str) -> NDArray[np.float32]:
     """Stored values -> (H, W) float32 on 0..1, bright bone on dark air."""
     if stored.dtype == np.float32:  # color, already on 0..1
-        return _square_pixels(dataset, stored)
+        return _square_pixels(dataset, np.clip(stored, 0.0, 1.0), name)
     inside = _inside(dataset, stored)
     # PS3.3 C.11.1: Modality LUT, or rescale slope and intercept.
     if dataset.get("ModalityLUTSequence"):
@@ -52,25 +56,35 @@ def tone(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.float32]:
     shape = str(dataset.get("PresentationLUTShape") or "")
     if shape == "INVERSE" or (not shape and dataset.get("PhotometricInterpretation") == "MONOCHROME1"):
         shown = 1.0 - shown
-    return _square_pixels(dataset, np.where(inside, shown, np.float32(0.0)).astype(np.float32))
+    return _square_pixels(dataset, np.where(inside, shown, np.float32(0.0)).astype(np.float32), name)
 
 
 def _inside(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where the image is: PS3.3 C.7.5.1.1.2, Pixel Padding Value and its range limit."""
-    padding = _number(dataset, "PixelPaddingValue")
+    """Where the image is: PS3.3 C.7.5.1.1.2, Pixel Padding Value and its range limit, read with the pixels' sign."""
+    padding = _of_pixels(dataset, _number(dataset, "PixelPaddingValue"))
     if padding is None:
         return np.ones(stored.shape, dtype=bool)
-    limit = _number(dataset, "PixelPaddingRangeLimit")
+    limit = _of_pixels(dataset, _number(dataset, "PixelPaddingRangeLimit"))
     low, high = sorted((padding, padding if limit is None else limit))
     inside = (stored < low) | (stored > high)
     return inside if inside.any() else np.ones(stored.shape, dtype=bool)
 
 
+def _of_pixels(dataset: Dataset, value: float | None) -> float | None:
+    """A value whose VR is US or SS as the pixels are signed or not (PS3.5 A): files have it in the other one too."""
+    if value is not None and dataset.get("PixelRepresentation") and value >= 2**15:
+        return value - 2**16
+    if value is not None and not dataset.get("PixelRepresentation") and value < 0:
+        return value + 2**16
+    return value
+
+
 def _window(dataset: Dataset, values: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """PS3.3 C.11.2: the first VOI LUT, else the first window, on 0..1; None when there is neither."""
-    luts = dataset.get("VOILUTSequence")
-    if luts:
-        return _voi_lut(luts[0], values)
+    luts = dataset.get("VOILUTSequence") or []
+    whole = [item for item in luts if item.get("LUTDescriptor") and item.get("LUTData")]
+    if whole:
+        return _voi_lut(dataset, whole[0], values)
     center, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
     if center is None or width is None or width <= 0:
         return None
@@ -84,30 +98,53 @@ def _window(dataset: Dataset, values: NDArray[np.float32]) -> NDArray[np.float32
     return np.asarray(np.clip(scaled, 0.0, 1.0), dtype=np.float32)
 
 
-def _voi_lut(item: Dataset, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """PS3.3 C.11.2.1.1: entries (0 means 65536), first value mapped, bits of an entry."""
+def _voi_lut(dataset: Dataset, item: Dataset, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """PS3.3 C.11.2.1.1: entries (0 means 65536), first value mapped, bits of an entry.
+
+    The first value has the sign of the values it is compared with, whatever its VR. A descriptor that claims more bits
+    than the largest entry needs would make the image dark: the entries' own bits are taken then.
+    """
     entries, first, bits = (int(number) for number in item.LUTDescriptor)
-    entries = entries or 65536
+    entries = (entries & 0xFFFF) or 65536
+    if first >= 2**15 and float(values.min()) < 0:
+        first -= 2**16
+    elif first < 0 and float(values.min()) >= 0 and not dataset.get("PixelRepresentation"):
+        first += 2**16
     data = item.LUTData
     if isinstance(data, bytes):
-        data = np.frombuffer(data, dtype=np.uint8 if len(data) < 2 * entries else "<u2")
-    table = np.asarray(data, dtype=np.float32)[:entries]
+        words = "<u2" if dataset.original_encoding[1] is not False else ">u2"
+        data = np.frombuffer(data, dtype=np.uint8 if len(data) < 2 * entries else words)
+    table = (np.asarray(data, dtype=np.int64)[:entries] & 0xFFFF).astype(np.float32)
+    bits = min(bits, max(1, int(table.max()).bit_length())) if bits <= 16 else max(1, int(table.max()).bit_length())
     position = np.clip(np.rint(values) - first, 0, table.size - 1).astype(np.int64)
     return np.asarray(np.clip(table[position] / np.float32(2**bits - 1), 0.0, 1.0), dtype=np.float32)
 
 
-def _square_pixels(dataset: Dataset, shown: NDArray[np.float32]) -> NDArray[np.float32]:
-    """PS3.3 C.7.6.3.1.7: Pixel Aspect Ratio is vertical\\horizontal; rows are stretched to square pixels."""
-    ratio = dataset.get("PixelAspectRatio")
-    if not ratio or len(ratio) != 2 or float(ratio[1]) <= 0 or not 0.1 < float(ratio[0]) / float(ratio[1]) < 10:
-        return shown
-    from PIL import Image
-
-    height = max(1, round(shown.shape[0] * float(ratio[0]) / float(ratio[1])))
+def _square_pixels(dataset: Dataset, shown: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """Rows stretched to square pixels: by Pixel Aspect Ratio (vertical\\horizontal, PS3.3 C.7.6.3.1.7), else by the
+    spacing of rows and columns. Raises ImageError where the stretched image would be too large."""
+    ratio = _aspect(dataset)
+    height = max(1, round(shown.shape[0] * ratio))
     if height == shown.shape[0]:
         return shown
+    check_size(shown.shape[1], height, name)
+    from PIL import Image
+
     resized = Image.fromarray(shown).resize((shown.shape[1], height), Image.Resampling.BILINEAR)
     return np.asarray(np.clip(np.asarray(resized), 0.0, 1.0), dtype=np.float32)
+
+
+def _aspect(dataset: Dataset) -> float:
+    """Height of a pixel by its width; 1 where nothing says so, or what says so cannot be."""
+    for keyword in _SPACINGS:
+        found = dataset.get(keyword)
+        try:
+            vertical, horizontal = (float(part) for part in found or ())
+        except (TypeError, ValueError):
+            continue
+        if vertical > 0 and horizontal > 0 and 0.1 < vertical / horizontal < 10:
+            return vertical / horizontal
+    return 1.0
 
 
 def _number(dataset: Dataset, keyword: str) -> float | None:

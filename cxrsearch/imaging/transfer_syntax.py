@@ -1,8 +1,8 @@
 """Pixel data of a DICOM file -> stored values, one decoder named per transfer syntax (PS3.5 A.4).
 
 Never chosen by what happens to be installed. Left out: gdcm, which ends the process on damaged files, and
-pylibjpeg-libjpeg, which is GPL. Two decoders give half a picture for half a stream, and a small header may hold a
-stream of a huge picture, so the stream's own size and end are looked at before it is decoded.
+pylibjpeg-libjpeg, which is GPL. One order for every syntax: the stream's own description (codestream.py), samples of
+the container, stored bits and their sign (PS3.5 8.1.1), luminance of color (PS3.3 C.7.6.3.1.2).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
 from cxrsearch.errors import ImageError, Reason
+from cxrsearch.imaging.codestream import Codestream, describe
 
 _NATIVE = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"}
 _PLUGINS = {
@@ -46,15 +47,31 @@ def check_inflation(data: bytes, limit: int, name: str) -> None:
 
     pydicom inflates the whole of it before anything else can be asked of the file.
     """
-    if _DEFLATED not in data[132:1024]:
+    syntax, end = _meta(data)
+    if syntax != _DEFLATED:
         return
-    (length,) = struct.unpack("<I", data[140:144])  # (0002,0000): where the file meta information ends
     inflated = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        if len(inflated.decompress(data[144 + length :], limit + 1)) > limit:
+        if len(inflated.decompress(data[end:], limit + 1)) > limit:
             raise ImageError(Reason.TOO_LARGE, f"{name}: inflates to more than {limit // 2**20} MiB")
     except zlib.error:
         raise ImageError(Reason.TRUNCATED, f"{name}: its deflated data set is damaged") from None
+
+
+def _meta(data: bytes) -> tuple[bytes, int]:
+    """The transfer syntax that the File Meta Information names, and where this ends (PS3.10 7.1).
+
+    It is explicit VR little endian whatever follows. Its group length may be missing or wrong, so elements are walked.
+    """
+    syntax, at = b"", 132
+    while data[132 - 4 : 132] == b"DICM" and data[at : at + 2] == b"\x02\x00" and at + 8 <= len(data):
+        long = data[at + 4 : at + 6] in (b"OB", b"OW", b"SQ", b"UN", b"UT")
+        start = at + (12 if long else 8)
+        (length,) = struct.unpack("<I", data[at + 8 : start]) if long else struct.unpack("<H", data[at + 6 : start])
+        if data[at + 2 : at + 4] == b"\x10\x00":
+            syntax = data[start : start + length].rstrip(b"\x00 ")
+        at = start + length
+    return syntax, at
 
 
 def stored_values(dataset: Dataset, rows: int, columns: int, frames: int, name: str) -> Iterator[NDArray[Any]]:
@@ -62,15 +79,20 @@ def stored_values(dataset: Dataset, rows: int, columns: int, frames: int, name: 
 
     Raises ImageError.
     """
-    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2")))
+    syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
     if syntax not in _NATIVE and syntax not in _PLUGINS and syntax not in _IMAGECODECS:
         raise ImageError(Reason.UNSUPPORTED, f"{name}: transfer syntax {syntax.name} is not supported")
+    streams: list[Codestream | None] = []
     try:
         if syntax not in _NATIVE and syntax != _RLE:
             for stream in generate_frames(dataset.PixelData, number_of_frames=frames):
-                _check_stream(stream, rows, columns)
+                streams.append(describe(stream))
+                if streams[-1] is not None and (streams[-1].rows, streams[-1].columns) != (rows, columns):
+                    raise ValueError("a frame of another size than the header says")
         for number in range(frames):
-            yield _gray(dataset, _frame(dataset, syntax, number, frames, rows, columns))
+            coded = streams[number] if streams else None
+            samples = _frame(dataset, syntax, number, frames, rows, columns)
+            yield _luminance(dataset, _stored_bits(dataset, samples, coded), syntax in _IMAGECODECS)
     except Exception as error:  # decoders raise whatever damage makes them raise
         raise ImageError(
             Reason.TRUNCATED, f"{name}: its pixel data cannot be decoded ({syntax.name}, {type(error).__name__})"
@@ -78,68 +100,64 @@ def stored_values(dataset: Dataset, rows: int, columns: int, frames: int, name: 
 
 
 def _frame(dataset: Dataset, syntax: UID, number: int, frames: int, rows: int, columns: int) -> NDArray[Any]:
+    """The samples of a frame as its container holds them: (H, W), or (H, W, 3) for color."""
     if syntax in _IMAGECODECS:
         import imagecodecs
 
         streams = list(generate_frames(dataset.PixelData, number_of_frames=frames))
-        values: NDArray[Any] = imagecodecs.jpeg8_decode(streams[number].rstrip(b"\x00"))
+        stream = streams[number]
+        values: NDArray[Any] = imagecodecs.jpeg8_decode(stream[: stream.rfind(b"\xff\xd9") + 2])
         if values.shape[:2] != (rows, columns):
             raise ValueError("a frame of another size than the header says")
-        signed = np.dtype(values.dtype.str.replace("u", "i"))
-        return np.asarray(values.view(signed) if dataset.PixelRepresentation else values)
-    values = np.asarray(pixel_array(dataset, index=number, decoding_plugin=_PLUGINS.get(syntax, "")))
-    return _high_bits(dataset, values) if syntax in _NATIVE and frames == 1 else values
-
-
-def _high_bits(dataset: Dataset, values: NDArray[Any]) -> NDArray[Any]:
-    """PS3.5 8.1.1: the stored bits need not be the lowest. pydicom takes them for such."""
-    shift = int(dataset.HighBit) + 1 - int(dataset.BitsStored)
-    if shift <= 0 or dataset.BitsAllocated != 16:
         return values
-    raw = np.frombuffer(dataset.PixelData, dtype="<u2", count=values.size).reshape(values.shape)
-    kept = (raw >> shift) & (2 ** int(dataset.BitsStored) - 1)
-    if dataset.PixelRepresentation:
-        sign = 2 ** (int(dataset.BitsStored) - 1)
-        return np.asarray((kept.astype(np.int32) ^ sign) - sign)
-    return np.asarray(kept)
+    whole: dict[str, Any] = {}
+    if syntax in _NATIVE or syntax == _RLE:
+        # As if every bit of the container were stored: pydicom would drop the highest ones, taking them for unused.
+        bits = int(dataset.BitsAllocated)
+        whole = {"BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": 0}
+    declared = {keyword: dataset[keyword].value for keyword in whole}
+    for keyword, value in whole.items():
+        setattr(dataset, keyword, value)
+    try:
+        return np.asarray(pixel_array(dataset, index=number, decoding_plugin=_PLUGINS.get(syntax, "")))
+    finally:
+        for keyword, value in declared.items():
+            setattr(dataset, keyword, value)
 
 
-def _gray(dataset: Dataset, values: NDArray[Any]) -> NDArray[Any]:
-    """Color becomes its luminance (ITU-R BT.601); gray stays as stored."""
-    if str(dataset.PhotometricInterpretation) not in _COLOR and values.ndim == 2:
+def _stored_bits(dataset: Dataset, samples: NDArray[Any], coded: Codestream | None) -> NDArray[Any]:
+    """PS3.5 8.1.1: the stored bits of each sample, whose highest is High Bit; overlays and junk above and below go.
+
+    A stream that codes no more bits than are stored holds them at the bottom. The sign is that of Pixel Representation,
+    by Bits Stored, or of the stream where it says that samples are signed.
+    """
+    stored = int(dataset.BitsStored)
+    container = 8 * samples.dtype.itemsize
+    shift = int(dataset.HighBit) + 1 - stored
+    if shift < 0 or stored + shift > container or (coded is not None and coded.bits <= stored):
+        shift = 0
+    bits = samples.astype(np.int64) & (2**container - 1)
+    kept = (bits >> shift) & (2**stored - 1)
+    if dataset.PixelRepresentation or (coded is not None and coded.signed):
+        sign = 2 ** (stored - 1)
+        kept = (kept ^ sign) - sign
+    return np.asarray(kept, dtype=np.int32)
+
+
+def _luminance(dataset: Dataset, values: NDArray[Any], raw: bool) -> NDArray[Any]:
+    """Color becomes its luminance (ITU-R BT.601) on 0..1, float32; gray stays as stored.
+
+    raw: the decoder left components as they are coded, so that of YBR the first is the luminance already; the other
+    decoders give RGB (PS3.3 C.7.6.3.1.2).
+    """
+    photometric = str(dataset.PhotometricInterpretation)
+    if photometric not in _COLOR and values.ndim == 2:
         return values
+    top = float(2 ** int(dataset.BitsStored) - 1)
     if values.ndim == 2:
-        values = apply_color_lut(values, dataset)
-    top = 255.0 if values.dtype == np.uint8 else 65535.0
+        values = apply_color_lut(values.astype(np.uint16), dataset)
+        top = 255.0 if values.dtype == np.uint8 else 65535.0
+    if raw and photometric.startswith("YBR"):
+        return np.asarray(values[..., 0] / top, dtype=np.float32)
     weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return np.asarray(values[..., :3].astype(np.float32) @ weights / np.float32(top), dtype=np.float32)
-
-
-def _check_stream(stream: bytes, rows: int, columns: int) -> None:
-    """Raises ValueError for a compressed frame of another size than the header says, or a cut one."""
-    body = stream.rstrip(b"\x00")
-    if body[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: SOC, then SIZ (ISO 15444-1 A.5.1)
-        width, height, left, top = struct.unpack(">4I", body[8:24])
-        size = (height - top, width - left)
-    elif body[:2] == b"\xff\xd8":
-        if not body.endswith(b"\xff\xd9"):
-            raise ValueError("JPEG stream without an end")
-        size = _jpeg_size(body)
-    else:
-        return  # a JP2 box or damage: the decoder tells
-    if size != (rows, columns):
-        raise ValueError("a frame of another size than the header says")
-
-
-def _jpeg_size(stream: bytes) -> tuple[int, int]:
-    """Rows and columns in the frame header of a JPEG (ISO 10918-1 B.2.2) or JPEG-LS stream."""
-    at = 2
-    while at + 9 <= len(stream):
-        if stream[at] != 0xFF:
-            raise ValueError("JPEG marker expected")
-        marker = stream[at + 1]
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows, columns = struct.unpack(">2H", stream[at + 5 : at + 9])
-            return rows, columns
-        at += 1 if marker == 0xFF else 2 + struct.unpack(">H", stream[at + 2 : at + 4])[0]
-    raise ValueError("JPEG stream without a frame")
