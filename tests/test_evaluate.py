@@ -251,15 +251,15 @@ def test_an_audit_finds_planted_risks(cxrsearch: Run, tmp_path: Path) -> None:
     ran = cxrsearch("audit", tmp_path / "set.toml", "--format", "json", "--out", tmp_path / "audit.html")
     assert ran.code == 3, ran.err
     found = json.loads(ran.out)
-    found = {risk["risk"]: risk["words"] for risk in found["risks"] if risk["found"]}
-    assert "1 patients" in found["patients in several classes"]
-    assert "1 patients" in found["patients in several sites (site)"]
+    risks = {risk["risk"]: risk["words"] for risk in found["risks"] if risk["found"]}
+    assert "1 patients" in risks["patients in several classes"]
+    assert "1 patients" in risks["patients in several sites (site)"]
     assert found["exact_duplicates"] == [["set image 7", "set image 61"]]
     assert found["near_duplicates"][0]["kind"] == "different classes"
     assert found["near_duplicates"][0]["bits"] == 0
-    assert "image shape tells" in found["shortcuts to finding"]
-    assert "image shape tells" in found["shortcuts to site"]
-    assert "crp" in found["missing values that tell the class"]
+    assert "image shape tells" in risks["shortcuts to finding"]
+    assert "image shape tells" in risks["shortcuts to site"]
+    assert "crp" in risks["missing values that tell the class"]
     assert "patients unknown" not in found
     assert found["label_by_site"]["well"] == {"south": 31}
     page = (tmp_path / "audit.html").read_text("utf-8")

@@ -271,7 +271,10 @@ def _trained(config: Config, images: Images, seen: splits.Mask, folder: Path, lo
     result = fit(config, learnt, validation, images.part(seen), folder / "checkpoint.pt", log)
     save_file({name: value.contiguous() for name, value in result.network.state_dict().items()}, weights)
     (folder / "checkpoint.pt").unlink()
-    return result.network
+    # From the file here too: in another memory layout the last digits differ, and a second run has to say the same.
+    network = Network(architecture(config))
+    network.load_state_dict(load_file(weights))
+    return network.eval()
 
 
 def _scattered(network: Network, pixels: NDArray[np.uint8], at: NDArray[np.int64]) -> NDArray[np.float32]:
