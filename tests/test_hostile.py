@@ -230,6 +230,13 @@ def test_ten_thousand_damaged_files(data: st.DataObject, files: list[bytes]) -> 
             assert image.pixels.max() <= 1
 
 
+def test_a_file_cut_anywhere_in_its_header_is_refused(files: list[bytes]) -> None:
+    for content in files:
+        for length in range(400):
+            with contextlib.suppress(ImageError):
+                decode(content[:length], "cut")
+
+
 TOKENS = """age site and or not in is missing contains ( ) , = != <= > 1 -2.5 2020-01-01 'a' "b true é --"""
 TEXTS = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(TOKENS.split()), max_size=25).map(" ".join))
 

@@ -7,7 +7,6 @@ the container, stored bits and their sign (PS3.5 8.1.1), luminance of color (PS3
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -67,7 +66,8 @@ def _meta(data: bytes) -> tuple[bytes, int]:
     while data[132 - 4 : 132] == b"DICM" and data[at : at + 2] == b"\x02\x00" and at + 8 <= len(data):
         long = data[at + 4 : at + 6] in (b"OB", b"OW", b"SQ", b"UN", b"UT")
         start = at + (12 if long else 8)
-        (length,) = struct.unpack("<I", data[at + 8 : start]) if long else struct.unpack("<H", data[at + 6 : start])
+        # A file that ends inside the length gives a shorter one, and the walk ends there.
+        length = int.from_bytes(data[at + 8 : start] if long else data[at + 6 : start], "little")
         if data[at + 2 : at + 4] == b"\x10\x00":
             syntax = data[start : start + length].rstrip(b"\x00 ")
         at = start + length
