@@ -93,6 +93,7 @@ def run(arguments: list[str]) -> int:
     try:
         telling.listen()
         code = app(arguments, prog_name="cxrsearch", standalone_mode=False, default_map=_settings(arguments))
+        sys.stdout.flush()  # a reader that is gone is met here, not by the interpreter's last flush
         return code if isinstance(code, int) else 0
     except CxrSearchError as error:
         # Line by line: a message may hold names from files, and the caret's spaces have to stay.
@@ -102,7 +103,8 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         print("cxrsearch: stopped", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output (head, less) has had enough
+    except (BrokenPipeError, SystemExit):
+        # The reader of our output (head, less) has had enough. Typer makes a SystemExit of it; nothing else raises one.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - else the interpreter's last flush fails aloud
         return 0
     except Exception as error:
