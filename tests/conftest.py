@@ -7,40 +7,17 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from factories import Ran, Run
 
 from cxrsearch.encoder import DEFAULT_MODEL
-from cxrsearch.store.contract import Point
-from cxrsearch.store.edge import EdgeStore
 from indexer.phantoms import write_cohort
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command line gave."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
-def points(index: Path) -> dict[str, Point]:
-    """Everything that an index in a folder holds, by id."""
-    store = EdgeStore.open(index)
-    try:
-        return {point.id: point for point in store.scroll(vectors=True)}
-    finally:
-        store.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

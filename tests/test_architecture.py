@@ -103,6 +103,17 @@ def test_imports_run_down_the_floors_in_no_circle_and_searching_needs_no_torch()
     assert faults(ROOT) == []
 
 
+def test_no_test_module_imports_from_another() -> None:
+    """What several need is made in tests/factories.py; a fixture is asked for by its name."""
+    found = []
+    for path in sorted((ROOT / "tests").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [f"{path.name} imports {name}" for name in names if re.match(r"(tests\.)?(test_|conftest)", name)]
+    assert found == []
+
+
 HOUSE = {
     "cxrsearch/__init__.py": "__version__ = '1'",
     "cxrsearch/errors.py": "",

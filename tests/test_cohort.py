@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
+from factories import Run
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from factories import write_mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,24 +11,13 @@ from cxrsearch.errors import MappingError
 from indexer.dataset import load
 from indexer.mapping import FieldMapping, shipped
 
-
-def dataset(folder: Path, toml: str, table: str | None = None, files: tuple[str, ...] = ()) -> str:
-    (folder / "set.toml").write_text(toml, "utf-8")
-    if table is not None:
-        (folder / "table.csv").write_bytes(table.encode("utf-8"))
-    for name in files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return str(folder / "set.toml")
-
-
 TABLE = 'name = "t"\n[images]\ntable = "table.csv"\npath = "{file}"\n'
 
 
 def only_field(folder: Path, field: str, cell: str, extra: str = "") -> object:
     """The value that a field declaration gives for one cell of column x."""
     quoted = '"' + cell.replace('"', '""') + '"'
-    path = dataset(
+    path = write_mapping(
         folder,
         f"{extra}{TABLE}[fields.f]\ncolumn = 'x'\n{field}\n[privacy]\nfree_text = true\n",
         f"file,x\na.png,{quoted}\n",
@@ -80,14 +70,14 @@ def test_a_folder_names_the_label_and_a_stem_the_patient(tmp_path: Path) -> None
     fields.year = { path = "full", type = "integer", pattern = 'y(\\d{4})' }
     fields.source = { constant = "x", type = "keyword" }
     """
-    path = dataset(tmp_path, toml, files=("No_findings/00011097_002.png", "Covid-19/case-y2020.png", "notes.txt"))
+    path = write_mapping(tmp_path, toml, files=("No_findings/00011097_002.png", "Covid-19/case-y2020.png", "notes.txt"))
     covid, none = load(path).records()
     assert (covid.patient, covid.payload) == (None, {"finding": "Covid-19", "year": 2020, "source": "x"})
     assert (none.patient, none.payload) == ("00011097", {"finding": "No Finding", "source": "x"})
 
 
 def test_rows_are_selected(tmp_path: Path) -> None:
-    path = dataset(
+    path = write_mapping(
         tmp_path,
         TABLE + "[select]\nmodality = 'X-ray'\nview = ['PA', 'AP']\n",
         "file,modality,view\na,X-ray,PA\nb,CT,PA\nc,X-ray,L\nd,X-ray,AP\n",
@@ -130,7 +120,7 @@ FIELD = "[fields.age]\ncolumn = 'age'\ntype = 'integer'\n"
 )
 def test_a_wrong_mapping_says_where(tmp_path: Path, toml: str, table: str | None, message: str) -> None:
     with pytest.raises(MappingError, match=message):
-        load(dataset(tmp_path, toml, table))
+        load(write_mapping(tmp_path, toml, table))
 
 
 def test_a_name_that_is_no_dataset(tmp_path: Path) -> None:
@@ -145,14 +135,14 @@ def test_a_table_cannot_name_a_file_outside_the_dataset(tmp_path: Path, cell: st
     (tmp_path / "set").mkdir()
     (tmp_path / "secret.png").touch()
     (tmp_path / "set" / "link").symlink_to(tmp_path)
-    (record,) = load(dataset(tmp_path / "set", TABLE, f"file\n{cell}\n")).records()
+    (record,) = load(write_mapping(tmp_path / "set", TABLE, f"file\n{cell}\n")).records()
     assert record.problem == "outside"
 
 
 def test_a_star_in_the_path_is_one_file_and_a_star_in_a_cell_is_text(tmp_path: Path) -> None:
     toml = 'name = "t"\n[images]\ntable = "table.csv"\npath = "images/{id}.*"\n'
     files = ("images/a.jpg", "images/b.jpg", "images/b.png")
-    one, several, star = load(dataset(tmp_path, toml, "id\na\nb\n*\n", files)).records()
+    one, several, star = load(write_mapping(tmp_path, toml, "id\na\nb\n*\n", files)).records()
     assert (one.key, one.problem) == ("images/a.jpg", None)
     assert several.problem == "2 files match 'images/{id}.*'"
     assert star.problem == "0 files match 'images/{id}.*'"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run, points
+from factories import Run, points
 from PIL import Image
 
 from cxrsearch.store.contract import Point

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run
+from factories import Run, cloud, configuration
 from PIL import Image
-from test_training import cloud, configuration
 
 from cxrsearch.errors import InputError
 from indexer.phantoms import FINDINGS, draw

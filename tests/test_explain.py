@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run
+from factories import Run, image_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,10 +14,6 @@ from cxrsearch.imaging.places import shares
 from cxrsearch.imaging.radiograph import Radiograph
 from cxrsearch.imaging.regions import INSIDE_BORDER, WHOLE, Region, cover
 from cxrsearch.retrieval.explanation import Explanation, border_warnings
-
-
-def image(cohort: Path, number: int = 0) -> Path:
-    return sorted(cohort.parent.rglob("*.dcm"))[number]
 
 
 def search(cxrsearch: Run, *arguments: object) -> dict[str, Any]:
@@ -31,7 +27,7 @@ def search(cxrsearch: Run, *arguments: object) -> dict[str, Any]:
 def test_both_maps_of_every_hit_add_up_to_its_score(
     cxrsearch: Run, cohort: Path, index: Path, region: list[str]
 ) -> None:
-    found = search(cxrsearch, image(cohort), "--index", index, "-k", 12, "--explain", *region)
+    found = search(cxrsearch, image_of(cohort), "--index", index, "-k", 12, "--explain", *region)
     assert len(found["hits"]) == 12
     for hit in found["hits"]:
         why = hit["explanation"]
@@ -58,7 +54,7 @@ def test_a_map_of_a_thumbnail_adds_up_to_nearly_the_score(cxrsearch: Run, tmp_pa
 
 
 def test_a_region_outside_a_region_has_no_part_in_the_score(cxrsearch: Run, cohort: Path, index: Path) -> None:
-    found = search(cxrsearch, image(cohort), "--index", index, "-k", 3, "--explain", "--region", "0,0,0.4,1")
+    found = search(cxrsearch, image_of(cohort), "--index", index, "-k", 3, "--explain", "--region", "0,0,0.4,1")
     for hit in found["hits"]:
         for side in ("query_map", "hit_map"):
             assert np.abs(np.array(hit["explanation"][side])[:, 3:]).max() < 1e-6
@@ -97,12 +93,12 @@ def test_a_region_finds_what_is_like_that_region(cxrsearch: Run, tmp_path: Path)
     ],
 )
 def test_a_region_that_is_none(cxrsearch: Run, cohort: Path, index: Path, region: str, message: str) -> None:
-    ran = cxrsearch("search", image(cohort), "--index", index, "--region", region)
+    ran = cxrsearch("search", image_of(cohort), "--index", index, "--region", region)
     assert (ran.code, message in ran.err) == (2, True)
 
 
 def test_examples_move_the_answer_and_are_left_out_themselves(cxrsearch: Run, cohort: Path, index: Path) -> None:
-    query, other = image(cohort), image(cohort, 20)
+    query, other = image_of(cohort), image_of(cohort, 20)
     plain = search(cxrsearch, query, "--index", index, "-k", 20)
     itself = search(cxrsearch, query, "--index", index, "-k", 20, "--like", query)
     assert [hit["path"] for hit in itself["hits"]] == [hit["path"] for hit in plain["hits"]]
@@ -118,12 +114,14 @@ def test_examples_move_the_answer_and_are_left_out_themselves(cxrsearch: Run, co
 
 
 def test_examples_and_a_region_do_not_go_together(cxrsearch: Run, cohort: Path, index: Path) -> None:
-    ran = cxrsearch("search", image(cohort), "--index", index, "--region", "0,0,1,0.5", "--like", image(cohort, 3))
+    ran = cxrsearch(
+        "search", image_of(cohort), "--index", index, "--region", "0,0,1,0.5", "--like", image_of(cohort, 3)
+    )
     assert (ran.code, "--region goes with one image" in ran.err) == (2, True)
 
 
 def test_an_example_that_cannot_be_read_is_named(cxrsearch: Run, cohort: Path, index: Path, tmp_path: Path) -> None:
-    ran = cxrsearch("search", image(cohort), "--index", index, "--like", tmp_path / "nowhere.png")
+    ran = cxrsearch("search", image_of(cohort), "--index", index, "--like", tmp_path / "nowhere.png")
     assert (ran.code, "nowhere.png: does not exist" in ran.err) == (4, True)
 
 

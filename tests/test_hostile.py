@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from conftest import Run
+from factories import WHERE_FIELDS, Run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -245,7 +245,5 @@ TEXTS = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(TOKENS.split())
 @settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS)
 def test_ten_thousand_expressions(text: str) -> None:
-    from test_where import FIELDS
-
     with contextlib.suppress(WhereError):
-        parse(text, FIELDS)
+        parse(text, WHERE_FIELDS)

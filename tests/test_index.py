@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from conftest import Ran, Run, points
+from factories import Ran, Run, points
 from PIL import Image
 
 from cxrsearch.store.edge import EdgeStore

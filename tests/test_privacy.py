@@ -8,7 +8,7 @@ from typing import Any
 
 import pydicom
 import pytest
-from conftest import Run
+from factories import Run
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
-from PIL import Image
+from factories import Run, write_picture
 
 from indexer.phantoms import draw, write_cohort
 
@@ -106,7 +105,7 @@ def test_the_policy_lets_the_pages_own_script_run_and_no_other(
 
 def test_the_name_of_the_query_is_not_in_the_page(cxrsearch: Run, index: Path, tmp_path: Path) -> None:
     named = tmp_path / "Mustermann_Erika_1964.png"
-    Image.fromarray((draw("COVID-19", 7) * 255).astype("uint8")).save(named)
+    write_picture(named, draw("COVID-19", 7))
     text = report(cxrsearch, tmp_path / "r.html", named, "--index", index, "--like", named)
     assert "Mustermann" not in text
 

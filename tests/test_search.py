@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
-from PIL import Image
+from factories import Run, image_of, write_picture
 
 from indexer.phantoms import draw, write_cohort, write_dicom
 
@@ -22,12 +21,8 @@ def search(cxrsearch: Run, *arguments: object) -> list[dict[str, Any]]:
     return list(json.loads(ran.out))
 
 
-def image(cohort: Path, number: int = 0) -> Path:
-    return sorted(cohort.parent.rglob("*.dcm"))[number]
-
-
 def test_hits_come_best_first_without_the_query_and_its_patient(cxrsearch: Run, cohort: Path, index: Path) -> None:
-    (result,) = search(cxrsearch, image(cohort), "--index", index, "-k", 30)
+    (result,) = search(cxrsearch, image_of(cohort), "--index", index, "-k", 30)
     hits = result["hits"]
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
     assert result["query"]["indexed"] is True
@@ -38,16 +33,16 @@ def test_hits_come_best_first_without_the_query_and_its_patient(cxrsearch: Run, 
 
 
 def test_same_patient_brings_the_image_itself_first(cxrsearch: Run, cohort: Path, index: Path) -> None:
-    (result,) = search(cxrsearch, image(cohort), "--index", index, "--same-patient", "-k", 32)
+    (result,) = search(cxrsearch, image_of(cohort), "--index", index, "--same-patient", "-k", 32)
     first = result["hits"][0]
     assert first["score"] == pytest.approx(1.0, abs=1e-4)
-    assert first["path"] == image(cohort).relative_to(cohort.parent).as_posix()
+    assert first["path"] == image_of(cohort).relative_to(cohort.parent).as_posix()
     assert len(result["hits"]) == 32
 
 
 def test_a_file_in_no_index_finds_its_like(cxrsearch: Run, index: Path, tmp_path: Path) -> None:
     path = tmp_path / "new.png"
-    Image.fromarray((draw("COVID-19", 4242) * 255).astype("uint8")).save(path)
+    write_picture(path, draw("COVID-19", 4242))
     (result,) = search(cxrsearch, path, "--index", index, "-k", 5)
     assert result["query"] == {"path": str(path), "indexed": False, "left_out": []}
     assert len(result["hits"]) == 5
@@ -65,7 +60,7 @@ def test_another_visit_of_a_known_patient_leaves_that_patient_out(cxrsearch: Run
 
 def test_a_filter_holds_for_every_hit(cxrsearch: Run, cohort: Path, index: Path) -> None:
     where = 'site = "South" and (age >= 40 or outcome is missing) and notes contains "opacities"'
-    (result,) = search(cxrsearch, image(cohort), "--index", index, "--where", where)
+    (result,) = search(cxrsearch, image_of(cohort), "--index", index, "--where", where)
     assert result["hits"]
     for hit in result["hits"]:
         assert hit["site"] == "South"
@@ -74,7 +69,7 @@ def test_a_filter_holds_for_every_hit(cxrsearch: Run, cohort: Path, index: Path)
 
 
 def test_several_images_and_paths_on_stdin(cxrsearch_process: Run, cohort: Path, index: Path) -> None:
-    paths = [str(image(cohort, number)) for number in (0, 5, 9)]
+    paths = [str(image_of(cohort, number)) for number in (0, 5, 9)]
     ran = cxrsearch_process(
         "search", paths[0], "-", "--index", index, "-k", 2, "--format", "jsonl", input="\n".join(paths[1:]) + "\n"
     )
@@ -84,14 +79,16 @@ def test_several_images_and_paths_on_stdin(cxrsearch_process: Run, cohort: Path,
 
 
 def test_one_bad_image_among_several_does_not_stop_the_others(cxrsearch: Run, cohort: Path, index: Path) -> None:
-    ran = cxrsearch("search", image(cohort), cohort, image(cohort, 3), "--index", index, "--format", "jsonl", "-k", 1)
+    ran = cxrsearch(
+        "search", image_of(cohort), cohort, image_of(cohort, 3), "--index", index, "--format", "jsonl", "-k", 1
+    )
     assert ran.code == 3
     assert len(ran.out.splitlines()) == 2
     assert "dataset.toml: not a DICOM, PNG" in ran.err
 
 
 def test_the_vote_counts_patients_beside_the_cohort(cxrsearch: Run, cohort: Path, index: Path) -> None:
-    (result,) = search(cxrsearch, image(cohort), "--index", index, "-k", 8, "--vote", "outcome")
+    (result,) = search(cxrsearch, image_of(cohort), "--index", index, "-k", 8, "--vote", "outcome")
     vote = result["vote"]
     assert vote["field"] == "outcome"
     assert sum(share["weight"] for share in vote["shares"]) == pytest.approx(1.0)
@@ -106,10 +103,10 @@ def test_the_vote_counts_patients_beside_the_cohort(cxrsearch: Run, cohort: Path
 
 
 def test_table_and_csv_say_the_same(cxrsearch: Run, cohort: Path, index: Path) -> None:
-    table = cxrsearch("search", image(cohort), "--index", index, "-k", 3).out
+    table = cxrsearch("search", image_of(cohort), "--index", index, "-k", 3).out
     rows = list(
         csv.DictReader(
-            io.StringIO(cxrsearch("search", image(cohort), "--index", index, "-k", 3, "--format", "csv").out)
+            io.StringIO(cxrsearch("search", image_of(cohort), "--index", index, "-k", 3, "--format", "csv").out)
         )
     )
     assert len(rows) == 3
@@ -138,7 +135,7 @@ def test_table_and_csv_say_the_same(cxrsearch: Run, cohort: Path, index: Path) -
 def test_every_mistake_has_its_message_and_code(
     cxrsearch: Run, cohort: Path, index: Path, arguments: list[str], code: int, message: str
 ) -> None:
-    words = {"toml": str(cohort), "image": str(image(cohort)), "folder": str(cohort.parent)}
+    words = {"toml": str(cohort), "image": str(image_of(cohort)), "folder": str(cohort.parent)}
     given = [argument.format(**words) for argument in arguments]
     ran = cxrsearch("search", *given, *([] if "--index" in given else ["--index", index]))
     assert ran.code == code
@@ -147,7 +144,7 @@ def test_every_mistake_has_its_message_and_code(
 
 
 def test_another_model_than_the_index_was_made_by(cxrsearch: Run, cohort: Path, index: Path, other_model: Path) -> None:
-    ran = cxrsearch("search", image(cohort), "--index", index, "--model", other_model)
+    ran = cxrsearch("search", image_of(cohort), "--index", index, "--model", other_model)
     assert ran.code == 6
     assert "made by model cxr-second" in ran.err
 
@@ -157,10 +154,10 @@ def test_a_model_folder_that_was_changed_is_refused(
 ) -> None:
     with (other_model / "encoder.onnx").open("ab") as file:
         file.write(b"x")
-    ran = cxrsearch("search", image(cohort), "--index", index, "--model", other_model)
+    ran = cxrsearch("search", image_of(cohort), "--index", index, "--model", other_model)
     assert ran.code == 6  # its card already names another model
     (other_model / "model.json").write_text('{"format": 7}')
-    assert cxrsearch("search", image(cohort), "--index", index, "--model", other_model).code == 4
+    assert cxrsearch("search", image_of(cohort), "--index", index, "--model", other_model).code == 4
 
 
 def test_two_searches_at_once_on_one_index(cohort: Path, index: Path) -> None:
@@ -169,7 +166,7 @@ def test_two_searches_at_once_on_one_index(cohort: Path, index: Path) -> None:
         "-m",
         "cxrsearch",
         "search",
-        str(image(cohort)),
+        str(image_of(cohort)),
         "--index",
         str(index),
         "--format",
@@ -253,7 +250,7 @@ def test_forget_by_pseudonym_or_by_the_real_identifier(cxrsearch: Run, index: Pa
 
 def test_copy_brings_everything(cxrsearch: Run, cohort: Path, index: Path, tmp_path: Path) -> None:
     assert cxrsearch("copy", index, tmp_path / "copy").out == "copied 32 images\n"
-    for command in (["search", image(cohort)], ["cohort"], ["info"]):
+    for command in (["search", image_of(cohort)], ["cohort"], ["info"]):
         answers = [
             cxrsearch(*command, "--index", place, "--format", "json").out for place in (index, tmp_path / "copy")
         ]
@@ -274,7 +271,7 @@ def test_text_from_a_table_is_never_markup_nor_a_formula_nor_a_terminal_command(
     table = toml.parent / "clinical.csv"
     table.write_text(table.read_text("utf-8").replace("North", evil).replace("South", "=cmd|calc"), "utf-8")
     assert cxrsearch("index", toml, "--index", tmp_path / "index").code == 0
-    shown = cxrsearch("search", image(toml), "--index", tmp_path / "index").out
+    shown = cxrsearch("search", image_of(toml), "--index", tmp_path / "index").out
     assert "[bold red]x[/red]" in shown
     assert "\x1b" not in shown
     assert "\x07" not in shown
@@ -282,11 +279,15 @@ def test_text_from_a_table_is_never_markup_nor_a_formula_nor_a_terminal_command(
     assert {row["site"] for row in rows} == {"[bold red]x[/red]  ]0;owned", "'=cmd|calc"}
 
 
-def test_a_reader_that_stops_early_is_no_error(cohort: Path, index: Path) -> None:
-    command = f"{sys.executable} -m cxrsearch cohort --index {index} --format csv | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("dataset,patient,")
-    assert done.stderr == ""
+@pytest.mark.parametrize("command", ["cohort --index {index} --format csv", "search {image} --index {index}", "--help"])
+@pytest.mark.parametrize("reader", ["head -1", "true"])
+def test_a_reader_that_stops_early_is_no_error(cohort: Path, index: Path, command: str, reader: str) -> None:
+    """``true`` is gone before anything is written, ``head`` may be; what is written at the very end counts too."""
+    given = command.format(image=image_of(cohort), index=index)
+    piped = f"set -o pipefail; {sys.executable} -m cxrsearch {given} | {reader}"
+    done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == (reader != "true")
 
 
 def test_a_key_file_that_is_none(cxrsearch: Run, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,9 +306,9 @@ def test_a_search_changes_nothing_and_a_missing_shard_is_named(
     cxrsearch_process: Run, cohort: Path, index: Path
 ) -> None:
     before = {path: path.read_bytes() for path in index.rglob("*") if path.is_file()}
-    assert cxrsearch_process("search", image(cohort), "--index", index).code == 0
+    assert cxrsearch_process("search", image_of(cohort), "--index", index).code == 0
     assert {path: path.read_bytes() for path in index.rglob("*") if path.is_file()} == before
     shutil.rmtree(index / "shard")
-    ran = cxrsearch_process("search", image(cohort), "--index", index)
+    ran = cxrsearch_process("search", image_of(cohort), "--index", index)
     assert ran.code == 5
     assert "edge_config.json: missing. Restore the index from a backup" in ran.err

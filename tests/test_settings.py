@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
+from factories import Run, image_of
 
 from indexer.phantoms import write_cohort
 
@@ -25,10 +25,6 @@ from indexer.phantoms import write_cohort
 def _a_place_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.chdir(tmp_path)
-
-
-def image(cohort: Path) -> Path:
-    return sorted(cohort.parent.rglob("*.dcm"))[0]
 
 
 def test_a_flag_goes_before_the_environment_and_that_before_the_file(
@@ -123,7 +119,7 @@ def test_quiet_and_verbose(cxrsearch: Run, cohort: Path, tmp_path: Path, index: 
     assert "rejected: 1" in normal.err
     assert quiet.err == ""
     assert "1 rejected" in quiet.out
-    loud = cxrsearch("search", image(cohort), "--index", index, "--report", tmp_path / "r.html", "-v")
+    loud = cxrsearch("search", image_of(cohort), "--index", index, "--report", tmp_path / "r.html", "-v")
     for said in (
         r"opened .*index",
         "loaded cxr-second",
@@ -196,7 +192,7 @@ def in_a_terminal(*arguments: object, **environment: str) -> str:
 
 
 def test_pictures_are_shown_in_a_terminal_and_nowhere_else(cxrsearch: Run, cohort: Path, index: Path) -> None:
-    arguments = ["search", image(cohort), "--index", index, "-k", 3, "--show"]
+    arguments = ["search", image_of(cohort), "--index", index, "-k", 3, "--show"]
     shown = in_a_terminal(*arguments, TERM="xterm-256color", COLORTERM="truecolor")
     assert shown.count("▀") > 4 * 26 * 5  # four pictures of 26 cells a line
     greys = set(re.findall(r"38;2;(\d+);\1;\1", shown)) | set(re.findall(r"38;5;(\d+)", shown))

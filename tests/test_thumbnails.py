@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Run, points
+from factories import Run, points
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

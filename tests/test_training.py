@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Run
-from PIL import Image
+from factories import CLOUD_CONFIG, Run, configuration, write_clouds
 from torch import nn
 
 from cxrsearch.encoder import Encoder
@@ -137,81 +136,6 @@ def test_a_file_of_weights_that_would_run_code_does_not(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"pretrained .* cannot be used"):
         Network(Architecture(SMALL, 64, 16), str(tmp_path / "weights.pt"))
     assert not (tmp_path / "ran").exists()
-
-
-CONFIG = """
-name = "small"
-seed = 3
-
-[[data]]
-mapping = "set/dataset.toml"
-
-[classes]
-sick = ["Pneumonia", "COVID-19"]
-well = ["No Finding"]
-
-[network]
-tower = "cxr-RN14-w8"
-image_size = 64
-dimensions = 16
-
-[learning]
-epochs = {epochs}
-images_per_class = 6
-{learning}
-
-[held_out]
-validation = 0.2
-test = 0.2
-"""
-
-
-DATASET = """
-name = "clouds"
-[images]
-table = "facts.csv"
-path = "{file}"
-[patient]
-column = "patient"
-[fields.finding]
-column = "finding"
-type = "keyword"
-[fields.site]
-column = "site"
-type = "keyword"
-"""
-
-
-def cloud(rng: np.random.Generator, sick: bool) -> Image.Image:
-    """A grey picture of 96 x 96."""
-    field = np.asarray(Image.fromarray(rng.random((10, 10), dtype=np.float32)).resize((96, 96)))
-    stripes = 0.25 * np.sin(np.arange(96) / 2)[:, None] if sick else 0.0
-    return Image.fromarray(np.clip((0.2 + 0.6 * field + stripes) * 255, 0, 255).astype(np.uint8))
-
-
-def write_clouds(folder: Path, patients: int) -> Path:
-    """StoredImages as different from each other as radiographs of different people are, which phantoms are not.
-
-    Every third patient has two images. Sick ones have stripes.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    rng, rows = np.random.default_rng(0), ["file,patient,finding,site"]
-    for n in range(patients):
-        sick = n % 2 == 0
-        for copy in range(2 if n % 3 == 0 else 1):
-            cloud(rng, sick).save(folder / f"MRN{n}-{copy}.png")
-            finding = ("COVID-19" if n % 4 else "Pneumonia") if sick else "No Finding"
-            rows.append(f"MRN{n}-{copy}.png,MRN{n},{finding},{'North' if n % 4 < 2 else 'South'}")
-    (folder / "facts.csv").write_text("\n".join(rows) + "\n")
-    (folder / "dataset.toml").write_text(DATASET)
-    return folder / "dataset.toml"
-
-
-def configuration(folder: Path, patients: int, epochs: int, learning: str = "") -> Path:
-    write_clouds(folder / "set", patients)
-    path = folder / "config.toml"
-    path.write_text(CONFIG.format(epochs=epochs, learning=learning))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -398,11 +322,13 @@ if __name__ == "__main__":
         ("name = 'x'", "data: Field required"),
         ("name =", "not a training configuration"),
         (None, "cannot be read"),
-        (CONFIG.format(epochs=1, learning="epoch = 3"), "learning.epoch: no such key. Did you mean 'epochs'?"),
-        (CONFIG.format(epochs=0, learning=""), "learning.epochs: Input should be greater than or equal to 1"),
-        (CONFIG.format(epochs=1, learning="").replace("RN14-w8", "RN14-w9"), "open_clip has no 'cxr-RN14-w9'"),
+        (CLOUD_CONFIG.format(epochs=1, learning="epoch = 3"), "learning.epoch: no such key. Did you mean 'epochs'?"),
+        (CLOUD_CONFIG.format(epochs=0, learning=""), "learning.epochs: Input should be greater than or equal to 1"),
+        (CLOUD_CONFIG.format(epochs=1, learning="").replace("RN14-w8", "RN14-w9"), "open_clip has no 'cxr-RN14-w9'"),
         (
-            CONFIG.format(epochs=1, learning="").replace("image_size = 64", "image_size = 64\npretrained = 'nowhere'"),
+            CLOUD_CONFIG.format(epochs=1, learning="").replace(
+                "image_size = 64", "image_size = 64\npretrained = 'nowhere'"
+            ),
             "pretrained 'nowhere' cannot be used",
         ),
     ],

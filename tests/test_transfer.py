@@ -5,86 +5,29 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run
+from factories import Run, outcome_index, outcomes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cxrsearch.clinical.fields import Field, FieldType, Payload
 from cxrsearch.encoder import DEFAULT_MODEL, read_card
 from cxrsearch.errors import InputError, UsageError
-from cxrsearch.store import create_store
-from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from trainer.metrics import probabilities as scores
 from trainer.transfer import cases as casing
 from trainer.transfer import models, transfer
 
-FIELDS = [
-    Field("outcome", FieldType.KEYWORD, later=True),
-    Field("icu", FieldType.BOOLEAN, later=True),
-    Field("severity", FieldType.FLOAT, later=True),
-    Field("age", FieldType.INTEGER),
-    Field("sex", FieldType.KEYWORD),
-    Field("site", FieldType.KEYWORD),
-    Field("notes", FieldType.TEXT),
-    Field("study_date", FieldType.DATE),
-    Field("code", FieldType.KEYWORD),
-]
 MakeIndex = Callable[..., Path]
-
-
-def cohort(
-    people: int, effect: float, seed: int, dimensions: int = 8, age_effect: float = 1.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Unit vectors, ages, whether each died, and the probability of it: ``effect`` along one direction, one of age."""
-    rng = np.random.default_rng(seed)
-    vectors = rng.normal(size=(people, dimensions))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    age = rng.normal(60, 12, size=people).round()
-    logit = effect * vectors[:, 0] * np.sqrt(dimensions) + age_effect * (age - 60) / 12 - 0.5
-    chance = 1 / (1 + np.exp(-logit))
-    return vectors.astype(np.float32), age, rng.random(people) < chance, chance
 
 
 @pytest.fixture
 def make_index(tmp_path: Path) -> MakeIndex:
-    def make(people: int = 200, effect: float = 1.5, seed: int = 0, dimensions: int = 8, name: str = "index") -> Path:
-        vectors, age, died, _ = cohort(people, effect, seed, dimensions)
-        card = read_card(DEFAULT_MODEL)
-        if dimensions == card.dimensions:
-            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        empty = IndexFacts(card.name, card.fingerprint, dimensions, {}, {})
-        facts = empty.declaring("set", DatasetFacts("set", ""), {field.name: field for field in FIELDS})
-        rng, points = np.random.default_rng(seed + 1), []
-        for n in range(people):
-            payload: Payload = {
-                "dataset": "set",
-                "patient": f"P{n // 2 if n < 40 else n}",
-                "path": f"{n}.png",
-                "width": 512,
-                "height": 400,
-                "image_sha256": f"{n:064x}",
-                "_row": "x",
-                "outcome": "died" if died[n] else "survived",
-                "icu": bool(died[n] or n % 3 == 0),
-                "severity": float(age[n] / 10 + 2 * vectors[n, 0]),
-                "sex": "M" if rng.random() < 0.5 else "F",
-                "site": ["Daegu", "Hannover", "Seoul"][n % 3],
-                "notes": "died on day 3" if died[n] else "went home",
-                "study_date": "2020-03-01",
-                "code": "X9" if died[n] else "X1",
-            }
-            if n % 5:
-                payload["age"] = int(age[n])
-            points.append(Point(f"00000000-0000-0000-0000-{n:012x}", payload, vectors[n]))
-        with create_store(str(tmp_path / name), facts) as store:
-            store.declare(facts)
-            store.upsert(points)
-        return tmp_path / name
+    def make(name: str = "index", **given: Any) -> Path:
+        return outcome_index(tmp_path / name, **given)
 
     return make
 
@@ -133,7 +76,7 @@ def test_figures_of_numbers() -> None:
 def synthetic(people: int, effect: float, seed: int) -> tuple[casing.Cases, np.ndarray]:
     import pandas as pd
 
-    vectors, age, died, chance = cohort(people, effect, seed)
+    vectors, age, died, chance = outcomes(people, effect, seed)
     facts = pd.DataFrame({"age": age})
     owners = np.array([f"P{n}" for n in range(people)])
     return casing.Cases(
@@ -396,7 +339,8 @@ def test_a_target_that_cannot_be_one(make_index: MakeIndex, target: str, error: 
 def test_a_site_with_all_the_patients_cannot_be_left_out(make_index: MakeIndex) -> None:
     from cxrsearch.store import open_store
 
-    with open_store(str(make_index(people=120))) as store:
+    with open_store(str(make_index(people=120, sites=1))) as store:
         cases = casing.load(store, "outcome")
-    with pytest.raises(InputError, match="nothing to leave out"):
-        transfer.leaving_out(cases, "ward", 0)
+    assert set(cases.values("site")) == {"Daegu"}
+    with pytest.raises(InputError, match="--leave-out site: fewer than two values are known; nothing to leave out"):
+        transfer.leaving_out(cases, "site", 0)

@@ -3,64 +3,25 @@
 import json
 import uuid
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run
+from factories import PLANTED_FACTS, PLANTED_FIELDS, Run, near, planted
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cxrsearch.clinical.expression import Equals
-from cxrsearch.clinical.fields import Field, FieldType
 from cxrsearch.errors import IndexUnavailable, InputError
 from cxrsearch.imaging.places import Parts
 from cxrsearch.imaging.radiograph import Radiograph
 from cxrsearch.retrieval.search import Hit, Query, QueryImage, Result
 from cxrsearch.retrieval.warnings import warnings_about
 from cxrsearch.statistics import difference, wilson
-from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
+from cxrsearch.store.contract import Point
 from cxrsearch.store.edge import EdgeStore
 from cxrsearch.voting.calibration import Calibration, Kernel, likely
 from cxrsearch.voting.fit import calibrate
 from cxrsearch.voting.vote import Voter, ballot, count
-
-D = 16
-FIELDS = {
-    "outcome": Field("outcome", FieldType.KEYWORD),
-    "icu": Field("icu", FieldType.BOOLEAN),
-    "site": Field("site", FieldType.KEYWORD),
-    "age": Field("age", FieldType.INTEGER),
-}
-FACTS = IndexFacts("model-a", "f" * 64, D, FIELDS, {"set": DatasetFacts("hospital", "")})
-
-
-def near(center: int, seed: int, spread: float = 0.25) -> Any:
-    """A unit vector near one of the axes."""
-    vector = np.eye(D)[center] + spread * np.random.default_rng(seed).normal(size=D)
-    return (vector / np.linalg.norm(vector)).astype(np.float32)
-
-
-def planted(folder: Path, patients: int = 600, purity: float = 0.85, seed: int = 0) -> EdgeStore:
-    """Two clusters; in each a value of outcome has ``purity`` of the patients. icu has nothing to do with vectors."""
-    rng = np.random.default_rng(seed)
-    store = EdgeStore.create(folder, FACTS)
-    points = []
-    for number in range(patients):
-        cluster = number % 2
-        pure = rng.random() < purity
-        payload = {
-            "patient": f"P{number}",
-            "image_sha256": f"{number:064x}",
-            "dataset": "set",
-            "outcome": ("died", "survived")[cluster if pure else 1 - cluster],
-            "icu": bool(rng.random() < 0.3),
-            "site": ("Daegu", "Milan", "Wuhan")[int(rng.integers(3))],
-        }
-        id = str(uuid.UUID(int=number + 1))
-        points.append(Point(id, payload, near(cluster, 1000 * seed + number)))
-    store.upsert(points)
-    return store
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +33,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[EdgeStore, Cal
 def test_a_probability_is_what_was_planted(calibrated: tuple[EdgeStore, Calibration]) -> None:
     store, calibration = calibrated
     for cluster, value in ((0, "died"), (1, "survived")):
-        vote = count(store, near(cluster, 77), FIELDS["outcome"], calibration)
+        vote = count(store, near(cluster, 77), PLANTED_FIELDS["outcome"], calibration)
         assert vote.abstains == ()
         assert vote.shares[0].value == value
         assert vote.shares[0].probability == pytest.approx(0.85, abs=0.1)
@@ -123,7 +84,7 @@ def test_a_calibration_survives_being_stored(calibrated: tuple[EdgeStore, Calibr
 
 def test_reasons_to_abstain(calibrated: tuple[EdgeStore, Calibration]) -> None:
     store, calibration = calibrated
-    outcome = FIELDS["outcome"]
+    outcome = PLANTED_FIELDS["outcome"]
     far = count(store, near(9, 1), outcome, calibration)
     assert any("too far" in reason for reason in far.abstains)
     assert all(share.probability is None for share in far.shares)
@@ -138,7 +99,7 @@ def test_reasons_to_abstain(calibrated: tuple[EdgeStore, Calibration]) -> None:
 
 
 def test_a_patient_has_one_voice(tmp_path: Path) -> None:
-    store = EdgeStore.create(tmp_path / "index", FACTS)
+    store = EdgeStore.create(tmp_path / "index", PLANTED_FACTS)
     loud = [
         Point(str(uuid.UUID(int=n + 1)), {"patient": "LOUD", "outcome": "died"}, near(0, n, 0.01)) for n in range(30)
     ]
@@ -147,7 +108,7 @@ def test_a_patient_has_one_voice(tmp_path: Path) -> None:
         for n in range(6)
     ]
     store.upsert(loud + others)
-    vote = count(store, near(0, 5, 0.01), FIELDS["outcome"], None)
+    vote = count(store, near(0, 5, 0.01), PLANTED_FIELDS["outcome"], None)
     assert {share.value: share.patients for share in vote.shares} == {"died": 1, "survived": 6}
     store.close()
 
@@ -165,7 +126,7 @@ def test_hits_of_one_site_are_warned_of_unless_that_is_chance(
     tmp_path: Path, share: float, hits: int, warned: bool
 ) -> None:
     """``share`` of 40 images are of the site of all hits. Calibrated, a query far from everything is warned of too."""
-    store = EdgeStore.create(tmp_path / "index", FACTS)
+    store = EdgeStore.create(tmp_path / "index", PLANTED_FACTS)
     sites = ["Daegu" if n < 40 * share else "Milan" for n in range(40)]
     store.upsert(
         [

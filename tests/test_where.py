@@ -4,31 +4,19 @@ import contextlib
 import datetime
 
 import pytest
+from factories import WHERE_FIELDS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cxrsearch.clinical.expression import And, Compare, Contains, Equals, Missing, Not, Or
-from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType
 from cxrsearch.clinical.where import parse
 from cxrsearch.errors import WhereError
-
-FIELDS = {
-    **SYSTEM_FIELDS,
-    "site": Field("site", FieldType.KEYWORD),
-    "finding": Field("finding", FieldType.KEYWORD, several=True),
-    "icu": Field("icu", FieldType.BOOLEAN),
-    "age": Field("age", FieldType.INTEGER),
-    "temperature": Field("temperature", FieldType.FLOAT),
-    "study_date": Field("study_date", FieldType.DATE),
-    "outcome": Field("outcome", FieldType.KEYWORD),
-    "notes": Field("notes", FieldType.TEXT),
-}
 
 
 def test_the_expression_of_the_documentation() -> None:
     text = """site = "Melbourne, Australia" and age >= 60 and finding in ("COVID-19", "ARDS") and not icu = true
       and study_date > 2020-03-01 and outcome is missing and notes contains "intubated" """
-    assert parse(text, FIELDS) == And(
+    assert parse(text, WHERE_FIELDS) == And(
         (
             Equals("site", ("Melbourne, Australia",)),
             Compare("age", ">=", 60),
@@ -65,7 +53,7 @@ A, B, C = Equals("age", (1,)), Equals("age", (2,)), Equals("age", (3,))
     ],
 )
 def test_meaning(text: str, tree: object) -> None:
-    assert parse(text, FIELDS) == tree
+    assert parse(text, WHERE_FIELDS) == tree
 
 
 @pytest.mark.parametrize(
@@ -98,7 +86,7 @@ def test_meaning(text: str, tree: object) -> None:
 )
 def test_every_error_points_at_its_place(text: str, place: str, message: str) -> None:
     with pytest.raises(WhereError) as caught:
-        parse(text, FIELDS)
+        parse(text, WHERE_FIELDS)
     assert message in str(caught.value)
     expected = text.rindex(place) if place else len(text)
     assert caught.value.position == expected
@@ -109,20 +97,20 @@ def test_every_error_points_at_its_place(text: str, place: str, message: str) ->
 def test_a_long_expression_is_shown_around_its_error() -> None:
     text = " or ".join(f"age = {n}" for n in range(300)) + " or age = x"
     with pytest.raises(WhereError) as caught:
-        parse(text, FIELDS)
+        parse(text, WHERE_FIELDS)
     _, shown, caret = str(caught.value).split("\n")
     assert len(shown) < 110
     assert shown[caret.index("^")] == "x"
 
 
 def test_nesting_and_length_have_limits() -> None:
-    assert parse("(" * 200 + "age = 1" + ")" * 200, FIELDS) == A
+    assert parse("(" * 200 + "age = 1" + ")" * 200, WHERE_FIELDS) == A
     for deep in ("not " * 1000 + "age = 1", "(not " * 500 + "age = 1" + ")" * 500):
         with pytest.raises(WhereError, match="nested more than 50 deep"):
-            parse(deep, FIELDS)
+            parse(deep, WHERE_FIELDS)
     with pytest.raises(WhereError, match="longer than"):
-        parse("age = 1 or " * 2000 + "age = 1", FIELDS)
-    assert isinstance(parse(" and ".join(["age = 1"] * 500), FIELDS), And)
+        parse("age = 1 or " * 2000 + "age = 1", WHERE_FIELDS)
+    assert isinstance(parse(" and ".join(["age = 1"] * 500), WHERE_FIELDS), And)
 
 
 class FakeVocabulary:
@@ -134,9 +122,9 @@ class FakeVocabulary:
 
 
 def test_a_value_that_does_not_occur_is_an_error_with_the_nearest() -> None:
-    assert parse("finding = 'COVID-19'", FIELDS, FakeVocabulary())
+    assert parse("finding = 'COVID-19'", WHERE_FIELDS, FakeVocabulary())
     with pytest.raises(WhereError, match=r"no image has finding = 'covid19'. Did you mean 'COVID-19'\?"):
-        parse("finding != 'covid19'", FIELDS, FakeVocabulary())
+        parse("finding != 'covid19'", WHERE_FIELDS, FakeVocabulary())
 
 
 TOKENS = """age site icu notes nope and or not in is missing contains ( ) , = != <= > 1 -2.5 2020-01-01 'a' "b true é --
@@ -147,9 +135,9 @@ WORDS = st.sampled_from([*TOKENS.split(), "\x00", "\n"])
 @given(st.one_of(st.text(max_size=60), st.lists(WORDS, max_size=15).map(" ".join)))
 def test_any_text_parses_or_is_a_where_error(text: str) -> None:
     with contextlib.suppress(WhereError):
-        assert parse(text, FIELDS) is not None
+        assert parse(text, WHERE_FIELDS) is not None
 
 
 @given(st.dates(min_value=datetime.date(1900, 1, 1)))
 def test_any_date_is_a_date(day: datetime.date) -> None:
-    assert parse(f"study_date = {day.isoformat()}", FIELDS) == Equals("study_date", (day.isoformat(),))
+    assert parse(f"study_date = {day.isoformat()}", WHERE_FIELDS) == Equals("study_date", (day.isoformat(),))
