@@ -1,5 +1,7 @@
 # make demo    base install in .venv (no torch), a synthetic cohort indexed and searched
 # make test    full install in .venv-dev, linters, types and all tests
+# make check   linters, format and types
+# make quick   every test that is not slow
 # make bench   the figures of docs/reference/benchmarks.md
 # make results   the figures of docs/reference/results.md
 # make transfer  the table of docs/how-to/transfer.md
@@ -8,17 +10,23 @@
 PYTHON ?= python3
 DATA ?=
 
-.PHONY: demo test bench results transfer ablation docs format
+.PHONY: demo test check quick bench results transfer ablation docs format
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
 	.venv/bin/python -m indexer.demo $(DATA)
 
-test: .venv-dev/ready
+# Two processes of one thread each: the small networks of the tests gain nothing from more threads.
+test: check
+	OMP_NUM_THREADS=1 .venv-dev/bin/pytest -n 2 --dist loadfile
+
+check: .venv-dev/ready
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/ruff format --check .
 	.venv-dev/bin/mypy
-	.venv-dev/bin/pytest
+
+quick: .venv-dev/ready
+	OMP_NUM_THREADS=1 .venv-dev/bin/pytest -n 2 --dist loadfile -m "not slow"
 
 bench: .venv-dev/ready
 	.venv-dev/bin/python -m benchmarks
