@@ -21,7 +21,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from cxrsearch.errors import ImageError, Reason
 from cxrsearch.imaging.radiograph import MAX_FILE_BYTES, Gates, check_size, projection
-from cxrsearch.imaging.tone import tone
+from cxrsearch.imaging.tone import square_height, tone
 from cxrsearch.imaging.transfer_syntax import check_inflation, stored_values
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its log quotes header values
@@ -75,10 +75,11 @@ def _decode(dataset: Dataset, name: str, keywords: Sequence[str], gates: Gates) 
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = _plain_syntax(dataset)
     rows, columns, frames = int(dataset.Rows), int(dataset.Columns), int(dataset.get("NumberOfFrames") or 1)
-    check_size(columns, rows * max(1, frames), name)
+    # Of what is decoded, and of what it is stretched to.
+    check_size(columns, max(rows, square_height(dataset, rows)) * max(1, frames), name)
     if frames > 1:
         _check_cine(dataset, frames, name)
-    shown = [tone(dataset, stored, name) for stored in stored_values(dataset, rows, columns, frames, name)]
+    shown = [tone(dataset, stored) for stored in stored_values(dataset, rows, columns, frames, name)]
     return Decoded(shown, _header(dataset, keywords), seen)
 
 

@@ -7,22 +7,15 @@ file is, is read from its first bytes, never from its name.
 from __future__ import annotations
 
 import hashlib
-import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cxrsearch.errors import ImageError, Reason
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-from cxrsearch.imaging.radiograph import MAX_FILE_BYTES, OPEN, Gates, Radiograph, check_size
-from cxrsearch.imaging.tone import stretch
+from cxrsearch.imaging.radiograph import MAX_FILE_BYTES, OPEN, Gates, Radiograph
 
 
 def read(path: Path, keywords: Sequence[str] = (), gates: Gates = OPEN) -> list[Radiograph]:
@@ -71,7 +64,9 @@ def _decode(data: bytes, name: str, keywords: Sequence[str], gates: Gates) -> li
             for frame, pixels in enumerate(found.frames, start=1)
         ]
     else:
-        pixels, kind = _decode_picture(data, name)
+        from cxrsearch.imaging.picture import decode_picture
+
+        pixels, kind = decode_picture(data, name)
         images = [Radiograph(pixels, sha256, kind)]
     if any(image.pixels.size == 0 or float(np.ptp(image.pixels)) <= 0 for image in images):
         raise ImageError(Reason.BLANK, f"{name}: every pixel has the same value")
@@ -81,47 +76,3 @@ def _decode(data: bytes, name: str, keywords: Sequence[str], gates: Gates) -> li
 def digest(data: bytes) -> str:
     """What tells whether a file changed, and whether two files are one: sha256, hexadecimal."""
     return hashlib.sha256(data).hexdigest()
-
-
-def _decode_picture(data: bytes, name: str) -> tuple[NDArray[np.float32], str]:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    Image.MAX_IMAGE_PIXELS = None  # our own limit, checked below, has its own message
-    try:
-        picture: Image.Image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF", "BMP", "WEBP"))
-    except UnidentifiedImageError:
-        raise ImageError(
-            Reason.NOT_AN_IMAGE, f"{name}: not a DICOM, PNG, JPEG, TIFF, BMP or WebP file by its first bytes"
-        ) from None
-    except Exception as error:  # decoders raise whatever a broken header makes them raise
-        raise ImageError(Reason.TRUNCATED, f"{name}: damaged picture ({type(error).__name__})") from None
-    kind = {"MPO": "jpeg"}.get(str(picture.format), str(picture.format).lower())
-    check_size(picture.width, picture.height, name)
-    try:
-        # What follows the first image of a camera's JPEG is a preview of it (CIPA DC-007).
-        if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
-            raise ImageError(Reason.CINE, f"{name}: an animation or several pages, not a radiograph")
-        white_is_zero = _white_is_zero(picture)
-        if kind == "tiff" or "exif" in picture.info:  # looking for an orientation takes as long as decoding
-            picture = ImageOps.exif_transpose(picture)
-        return _gray(picture, white_is_zero), kind
-    except ImageError:
-        raise
-    except Exception as error:
-        raise ImageError(Reason.TRUNCATED, f"{name}: truncated or damaged {kind} ({type(error).__name__})") from None
-
-
-def _gray(picture: Image, white_is_zero: bool) -> NDArray[np.float32]:
-    # 16-bit files rarely use their whole range (12 bits in 16 is common): stretch what is there.
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture, dtype=np.float32)
-        if white_is_zero:
-            values = -values
-        return stretch(np.nan_to_num(values, posinf=0.0, neginf=0.0))
-    gray = picture if picture.mode == "L" else picture.convert("L")
-    return np.asarray(np.multiply(np.asarray(gray), np.float32(1 / 255), dtype=np.float32))
-
-
-def _white_is_zero(picture: Image) -> bool:
-    """Of a TIFF of more than 8 bits, which Pillow leaves as stored (TIFF 6.0, PhotometricInterpretation 0)."""
-    return getattr(picture, "tag_v2", {}).get(262) == 0

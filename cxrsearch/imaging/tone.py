@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.imaging.radiograph import check_size
-
 if TYPE_CHECKING:  # 0.3 s of import that a PNG does not need
     from pydicom.dataset import Dataset
 
 # Pixels darker than this part and brighter than its complement are clipped when no window is given.
 TONE_PERCENTILES = (0.5, 99.5)
+# Of red, green and blue (ITU-R BT.601).
+LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def stretch(values: NDArray[np.float32], inside: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
@@ -34,10 +34,10 @@ _SPACINGS = ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "NominalS
 _MAX_SATURATED = 0.9
 
 
-def tone(dataset: Dataset, stored: NDArray[Any], name: str) -> NDArray[np.float32]:
+def tone(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.float32]:
     """Stored values -> (H, W) float32 on 0..1, bright bone on dark air."""
     if stored.dtype == np.float32:  # color, already on 0..1
-        return _square_pixels(dataset, np.clip(stored, 0.0, 1.0), name)
+        return _square_pixels(dataset, np.clip(stored, 0.0, 1.0))
     inside = _inside(dataset, stored)
     # PS3.3 C.11.1: Modality LUT, or rescale slope and intercept.
     if dataset.get("ModalityLUTSequence"):
@@ -56,7 +56,7 @@ def tone(dataset: Dataset, stored: NDArray[Any], name: str) -> NDArray[np.float3
     shape = str(dataset.get("PresentationLUTShape") or "")
     if shape == "INVERSE" or (not shape and dataset.get("PhotometricInterpretation") == "MONOCHROME1"):
         shown = 1.0 - shown
-    return _square_pixels(dataset, np.where(inside, shown, np.float32(0.0)).astype(np.float32), name)
+    return _square_pixels(dataset, np.where(inside, shown, np.float32(0.0)).astype(np.float32))
 
 
 def _inside(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_]:
@@ -120,18 +120,21 @@ def _voi_lut(dataset: Dataset, item: Dataset, values: NDArray[np.float32]) -> ND
     return np.asarray(np.clip(table[position] / np.float32(2**bits - 1), 0.0, 1.0), dtype=np.float32)
 
 
-def _square_pixels(dataset: Dataset, shown: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+def _square_pixels(dataset: Dataset, shown: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows stretched to square pixels: by Pixel Aspect Ratio (vertical\\horizontal, PS3.3 C.7.6.3.1.7), else by the
-    spacing of rows and columns. Raises ImageError where the stretched image would be too large."""
-    ratio = _aspect(dataset)
-    height = max(1, round(shown.shape[0] * ratio))
+    spacing of rows and columns."""
+    height = square_height(dataset, shown.shape[0])
     if height == shown.shape[0]:
         return shown
-    check_size(shown.shape[1], height, name)
     from PIL import Image
 
     resized = Image.fromarray(shown).resize((shown.shape[1], height), Image.Resampling.BILINEAR)
     return np.asarray(np.clip(np.asarray(resized), 0.0, 1.0), dtype=np.float32)
+
+
+def square_height(dataset: Dataset, rows: int) -> int:
+    """Rows of the image once its pixels are square."""
+    return max(1, round(rows * _aspect(dataset)))
 
 
 def _aspect(dataset: Dataset) -> float:

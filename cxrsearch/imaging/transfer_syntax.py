@@ -20,12 +20,15 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
 from cxrsearch.errors import ImageError, Reason
-from cxrsearch.imaging.codestream import Codestream, describe
+from cxrsearch.imaging.codestream import MAX_COMPONENTS, Codestream, check_whole, describe
+from cxrsearch.imaging.picture import decode_jpeg
+from cxrsearch.imaging.tone import LUMINANCE
 
 _NATIVE = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"}
+_JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 _PLUGINS = {
     "1.2.840.10008.1.2.5": "pydicom",  # RLE
-    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
+    _JPEG_BASELINE: "pillow",
     "1.2.840.10008.1.2.4.80": "pyjpegls",
     "1.2.840.10008.1.2.4.81": "pyjpegls",
     "1.2.840.10008.1.2.4.90": "pylibjpeg",  # JPEG 2000
@@ -82,16 +85,18 @@ def stored_values(dataset: Dataset, rows: int, columns: int, frames: int, name: 
     syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
     if syntax not in _NATIVE and syntax not in _PLUGINS and syntax not in _IMAGECODECS:
         raise ImageError(Reason.UNSUPPORTED, f"{name}: transfer syntax {syntax.name} is not supported")
-    streams: list[Codestream | None] = []
     try:
+        streams: list[bytes] = []
         if syntax not in _NATIVE and syntax != _RLE:
-            for stream in generate_frames(dataset.PixelData, number_of_frames=frames):
-                streams.append(describe(stream))
-                if streams[-1] is not None and (streams[-1].rows, streams[-1].columns) != (rows, columns):
-                    raise ValueError("a frame of another size than the header says")
+            streams = list(generate_frames(dataset.PixelData, number_of_frames=frames))
         for number in range(frames):
-            coded = streams[number] if streams else None
-            samples = _frame(dataset, syntax, number, frames, rows, columns)
+            coded = _described(streams[number], rows, columns) if streams else None
+            if coded is not None and syntax in _IMAGECODECS:
+                samples = _jpeg(streams[number], coded)
+            else:
+                samples = _by_pydicom(dataset, syntax, number)
+                if coded is not None and syntax == _JPEG_BASELINE:
+                    check_whole(decode_jpeg(streams[number]), streams[number], coded, decode_jpeg)
             yield _luminance(dataset, _stored_bits(dataset, samples, coded), syntax in _IMAGECODECS)
     except Exception as error:  # decoders raise whatever damage makes them raise
         raise ImageError(
@@ -99,17 +104,29 @@ def stored_values(dataset: Dataset, rows: int, columns: int, frames: int, name: 
         ) from None
 
 
-def _frame(dataset: Dataset, syntax: UID, number: int, frames: int, rows: int, columns: int) -> NDArray[Any]:
-    """The samples of a frame as its container holds them: (H, W), or (H, W, 3) for color."""
-    if syntax in _IMAGECODECS:
-        import imagecodecs
+def _described(stream: bytes, rows: int, columns: int) -> Codestream:
+    """What a frame's stream says of itself. Raises ValueError where that is not what the header says."""
+    coded = describe(stream)
+    if coded is None or coded.components > MAX_COMPONENTS:
+        raise ValueError("a frame of another kind than the transfer syntax says")
+    if (coded.rows, coded.columns) != (rows, columns):
+        raise ValueError("a frame of another size than the header says")
+    return coded
 
-        streams = list(generate_frames(dataset.PixelData, number_of_frames=frames))
-        stream = streams[number]
-        values: NDArray[Any] = imagecodecs.jpeg8_decode(stream[: stream.rfind(b"\xff\xd9") + 2])
-        if values.shape[:2] != (rows, columns):
-            raise ValueError("a frame of another size than the header says")
-        return values
+
+def _jpeg(stream: bytes, coded: Codestream) -> NDArray[Any]:
+    """The samples of a JPEG extended or lossless frame: (H, W), or (H, W, 3) for color."""
+    import imagecodecs
+
+    samples: NDArray[Any] = imagecodecs.jpeg8_decode(stream[: coded.end + 2])
+    if samples.shape[:2] != (coded.rows, coded.columns):
+        raise ValueError("a frame of another size than its stream says")
+    check_whole(samples, stream, coded, imagecodecs.jpeg8_decode)
+    return samples
+
+
+def _by_pydicom(dataset: Dataset, syntax: UID, number: int) -> NDArray[Any]:
+    """The samples of a frame as its container holds them: (H, W), or (H, W, 3) for color."""
     whole: dict[str, Any] = {}
     if syntax in _NATIVE or syntax == _RLE:
         # As if every bit of the container were stored: pydicom would drop the highest ones, taking them for unused.
@@ -145,7 +162,7 @@ def _stored_bits(dataset: Dataset, samples: NDArray[Any], coded: Codestream | No
 
 
 def _luminance(dataset: Dataset, values: NDArray[Any], raw: bool) -> NDArray[Any]:
-    """Color becomes its luminance (ITU-R BT.601) on 0..1, float32; gray stays as stored.
+    """Color becomes its luminance on 0..1, float32; gray stays as stored.
 
     raw: the decoder left components as they are coded, so that of YBR the first is the luminance already; the other
     decoders give RGB (PS3.3 C.7.6.3.1.2).
@@ -159,5 +176,4 @@ def _luminance(dataset: Dataset, values: NDArray[Any], raw: bool) -> NDArray[Any
         top = 255.0 if values.dtype == np.uint8 else 65535.0
     if raw and photometric.startswith("YBR"):
         return np.asarray(values[..., 0] / top, dtype=np.float32)
-    weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    return np.asarray(values[..., :3].astype(np.float32) @ weights / np.float32(top), dtype=np.float32)
+    return np.asarray(values[..., :3].astype(np.float32) @ LUMINANCE / np.float32(top), dtype=np.float32)
