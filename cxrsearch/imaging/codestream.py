@@ -131,7 +131,9 @@ def _jpeg(stream: bytes) -> Codestream:
                 raise ValueError("JPEG stream with two frames, or of a process that is not read")
             bits, rows, columns, components = struct.unpack(">BHHB", segment[:6])
             kind, found = marker, Codestream(rows, columns, bits, None, components)
-            progress.sampling = {segment[n]: (segment[n + 1] >> 4, segment[n + 1] & 15) for n in range(6, length - 2, 3)}
+            progress.sampling = {
+                segment[n]: (segment[n + 1] >> 4, segment[n + 1] & 15) for n in range(6, length - 2, 3)
+            }
         elif marker == 0xDD and length == 4:
             progress.interval = int.from_bytes(segment, "big")
         elif marker == 0xDA:

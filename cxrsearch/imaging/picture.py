@@ -56,7 +56,7 @@ def _deep(data: bytes, name: str) -> tuple[NDArray[np.float32], int, str] | None
     if data[:8] == _PNG and data[24] == 16 and data[25] in _PNG_COLOR:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
             check_size(picture.width, picture.height, name)
-            picture.verify()
+            picture.load()  # its orientation may come after its pixels
             turned, kind = picture.getexif().get(_ORIENTATION, 1), "png"
         import imagecodecs
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from cxrsearch.errors import ImageError, Reason
-
 from cxrsearch.imaging.radiograph import MAX_FILE_BYTES, OPEN, Gates, Radiograph
 
 

@@ -40,12 +40,11 @@ def tone(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.float32]:
         return _square_pixels(dataset, np.clip(stored, 0.0, 1.0))
     inside = _inside(dataset, stored)
     # PS3.3 C.11.1: Modality LUT, or rescale slope and intercept.
-    if dataset.get("ModalityLUTSequence"):
-        from pydicom.pixels.processing import apply_modality_lut
-
-        values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float32)
+    values = stored.astype(np.float32)
+    modality = _lookup_table(dataset, "ModalityLUTSequence")
+    if modality is not None:
+        values = _looked_up(dataset, modality, values)[0]
     else:
-        values = stored.astype(np.float32)
         slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
         if slope:
             values = values * np.float32(slope) + np.float32(intercept or 0.0)
@@ -81,10 +80,10 @@ def _of_pixels(dataset: Dataset, value: float | None) -> float | None:
 
 def _window(dataset: Dataset, values: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """PS3.3 C.11.2: the first VOI LUT, else the first window, on 0..1; None when there is neither."""
-    luts = dataset.get("VOILUTSequence") or []
-    whole = [item for item in luts if item.get("LUTDescriptor") and item.get("LUTData")]
-    if whole:
-        return _voi_lut(dataset, whole[0], values)
+    table = _lookup_table(dataset, "VOILUTSequence")
+    if table is not None:
+        found, bits = _looked_up(dataset, table, values)
+        return np.asarray(np.clip(found / np.float32(2**bits - 1), 0.0, 1.0), dtype=np.float32)
     center, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
     if center is None or width is None or width <= 0:
         return None
@@ -98,8 +97,15 @@ def _window(dataset: Dataset, values: NDArray[np.float32]) -> NDArray[np.float32
     return np.asarray(np.clip(scaled, 0.0, 1.0), dtype=np.float32)
 
 
-def _voi_lut(dataset: Dataset, item: Dataset, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """PS3.3 C.11.2.1.1: entries (0 means 65536), first value mapped, bits of an entry.
+def _lookup_table(dataset: Dataset, keyword: str) -> Dataset | None:
+    """The first whole item of a sequence of lookup tables: files have empty ones."""
+    whole = (item for item in dataset.get(keyword) or [] if item.get("LUTDescriptor") and item.get("LUTData"))
+    return next(whole, None)
+
+
+def _looked_up(dataset: Dataset, item: Dataset, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
+    """Values by a Modality or VOI LUT (PS3.3 C.11.1.1, C.11.2.1.1: entries, where 0 means 65536, first value mapped,
+    bits of an entry), and the bits of an entry.
 
     The first value has the sign of the values it is compared with, whatever its VR. A descriptor that claims more bits
     than the largest entry needs would make the image dark: the entries' own bits are taken then.
@@ -117,7 +123,7 @@ def _voi_lut(dataset: Dataset, item: Dataset, values: NDArray[np.float32]) -> ND
     table = (np.asarray(data, dtype=np.int64)[:entries] & 0xFFFF).astype(np.float32)
     bits = min(bits, max(1, int(table.max()).bit_length())) if bits <= 16 else max(1, int(table.max()).bit_length())
     position = np.clip(np.rint(values) - first, 0, table.size - 1).astype(np.int64)
-    return np.asarray(np.clip(table[position] / np.float32(2**bits - 1), 0.0, 1.0), dtype=np.float32)
+    return table[position], bits
 
 
 def _square_pixels(dataset: Dataset, shown: NDArray[np.float32]) -> NDArray[np.float32]:
