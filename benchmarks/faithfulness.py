@@ -19,6 +19,7 @@ from torch import Tensor
 from cxrsearch.encoder import DEFAULT_MODEL, Encoder
 from cxrsearch.imaging.canonical import canonical
 from cxrsearch.imaging.read import read
+from cxrsearch.statistics import Figure
 from trainer.learning.export import load_network
 from trainer.learning.network import Network
 
@@ -155,7 +156,7 @@ def _by_place(values: NDArray[np.float32], pair: NearDuplicate) -> NDArray[np.fl
 def _cell(areas: NDArray[np.float64], column: int, draws: NDArray[np.int64]) -> str:
     """A ratio of means: a query that loses nothing by being blurred has little weight in it."""
     low, high = np.quantile(areas[draws, column].mean(axis=1) / areas[draws, 2].mean(axis=1), (0.025, 0.975))
-    return f"{areas[:, column].mean() / areas[:, 2].mean():.3f} ({low:.3f} to {high:.3f})"
+    return Figure(areas[:, column].mean() / areas[:, 2].mean(), low, high).written()
 
 
 if __name__ == "__main__":

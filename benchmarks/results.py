@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cxrsearch.statistics import Figure
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reference" / "results.md"
 CONFIG = "trainer/configs/darkcovidnet.toml"
@@ -80,7 +82,7 @@ def _page(found: dict[str, Any]) -> str:
 
 
 def _cell(figure: dict[str, float]) -> str:
-    return f"{figure['value']:.3f} ({figure['low']:.3f}-{figure['high']:.3f})"
+    return Figure(**figure).written()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cxrsearch.statistics import Figure
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "how-to" / "transfer.md"
 BEGIN, END = "<!-- table: make transfer -->\n", "<!-- end -->\n"
@@ -64,7 +66,7 @@ def _table(found: dict[str, Any], protocol: str) -> str:
 
 
 def _cell(figure: dict[str, float] | None) -> str:
-    return "" if figure is None else f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+    return "" if figure is None else Figure(**figure).written()
 
 
 if __name__ == "__main__":

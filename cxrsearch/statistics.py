@@ -27,6 +27,14 @@ class Figure:
     low: float
     high: float
 
+    def written(self, spec: str = ".3f") -> str:
+        """``0.873 (0.851 to 0.894)``: how a figure is shown everywhere. ``spec``: the format of each number."""
+        return f"{self.value:{spec}} ({self.interval(spec)})"
+
+    def interval(self, spec: str = ".3f") -> str:
+        """``0.851 to 0.894``, for a column of its own."""
+        return f"{self.low:{spec}} to {self.high:{spec}}"
+
 
 def resampled(owners: NDArray[np.str_], rounds: int, seed: int) -> Floats:
     """(1 + rounds, N): every case once, then patients drawn with replacement, all their cases with them."""

@@ -16,7 +16,7 @@ from cxrsearch.imaging.places import Parts
 from cxrsearch.imaging.radiograph import Radiograph
 from cxrsearch.retrieval.search import Hit, Query, QueryImage, Result
 from cxrsearch.retrieval.warnings import warnings_about
-from cxrsearch.statistics import difference, wilson
+from cxrsearch.statistics import Figure, difference, wilson
 from cxrsearch.store.contract import Point
 from cxrsearch.store.edge import EdgeStore
 from cxrsearch.voting.calibration import Calibration, Kernel, likely
@@ -195,6 +195,11 @@ def hundred(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toml = write_cohort(folder / "set", patients=100, size=96)
     assert run(["index", str(toml), "--index", str(folder / "index")]) == 0
     return folder
+
+
+def test_a_figure_is_written_with_its_interval_in_one_way() -> None:
+    assert Figure(0.8734, 0.851, 0.8936).written() == "0.873 (0.851 to 0.894)"
+    assert Figure(-0.1, -0.25, 0.05).written("+.0%") == "-10% (-25% to +5%)"
 
 
 def test_calibrate_then_vote_then_info(cxrsearch: Run, hundred: Path) -> None:

@@ -85,9 +85,9 @@ class TrainingProgress:
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Both galleries' tables, floors below the encoder, each figure with its interval."""
+    """Both galleries' tables, baselines below the encoder, each figure with its interval."""
     from cxrsearch.report.rows import write_table
-    from trainer.evaluation.page import WORDS, rows, written
+    from trainer.evaluation.page import WORDS, rows
 
     facts = evaluation.facts
     print(f"{evaluation.protocol}: {facts['queries']} images of {facts['patients']} patients, {facts['hardware']}")
@@ -96,7 +96,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     for gallery in evaluation.retrievals:
         title, words = WORDS[gallery]
         shown = [
-            {"": row["method"], **{name: written(row[name]) for name in _COLUMNS if name in row}}
+            {"": row["method"], **{name: row[name].written() for name in _COLUMNS if name in row}}
             for row in rows(evaluation, gallery)
         ]
         write_table(shown, ["", *_COLUMNS], f"{title}. {words}")

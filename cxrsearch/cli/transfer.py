@@ -103,9 +103,7 @@ def transfer(
     columns = ["model", *next(iter(found.figures.values()))]
     if format is Format.TABLE:
         _describe(whole)
-    cells = [
-        {k: v if k == "model" else f"{v.value:.3f} {v.low:.3f} to {v.high:.3f}" for k, v in row.items()} for row in rows
-    ]
+    cells = [{k: v if k == "model" else v.written() for k, v in row.items()} for row in rows]
     flat = [{k: getattr(v, "value", v) for k, v in row.items()} for row in rows]
     write(flat, columns, format, cells=cells, whole=whole)
     if format is Format.TABLE:

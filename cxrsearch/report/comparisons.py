@@ -6,6 +6,7 @@ from typing import Any
 
 from cxrsearch.cohort.comparison import Comparison, Middle, Part
 from cxrsearch.report.rows import text_of
+from cxrsearch.statistics import Figure
 
 COLUMNS = ["field", "value", "where", "versus", "difference"]
 
@@ -38,11 +39,8 @@ def _side(side: Part | Middle | None) -> str:
         return f"median {text_of(side.median)} ({quartiles}), {side.known} patients"
     if not side.known:
         return "unknown"
-    return f"{side.patients} of {side.known}, {side.share:.0%} ({side.low:.0%} to {side.high:.0%})"
+    return f"{side.patients} of {side.known}, {Figure(side.share, side.low, side.high).written('.0%')}"
 
 
 def _points(difference: tuple[float, float, float] | None) -> str:
-    if difference is None:
-        return ""
-    value, low, high = difference
-    return f"{value:+.0%} ({low:+.0%} to {high:+.0%})"
+    return "" if difference is None else Figure(*difference).written("+.0%")

@@ -14,6 +14,7 @@ from cxrsearch.retrieval.answer import Answer
 from cxrsearch.retrieval.explanation import Explanation
 from cxrsearch.retrieval.prediction import Prediction
 from cxrsearch.retrieval.search import Hit
+from cxrsearch.statistics import Figure
 from cxrsearch.text import clean
 from cxrsearch.voting.calibration import Calibration
 
@@ -124,7 +125,7 @@ def _predicted(prediction: Prediction, stream: TextIO) -> None:
     else:
         stream.write(f"prediction of {text_of(prediction.target)}: {prediction.value:.3g}\n")
     known = [
-        f"{text_of(name)} {figure['value']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
+        f"{text_of(name)} {Figure(figure['value'], figure['low'], figure['high']).written()}"
         for name, figure in dict(card.get("figures", {})).items()
         if name in ("AUC", "ECE", "r", "MAE")
     ]

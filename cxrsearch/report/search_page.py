@@ -28,6 +28,7 @@ from cxrsearch.report.votes import VOTE_COLUMNS, vote_rows, vote_words
 from cxrsearch.retrieval.answer import Answer
 from cxrsearch.retrieval.explanation import Explanation
 from cxrsearch.retrieval.search import Hit, SearchOptions
+from cxrsearch.statistics import Figure
 from cxrsearch.store.contract import VectorStore
 from cxrsearch.store.images import SHOWN, StoredImages
 from cxrsearch.voting.calibration import Calibration
@@ -168,9 +169,7 @@ def _figures(card: ModelCard) -> dict[str, dict[str, str]]:
     wanted = {"precision_at_1": "P@1", "map_at_r": "MAP@R", "vote_accuracy": "vote"}
     unseen = card.described.get("figures", {}).get("unseen", {})
     return {
-        str(method): {
-            title: "{:.3f} ({:.3f} to {:.3f})".format(*row[name]) for name, title in wanted.items() if name in row
-        }
+        str(method): {title: Figure(*row[name]).written() for name, title in wanted.items() if name in row}
         for method, row in unseen.items()
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 from cxrsearch.report.rows import text_of
 from cxrsearch.statistics import Figure
 from cxrsearch.voting.calibration import Calibration
-from cxrsearch.voting.vote import Vote
+from cxrsearch.voting.vote import Share, Vote
 
 VOTE_COLUMNS = ["value", "probability", "95 % interval", "likely", "patients", "weight", "in the cohort"]
 CALIBRATION_COLUMNS = [
@@ -29,7 +29,7 @@ def vote_rows(vote: Vote) -> list[dict[str, Any]]:
         {
             "value": text_of(share.value),
             "probability": None if share.probability is None else f"{share.probability:.0%}",
-            "95 % interval": None if share.low is None else f"{share.low:.0%} to {share.high:.0%}",
+            "95 % interval": _interval(share),
             "likely": share.likely,
             "patients": share.patients,
             "weight": f"{share.weight:.0%}",
@@ -42,6 +42,12 @@ def vote_rows(vote: Vote) -> list[dict[str, Any]]:
         base = sum(share.base for share in silent)
         rows.append({"value": f"({len(silent)} more)", "patients": 0, "in the cohort": f"{base:.0%}"})
     return rows
+
+
+def _interval(share: Share) -> str | None:
+    if share.probability is None or share.low is None or share.high is None:
+        return None
+    return Figure(share.probability, share.low, share.high).interval(".0%")
 
 
 def vote_words(vote: Vote, calibration: Calibration | None) -> list[str]:
@@ -72,10 +78,7 @@ def calibration_rows(calibration: Calibration) -> list[dict[str, Any]]:
 
 def written(row: dict[str, Any]) -> dict[str, Any]:
     """Figures with their intervals, as text."""
-    return {
-        name: f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})" if isinstance(value, Figure) else value
-        for name, value in row.items()
-    }
+    return {name: value.written() if isinstance(value, Figure) else value for name, value in row.items()}
 
 
 def calibration_words(calibration: Calibration) -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from cxrsearch.report import page
-from cxrsearch.statistics import Figure
 from trainer import plots
 from trainer.data.images import Images
 from trainer.evaluation.evaluate import ENCODER, Evaluation
@@ -50,11 +49,6 @@ def rows(evaluation: Evaluation, gallery: str) -> list[dict[str, Any]]:
         row |= {COLUMNS[name]: figures[name] for name in COLUMNS if name in figures}
         found.append(row)
     return found
-
-
-def written(figure: Figure) -> str:
-    """A figure with its interval; a narrow table breaks it at the blank."""
-    return f"{figure.value:.3f} {figure.low:.2f}-{figure.high:.2f}"
 
 
 def write(path: Path, evaluation: Evaluation, images: Images, map_of: bytes, command: str, seed: int) -> None:
