@@ -5,6 +5,7 @@ import csv
 import hashlib
 import html
 import re
+import shlex
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -108,6 +109,18 @@ def test_the_name_of_the_query_is_not_in_the_page(cxrsearch: Run, index: Path, t
     write_picture(named, draw("COVID-19", 7))
     text = report(cxrsearch, tmp_path / "r.html", named, "--index", index, "--like", named)
     assert "Mustermann" not in text
+
+
+def test_the_command_of_a_page_is_quoted_and_names_no_folder(
+    cxrsearch: Run, cohort: Path, index: Path, tmp_path: Path
+) -> None:
+    text = report(
+        cxrsearch, tmp_path / "Mustermann.html", image(cohort), "--index", index, "--where", "site = 'South'", "-k", 3
+    )
+    command = re.search(r"<dt>command</dt><dd>(.*?)</dd>", text).group(1)  # type: ignore[union-attr]
+    words = shlex.split(html.unescape(command))
+    expected = ["IMAGE", "--index", index.name, "--where", "site = 'South'", "-k", "3", "--report", "FILE.html"]
+    assert words == ["cxrsearch", "search", *expected]
 
 
 def test_script_in_every_field_stays_text(cxrsearch: Run, tmp_path: Path) -> None:

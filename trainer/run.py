@@ -59,10 +59,12 @@ def train(
     allow_leakage: bool = False,
     log: Callable[[Line], None] = lambda line: None,
     advance: Callable[[int, int], None] = lambda done, total: None,
+    command: str = "cxrsearch train",
 ) -> Run:
     """Train as the configuration at ``path`` says, going on from RUN's checkpoint where there is one.
 
-    log: told the figures of every epoch. advance: told how many of how many images are read. Raises InputError.
+    log: told the figures of every epoch. advance: told how many of how many images are read. command: how
+    the run was started, for the model's card. Raises InputError.
     """
     config = Config.load(path)
     _claim(config, folder)
@@ -103,7 +105,6 @@ def train(
         "test": int((test & labelled).sum()),
         "without labels": int(seen.sum()) if config.learning.self_supervised_epochs else 0,
     }
-    command = f"cxrsearch train {path} --out {folder}" + (" --allow-leakage" if allow_leakage else "")
     export(result.network, folder / "model", _card(config, result, evaluation, sizes, command, allow_leakage))
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return Run(result, evaluation, left_out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from cxrsearch.report.rows import Format
 
 
 def audit(
+    ctx: typer.Context,
     dataset: Annotated[
         list[str],
         typer.Argument(metavar="DATASET...", help="Dataset TOMLs, shipped mappings or folders of DICOM files."),
@@ -33,6 +33,7 @@ def audit(
 
     Example: cxrsearch audit darkcovidnet --root ../shared/data/darkcovidnet --out audit.html
     """
+    from cxrsearch.cli.command_line import command_line
     from cxrsearch.cli.training_output import TrainingProgress, needs_train_extra
     from cxrsearch.errors import UsageError
     from cxrsearch.report.rows import write
@@ -48,7 +49,7 @@ def audit(
     with TrainingProgress() as watch:
         found = auditing.audit(sets, label, site, watch.reading)
     if out is not None:
-        audit_page.write(out, found, "cxrsearch " + " ".join(sys.argv[1:]), paths)
+        audit_page.write(out, found, command_line(ctx, paths), paths)
     whole = audit_page.as_json(found, paths)
     if format is Format.TABLE:
         print(f"{whole['images']} images; {found.unreadable} more cannot be read")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +18,7 @@ class By(StrEnum):
 
 
 def evaluate(
+    ctx: typer.Context,
     config: Configuration,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")],
     model: Annotated[
@@ -42,6 +42,7 @@ def evaluate(
     Example: cxrsearch evaluate trainer/configs/darkcovidnet.toml --folds 5 --out runs/folds
     """
     from cxrsearch import files
+    from cxrsearch.cli.command_line import command_line
     from cxrsearch.cli.training_output import TrainingProgress, needs_train_extra, print_evaluation
     from cxrsearch.errors import UsageError
 
@@ -78,8 +79,7 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(evaluating.as_json(evaluation), indent=2, ensure_ascii=False)
     files.write(out / "evaluation.json", text + "\n")
-    command = "cxrsearch " + " ".join(sys.argv[1:])
     map_of = run.map_of(configuration, images, *evaluation.map_of)
-    evaluation_page.write(out / "evaluation.html", evaluation, images, map_of, command, configuration.seed)
+    evaluation_page.write(out / "evaluation.html", evaluation, images, map_of, command_line(ctx), configuration.seed)
     print_evaluation(evaluation)
     print(f"page: {out / 'evaluation.html'}")

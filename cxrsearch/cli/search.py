@@ -15,6 +15,7 @@ from cxrsearch.report.rows import Format
 
 
 def search(
+    ctx: typer.Context,
     images: Annotated[
         list[str],
         typer.Argument(metavar="IMAGE...", help="Image files (DICOM, PNG, JPEG, ...), or - to read paths from stdin."),
@@ -129,32 +130,11 @@ def search(
                     kept.append(one)
         writer.close()
         if report is not None:
+            from cxrsearch.cli.command_line import command_line
             from cxrsearch.report import search_page
 
-            command = _command(index, where, limit, region, like, unlike, vote, same_patient, model)
-            size = search_page.write(report, kept, store, card, options, calibration, command)
+            size = search_page.write(report, kept, store, card, options, calibration, command_line(ctx))
             log.debug(f"wrote {report}, {size / 2**20:.1f} MiB")
             if format is Format.TABLE:
                 print(f"report: {report}")
     return 3 if failed else 0
-
-
-def _command(
-    index: str,
-    where: str | None,
-    limit: int,
-    region: str | None,
-    like: list[Path] | None,
-    unlike: list[Path] | None,
-    vote: str | None,
-    same_patient: bool,
-    model: Path | None,
-) -> str:
-    """The command as a page may show it: names of image files, which often name patients, are not in it."""
-    import shlex
-
-    given = ["cxrsearch", "search", "IMAGE", "--index", index.rsplit("@", 1)[-1], "-k", str(limit)]
-    for option, value in (("--where", where), ("--region", region), ("--vote", vote), ("--model", model)):
-        given += [option, str(value)] if value is not None else []
-    given += ["--like", "IMAGE"] * len(like or ()) + ["--unlike", "IMAGE"] * len(unlike or ())
-    return shlex.join(given + ["--same-patient"] * same_patient)

@@ -11,6 +11,7 @@ from cxrsearch.cli.options import AllowLeakage, Configuration
 
 
 def train(
+    ctx: typer.Context,
     config: Configuration,
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder for the results and the model.")],
     allow_leakage: AllowLeakage = False,
@@ -19,13 +20,14 @@ def train(
 
     Example: cxrsearch train trainer/configs/second.toml --out runs/second
     """
+    from cxrsearch.cli.command_line import command_line
     from cxrsearch.cli.training_output import TrainingProgress, needs_train_extra, print_evaluation
 
     with needs_train_extra("train"):
         from trainer import run
 
     with TrainingProgress() as watch:
-        done = run.train(config, out, allow_leakage, watch.line, watch.reading)
+        done = run.train(config, out, allow_leakage, watch.line, watch.reading, command_line(ctx))
     watch.left_out(done.left_out)
     if done.evaluation is not None:
         print_evaluation(done.evaluation)

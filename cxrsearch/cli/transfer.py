@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from cxrsearch.report.rows import Format
 
 
 def transfer(
+    ctx: typer.Context,
     index: Index,
     target: Annotated[
         str, typer.Option("--target", metavar="FIELD", help="What to predict: a boolean, a keyword or a number.")
@@ -55,6 +55,7 @@ def transfer(
 
     Example: cxrsearch transfer --index chest --target outcome --leave-out site --out outcome.html
     """
+    from cxrsearch.cli.command_line import command_line
     from cxrsearch.cli.training_output import needs_train_extra
     from cxrsearch.clinical.expression import And, Or
     from cxrsearch.clinical.where import parse
@@ -94,7 +95,7 @@ def transfer(
         found = transferring.leaving_out(cases, leave_out, seed)
     else:
         found = transferring.in_folds(cases, repeats, seed)
-    command = "cxrsearch " + " ".join(sys.argv[1:])
+    command = command_line(ctx)
     if out is not None:
         transfer_report.write(out, found, facts, command, seed)
     if save is not None:
