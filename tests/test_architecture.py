@@ -230,14 +230,6 @@ print([name for name in ("torch", "pandas", "qdrant_client") if name in sys.modu
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_front_page_is_what_typer_would_print() -> None:
-    """cli/help.txt is printed without importing typer; this keeps the two the same."""
-    code = "import sys; from cxrsearch.cli.app import run; sys.exit(run(['--help']))"
-    environment = {"COLUMNS": "100", "PATH": "/usr/bin", "TERM": "dumb"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert (ROOT / "cxrsearch/cli/help.txt").read_text("utf-8") == done.stdout
-
-
 def test_no_module_is_longer_than_one_sitting() -> None:
     modules = [p for package in ("cxrsearch", "indexer", "trainer") for p in (ROOT / package).rglob("*.py")]
     assert [str(p) for p in modules if len(p.read_text("utf-8").splitlines()) > 350] == []

@@ -29,7 +29,7 @@ from cxrsearch.cli import (
     train,
     transfer,
 )
-from cxrsearch.cli import logging_options as telling
+from cxrsearch.cli.logging_options import Command, listen
 from cxrsearch.errors import INTERRUPTED, CxrSearchError
 from cxrsearch.text import clean
 
@@ -77,7 +77,7 @@ for _command in (
     doctor.doctor,
     config.config,
 ):
-    app.command(_command.__name__)(telling.told(_command))
+    app.command(_command.__name__, cls=Command)(_command)
 
 
 def _settings(arguments: list[str]) -> dict[str, dict[str, str]]:
@@ -91,7 +91,7 @@ def _settings(arguments: list[str]) -> dict[str, dict[str, str]]:
 def run(arguments: list[str]) -> int:
     """The exit code of the command line ``arguments``."""
     try:
-        telling.listen()
+        listen()
         code = app(arguments, prog_name="cxrsearch", standalone_mode=False, default_map=_settings(arguments))
         sys.stdout.flush()  # a reader that is gone is met here, not by the interpreter's last flush
         return code if isinstance(code, int) else 0

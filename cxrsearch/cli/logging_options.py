@@ -6,20 +6,16 @@ results has to know, debug for whoever wonders.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 import sys
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from cxrsearch.text import clean
 
 LOGGER = "cxrsearch"
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print what is done, and when.")]
 
 
 class _Lines(logging.Formatter):
@@ -39,20 +35,24 @@ def listen(level: int = logging.INFO) -> None:
     logger.setLevel(level)
 
 
-def told(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with ``-q`` and ``-v`` among its options."""
+def _verbosity(
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print what is done, and when.")] = False,
+) -> None:
+    listen(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
 
-    @functools.wraps(command)
-    def run(*args: Any, quiet: bool, verbose: bool, **options: Any) -> Any:
-        listen(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
-        return command(*args, **options)
 
-    more = {"quiet": Quiet, "verbose": Verbose}
-    signature = inspect.signature(command, eval_str=True)
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-        for name, kind in more.items()
-    ]
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
-    run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()} | more
-    return run
+class Command(TyperCommand):
+    """A command with ``-q`` and ``-v`` behind its own options."""
+
+    def __init__(self, *args: Any, params: list[Any], **options: Any) -> None:
+        super().__init__(*args, params=[*params, *_VERBOSITY], **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        _verbosity(**{str(option.name): ctx.params.pop(str(option.name)) for option in _VERBOSITY})
+        return super().invoke(ctx)
+
+
+_application = typer.Typer(add_completion=False)
+_application.command()(_verbosity)
+_VERBOSITY = typer.main.get_command(_application).params
