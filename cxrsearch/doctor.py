@@ -19,6 +19,7 @@ from cxrsearch import __version__, settings
 from cxrsearch.clinical.identity import load_identity
 from cxrsearch.encoder import Encoder
 from cxrsearch.errors import CxrSearchError
+from cxrsearch.settings.sources import Settings
 from cxrsearch.store import is_url, open_store
 from cxrsearch.store.contract import VectorStore
 from cxrsearch.store.images import StoredImages
@@ -91,8 +92,9 @@ def _device() -> Check:
 
 
 def _settings() -> Check:
-    named = [given.source for name in settings.SETTINGS if (given := settings.given(name)).source]
-    return Check("settings", f"{len(named)} set; cxrsearch config shows them")
+    sources = {name: settings.given(name).source for name in Settings.model_fields}
+    named = [f"{name} from {source}" for name, source in sources.items() if source is not None]
+    return Check("settings", ", ".join(named) or "none is set")
 
 
 def _key() -> Check:

@@ -67,7 +67,11 @@ def test_a_secret_is_never_shown_and_never_in_the_file(cxrsearch: Run, monkeypat
     ("text", "message"),
     [
         ("index = ", "not valid TOML"),
-        ('indx = "a"', "no such setting"),
+        ('indx = "a"', "no such setting. Did you mean 'index'?"),
+        ("_cli_parse_args = true", "no such setting"),
+        ('key_file = "key"', "not taken from a working folder"),
+        ('thumbnails = "pictures"', "not taken from a working folder"),
+        ('model = "model"', "not taken from a working folder"),
         ("index = true", "give a text in quotes"),
         ('index = "http://evil.example/chest"', "a server is named in"),
         ("x = " + "[" * 90_000, "not valid TOML"),
@@ -81,6 +85,42 @@ def test_a_settings_file_that_cannot_be_used(cxrsearch: Run, text: str, message:
     assert (ran.code, message in ran.err) == (4, True), ran.err
     assert len(ran.err.splitlines()) <= 2
     assert cxrsearch("info", "--help").code == 0
+
+
+def test_the_users_own_file_sets_everything_and_the_working_folders_goes_before_it(
+    cxrsearch: Run, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXRSEARCH_KEY_FILE")
+    own = tmp_path / "config/cxrsearch/cxrsearch.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text('index = "elsewhere"\nkey_file = "mine"\nqdrant_timeout = 5\n', "utf-8")
+    Path("cxrsearch.toml").write_text(f'index = "{index}"\n', "utf-8")
+    rows = {row["setting"]: row for row in json.loads(cxrsearch("config", "--format", "json").out)}
+    assert (rows["index"]["value"], rows["index"]["from"]) == (str(index), "cxrsearch.toml")
+    assert (rows["key_file"]["value"], rows["key_file"]["from"]) == ("mine", str(own))
+    assert rows["qdrant_timeout"]["value"] == "5"
+    named = tmp_path / "named.toml"
+    named.write_text('model = "nowhere"\n', "utf-8")
+    monkeypatch.setenv("CXRSEARCH_CONFIG", str(named))
+    rows = {row["setting"]: row for row in json.loads(cxrsearch("config", "--format", "json").out)}
+    assert (rows["index"]["value"], rows["model"]["from"]) == (None, str(named))
+
+
+def test_doctor_shows_a_broken_settings_file_and_which_file_set_what(cxrsearch: Run) -> None:
+    Path("cxrsearch.toml").write_text("index = ", "utf-8")
+    ran = cxrsearch("doctor")
+    assert ran.code == 4
+    assert "cxrsearch.toml: not valid TOML" in ran.out
+    Path("cxrsearch.toml").write_text("qdrant_timeout = 9", "utf-8")
+    assert "qdrant_timeout from cxrsearch.toml" in cxrsearch("doctor", "--format", "json").out
+
+
+def test_a_model_in_the_environment_is_not_one_to_evaluate(
+    cxrsearch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXRSEARCH_MODEL", "model")
+    ran = cxrsearch("evaluate", "nowhere.toml", "--folds", 2, "--out", tmp_path / "out")
+    assert (ran.code, "nowhere.toml" in ran.err) == (4, True), ran.err
 
 
 def test_doctor_finds_nothing_wrong_and_says_what_is(cxrsearch: Run, index: Path, tmp_path: Path) -> None:

@@ -81,11 +81,18 @@ for _command in (
 
 
 def _settings(arguments: list[str]) -> dict[str, dict[str, str]]:
-    """Options that the environment or cxrsearch.toml set, by command."""
+    """Options that the environment or a settings file set, by command."""
     if {"-h", "--help"} & set(arguments) or arguments[:1] == ["config"]:
         return {}
-    given = {name: value for name in ("index", "model") if (value := settings.given(name).value) is not None}
-    return {str(command.name): given for command in app.registered_commands}
+    try:
+        given = {name: value for name in ("index", "model") if (value := settings.given(name).value) is not None}
+    except CxrSearchError:
+        if arguments[:1] != ["doctor"]:  # which says it beside everything else
+            raise
+        return {}
+    by_command = {str(command.name): given for command in app.registered_commands}
+    # What evaluate's --model names is judged instead of being trained: never because of a setting.
+    return by_command | {"evaluate": {}}
 
 
 def run(arguments: list[str]) -> int:

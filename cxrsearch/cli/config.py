@@ -14,20 +14,22 @@ def config(format: Output = Format.TABLE) -> None:
     Example: cxrsearch config
     """
     from cxrsearch import settings
+    from cxrsearch.settings.sources import SECRET, Settings, variable
 
     rows: list[dict[str, Any]] = []
-    for name, setting in settings.SETTINGS.items():
+    for name, field in Settings.model_fields.items():
         given = settings.given(name)
-        value = "(set, not shown)" if given.value and setting.secret else given.value
+        value = "(set, not shown)" if given.value and name in SECRET else given.value
         rows.append(
             {
                 "setting": name,
                 "value": value,
                 "from": given.source or "default",
-                "variable": setting.variable,
-                "meaning": setting.meaning,
+                "variable": variable(name),
+                "meaning": field.description,
             }
         )
     write(rows, list(rows[0]), format)
     if format is Format.TABLE:
-        print(f"settings file: {settings.file() or f'none ({settings.FILE} here or in the config folder)'}")
+        read = ", ".join(str(path) for path in settings.files() if path is not None)
+        print(f"settings files: {read or f'none ({settings.FILE} here or in the config folder)'}")
