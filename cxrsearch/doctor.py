@@ -101,8 +101,6 @@ def _key() -> Check:
     path = settings.key_file()
     if load_identity(path) is None:
         return Check("pseudonym key", f"none yet ({path})", State.NOTE, "indexing makes one; keep a copy of it")
-    if path.stat().st_mode & 0o077:
-        return Check("pseudonym key", f"{path} can be read by others", State.FAILS, f"chmod 600 {path}")
     return Check("pseudonym key", str(path))
 
 

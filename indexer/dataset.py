@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+from pydantic import ValidationError
 
 from cxrsearch.clinical.fields import Payload
-from cxrsearch.clinical.identity import Identity
+from cxrsearch.clinical.identity import Identity, Numbering
 from cxrsearch.errors import MappingError
+from cxrsearch.store import holds_index
 from cxrsearch.text import nearest
 from indexer.mapping import DatasetMapping, FieldMapping, load_mapping
 from indexer.record import Record
@@ -36,14 +38,23 @@ class Dataset:
     root: Path
     table: pd.DataFrame | None
     missing: frozenset[str] = field(init=False)
+    numberings: Mapping[str, Numbering] = field(init=False)
 
     def __post_init__(self) -> None:
         self.missing = frozenset(self.mapping.missing)
+        self.numberings = self.mapping.numberings
 
     def set_paths(self, way: Literal["relative", "hashed"]) -> None:
         """Keep paths otherwise than the mapping says."""
         privacy = self.mapping.privacy.model_copy(update={"paths": way})
         self.mapping = self.mapping.model_copy(update={"privacy": privacy})
+
+    def rename(self, name: str) -> None:
+        """Call it otherwise than the mapping does. Raises MappingError for what is no name."""
+        try:
+            self.mapping = DatasetMapping.model_validate({**self.mapping.model_dump(), "name": name})
+        except ValidationError:
+            raise MappingError("--name: letters, digits, dots, - and _, at most 64, a letter or digit first") from None
 
     def __len__(self) -> int:
         return sum(1 for _ in self._rows())
@@ -91,7 +102,7 @@ class Dataset:
             if raw is None:
                 continue
             if not isinstance(source, FieldMapping):
-                ids[name] = source.text(raw, self.missing)
+                ids[name] = self.numberings[name].number(raw)
                 continue
             try:
                 value = source.value(raw, self.missing)
@@ -119,6 +130,9 @@ class Dataset:
     def _files(self) -> Iterator[tuple[int | None, str, Path, dict[str, str], str | None]]:
         """Every file that the globs find; a DICOMDIR is followed to the files it lists, and is none itself."""
         found = {p for pattern in self.mapping.images.glob for p in self.root.glob(pattern) if p.is_file()}
+        folders = {folder for p in found for folder in p.relative_to(self.root).parents}
+        indexes = {self.root / folder for folder in folders if holds_index(self.root / folder)}
+        found = {p for p in found if indexes.isdisjoint(p.parents)}  # an index's thumbnails are no images of a dataset
         keys = {p.relative_to(self.root).as_posix(): p for p in found if p.name != "DICOMDIR"}
         for directory in sorted(p for p in found if p.name == "DICOMDIR"):
             folder = directory.parent.relative_to(self.root)

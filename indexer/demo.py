@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from cxrsearch.clinical.fields import DIGESTS
 from indexer import dataset as datasets
 from indexer.phantoms import write_cohort
 
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
 def _filter(cxrsearch: str, index: str) -> tuple[str, list[str]]:
     """A filter by site, and site and outcome to count by; where these are not, the first two keyword fields."""
     told = subprocess.run([cxrsearch, "info", "--index", index, "--format", "json"], capture_output=True, check=True)
-    system = {"dataset", "patient", "study", "path", "image_sha256"}
+    system = {"dataset", "patient", "study", "path", *DIGESTS}
     keywords = [
         field["field"]
         for field in json.loads(told.stdout)["fields"]

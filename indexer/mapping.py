@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 from pydantic import Field as Declared
 
 from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Scalar, Value, convert, valid_field_name
+from cxrsearch.clinical.identity import Numbering, part_of_path
 from cxrsearch.errors import MappingError
 from cxrsearch.text import clean, nearest
 from indexer.privacy import Privacy, identifying
@@ -62,8 +63,7 @@ class ValueSource(_Strict):
         if self.dicom is not None:
             return None if header is None else header.get(self.dicom, "")
         if self.path is not None:
-            path = PurePosixPath(key)
-            return {"stem": path.stem, "folder": path.parent.name, "full": key}[self.path]
+            return part_of_path(key, self.path)
         return str(self.constant)
 
     def text(self, raw: str, missing: frozenset[str]) -> str | None:
@@ -83,6 +83,10 @@ class Identifier(ValueSource):
     """A patient or study identifier. ``namespace`` tells apart equal numbers of different hospitals."""
 
     namespace: str | None = None
+
+    def numbering(self, missing: Sequence[str]) -> Numbering:
+        """How its texts are read; ``missing``: the dataset's own words for what is not known."""
+        return Numbering(self.dicom, self.path, self.pattern, tuple(sorted({*missing, *self.missing})))
 
 
 class FieldMapping(ValueSource):
@@ -195,6 +199,12 @@ class DatasetMapping(_Strict):
     @property
     def patient_namespace(self) -> str:
         return (self.patient.namespace if self.patient else None) or self.name
+
+    @property
+    def numberings(self) -> dict[str, Numbering]:
+        """Of the patient and of the study, where the mapping has them."""
+        named = (("patient", self.patient), ("study", self.study))
+        return {name: source.numbering(self.missing) for name, source in named if source is not None}
 
     @property
     def sources(self) -> dict[str, ValueSource]:

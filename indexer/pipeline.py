@@ -12,27 +12,28 @@ import json
 import logging
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
-from cxrsearch.clinical.expression import And, Equals
+from cxrsearch.clinical.expression import And, Compare, Equals
 from cxrsearch.clinical.fields import ROW_HASH, Payload
-from cxrsearch.clinical.identity import Identity, forgotten
+from cxrsearch.clinical.identity import Identity
 from cxrsearch.errors import ImageError, InputError, Reason
 from cxrsearch.imaging.radiograph import DEFAULT_GATES, Gates, projection
 from cxrsearch.store.contract import Point, VectorStore
 from cxrsearch.text import clean
+from cxrsearch.voting.nearness import learn
 from indexer.dataset import Dataset
 from indexer.privacy import protect
 from indexer.progress import Progress
 from indexer.readers import IndexedState, Outcome, PreparedImage, ReaderConfig, Readers, ReadFile, Task
 from indexer.record import Record
+from indexer.summary import Rejection, Summary, repeated, unknown_patients
 
 # Images stored and flushed at once: what a kill costs. Flushing takes 20 ms however many they are.
 _BATCH = 128
@@ -55,38 +56,6 @@ class Options:
     max_rejected: float = 0.5
 
 
-@dataclass(frozen=True)
-class Rejection:
-    """A file that was left out. path: relative to the dataset's root, or a token; row: of the table, if any."""
-
-    path: str
-    reason: Reason
-    message: str
-    row: int | None
-
-
-@dataclass
-class Summary:
-    """How a run went. unusable: DICOM values, by field, that were no value of the field's type; gone: indexed
-    images that the dataset no longer has; pruned: whether those were deleted."""
-
-    total: int
-    indexed: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    forgotten: int = 0
-    gone: int = 0
-    pruned: bool = False
-    rejected: Counter[str] = field(default_factory=Counter)
-    unusable: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-    interrupted: bool = False
-
-    @property
-    def seen(self) -> int:
-        return self.indexed + self.updated + self.unchanged + self.forgotten + self.rejected.total()
-
-
 def run(
     dataset: Dataset,
     store: VectorStore,
@@ -104,7 +73,7 @@ def run(
     total = min(len(dataset) if options.only is None else len(options.only), options.limit or len(dataset))
     summary, started = Summary(total), time.monotonic()
     writer = _Writer(dataset, store, identity, rejected, options, summary)
-    config = ReaderConfig(model, dataset.mapping.dicom_keywords, options.gates, writer.pictured)
+    config = ReaderConfig(model, dataset.mapping.dicom_keywords, options.gates, writer.pictured, identity.file)
     readers = Readers(options.workers, config)
     try:
         with Progress(total) as progress, _Interruption() as interruption:
@@ -115,10 +84,15 @@ def run(
                     summary.interrupted = True
                     break
             writer.flush()
+        summary.unknown, summary.repeated = unknown_patients(store, dataset), repeated(store, dataset)
         if not summary.interrupted:
             if options.limit is None and options.only is None:
                 writer.prune()
             store.optimise()
+            if summary.indexed or summary.updated or summary.pruned or store.facts.nearness is None:
+                found = learn(store)
+                if found is not None:
+                    store.declare(replace(store.facts, nearness=found.as_json()))
     finally:
         readers.stop()
     summary.seconds = time.monotonic() - started
@@ -145,6 +119,7 @@ class _Writer:
             summary,
         )
         self.pictured = self.mapping.privacy.thumbnails and store.thumbnails.folder is not None
+        self._mine = Equals("dataset", (self.mapping.name,))
         self.known = self._known()
         self.seen: set[str] = set()
         self.batch: list[Point] = []
@@ -172,13 +147,14 @@ class _Writer:
         patient = None
         if record.patient is not None:
             patient = self.identity.patient(self.mapping.patient_namespace, record.patient)
-            if (trace := forgotten(patient)) in self.store.facts.forgotten:
+            if (trace := self.identity.forgotten(patient)) in self.store.facts.forgotten:
                 if not self.options.again:
                     self.summary.forgotten += 1
                     return
                 self.store.declare(replace(self.store.facts, forgotten=self.store.facts.forgotten - {trace}))
         self.summary.unusable.update(unusable)
         if outcome.images is not None:
+            self._drop_frames(task, record, len(outcome.images) + 1)
             for frame, image in enumerate(outcome.images, start=1):
                 payload = self._payload(task, record, patient, outcome.sha256, image, frame, len(outcome.images))
                 id = self._id(record, frame)
@@ -205,16 +181,22 @@ class _Writer:
 
     def prune(self) -> None:
         """Count, and when asked delete, what the index has of this dataset and the dataset no longer has."""
-        mine = Equals("dataset", (self.mapping.name,))
-        gone = {str(p.payload["path"]) for p in self.store.scroll(mine, fields=["path"])} - self.seen
+        gone = {str(p.payload["path"]) for p in self.store.scroll(self._mine, fields=["path"])} - self.seen
         if gone:
-            which = And((mine, Equals("path", tuple(sorted(gone)))))
+            which = And((self._mine, Equals("path", tuple(sorted(gone)))))
             self.summary.pruned = self.options.prune
             self.summary.gone = self.store.delete(which) if self.options.prune else self.store.count(which)
 
+    def _drop_frames(self, task: Task, record: Record, first: int) -> None:
+        """Delete what the index has of the file from frame ``first`` on. Before the other frames are stored, so that a
+        run that is killed in between reads the file again."""
+        if self._id(record, first) in self.known:
+            of_file = Equals("path", (task.label,))
+            self.store.delete(And((self._mine, of_file, Compare("frame", ">=", first))))
+
     def _known(self) -> dict[str, IndexedState]:
-        wanted = ["image_sha256", "width", "height", "projection", ROW_HASH]
-        points = self.store.scroll(Equals("dataset", (self.mapping.name,)), fields=wanted)
+        wanted = ["image_sha256", "width", "height", "projection", "picture", ROW_HASH]
+        points = self.store.scroll(self._mine, fields=wanted)
         found = {}
         for p in points:
             seen = p.payload.get("projection")
@@ -224,6 +206,7 @@ class _Writer:
                 int(str(p.payload["width"])),
                 int(str(p.payload["height"])),
                 None if seen is None else str(seen),
+                str(p.payload["picture"]),
             )
         return found
 
@@ -250,6 +233,7 @@ class _Writer:
             "dataset": name,
             "path": task.label,
             "image_sha256": sha256,
+            "picture": self.identity.picture(image.digest) if isinstance(image, PreparedImage) else image.picture,
             "width": image.width,
             "height": image.height,
             ROW_HASH: task.row_hash,
@@ -276,7 +260,7 @@ class _Writer:
         return payload
 
     def _id(self, record: Record, frame: int) -> str:
-        return self.identity.point(self.mapping.name, record.key if frame == 1 else f"{record.key}#{frame}")
+        return self.identity.point(self.mapping.name, record.key, frame)
 
     def _label(self, record: Record) -> str:
         if self.mapping.privacy.paths == "hashed":

@@ -13,7 +13,7 @@ import multiprocessing
 import resource
 import signal
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from cxrsearch.encoder import Encoder, read_card
 from cxrsearch.errors import ImageError, Reason
-from cxrsearch.imaging.canonical import canonical, grey, jpeg
+from cxrsearch.imaging.canonical import canonical, grey, jpeg, pixel_digest
 from cxrsearch.imaging.radiograph import Gates, Radiograph
 from cxrsearch.imaging.read import decode, digest, read_bytes
 from cxrsearch.store.thumbnails import SIDE
@@ -43,13 +43,14 @@ MEMORY_BYTES = 6 * 2**30
 
 @dataclass(frozen=True)
 class IndexedState:
-    """What the index has of a file: its hash, its row's hash, and the size of its image."""
+    """What the index has of a file: its hash, its row's hash, the size of its image and the digest of its pixels."""
 
     sha256: str
     row_hash: str
     width: int
     height: int
     projection: str | None
+    picture: str
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,21 @@ class Task:
 @dataclass(frozen=True)
 class PreparedImage:
     """One radiograph, and the size and projection it had. array: its embedding, (D,) float32 of unit length; from a
-    pool without a model its canonical pixels, (S, S) uint8. thumbnail: a JPEG file, where those are wanted."""
+    pool without a model its canonical pixels, (S, S) uint8. digest: of the canonical pixels; thumbnail: a JPEG file,
+    where those are wanted."""
 
     array: NDArray[np.float32] | NDArray[np.uint8]
     width: int
     height: int
     projection: str | None
+    digest: str
     thumbnail: bytes | None = None
 
 
 @dataclass(frozen=True)
 class ReadFile:
-    """A file that was read. images: None when the file is the one already indexed. size: of the file, in bytes."""
+    """A file that was read. sha256: as ``ReaderConfig.file`` gives it; images: None when the file is the one already
+    indexed; size: of the file, in bytes."""
 
     sha256: str
     images: list[PreparedImage] | None
@@ -90,12 +94,14 @@ Outcome = ReadFile | ImageError
 @dataclass(frozen=True)
 class ReaderConfig:
     """What every process needs to know: DICOM keywords to bring along, who is let in, and the model folder, or the
-    size of canonical pixels when there is to be no model; whether to make thumbnails."""
+    size of canonical pixels when there is to be no model; whether to make thumbnails. file: what an index keeps of a
+    file's sha256."""
 
     model: Path | int
     keywords: tuple[str, ...]
     gates: Gates
     thumbnails: bool = False
+    file: Callable[[str], str] = str
 
 
 class Readers:
@@ -177,6 +183,7 @@ def _arrays(pictures: list[NDArray[np.float32]]) -> NDArray[np.float32] | NDArra
 class _DecodedFile:
     """A file between reading and embedding."""
 
+    sha256: str
     images: list[Radiograph]
     pictures: list[NDArray[np.float32]]
     thumbnails: list[bytes | None]
@@ -184,10 +191,10 @@ class _DecodedFile:
 
     def prepared(self, arrays: Iterator[NDArray[np.float32] | NDArray[np.uint8]]) -> ReadFile:
         images = [
-            PreparedImage(next(arrays), image.width, image.height, image.projection, thumbnail)
-            for image, thumbnail in zip(self.images, self.thumbnails, strict=True)
+            PreparedImage(next(arrays), image.width, image.height, image.projection, pixel_digest(picture), thumbnail)
+            for image, picture, thumbnail in zip(self.images, self.pictures, self.thumbnails, strict=True)
         ]
-        return ReadFile(self.images[0].sha256, images, self.size, self.images[0].header)
+        return ReadFile(self.sha256, images, self.size, self.images[0].header)
 
 
 def _read_file(task: Task) -> _DecodedFile | Outcome:
@@ -209,7 +216,7 @@ def _decode_file(task: Task) -> _DecodedFile | ReadFile:
     if record.problem is not None:
         raise ImageError(Reason.MISSING, record.problem)
     data = read_bytes(record.path, task.label)
-    sha256 = digest(data)
+    sha256 = _config.file(digest(data))
     same = known is not None and known.sha256 == sha256
     if same and (not _config.keywords or (known is not None and known.row_hash == task.row_hash)):
         return ReadFile(sha256, None, len(data))
@@ -218,4 +225,4 @@ def _decode_file(task: Task) -> _DecodedFile | ReadFile:
         return ReadFile(sha256, None, len(data), images[0].header)
     pictures = [canonical(image, _size) for image in images]
     thumbnails = [jpeg(grey(image, SIDE)) if _config.thumbnails else None for image in images]
-    return _DecodedFile(images, pictures, thumbnails, len(data))
+    return _DecodedFile(sha256, images, pictures, thumbnails, len(data))

@@ -284,6 +284,35 @@ def test_an_audit_of_a_clean_set_is_clear(cxrsearch: Run, tmp_path: Path) -> Non
     ran = cxrsearch("audit", tmp_path / "set.toml")
     assert ran.code == 0, ran.out
     assert "RISK" not in ran.out
+    assert "not shown: 60 images, 2 values: too few to rule it out" in ran.out
+    assert "No patient number has more than one image" in ran.out
+
+
+def test_an_audit_finds_a_number_that_is_two_people(cxrsearch: Run, tmp_path: Path) -> None:
+    rng, rows = np.random.default_rng(0), ["file,patient,finding,sex,age"]
+    people = [
+        ("1", "F", 40),
+        ("1", "M", 41),
+        ("2", "F", 30),
+        ("2", "F", 71),
+        ("3", "M", 200),
+        ("4", "M", 5),
+        ("4", "m", 9),
+    ]
+    for n, (patient, sex, age) in enumerate(people):
+        Image.fromarray(rng.integers(0, 255, (64, 64), dtype=np.uint8)).save(tmp_path / f"{n}.png")
+        rows.append(f"{n}.png,{patient},a,{sex},{age}")
+    (tmp_path / "facts.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "set.toml").write_text(
+        'name = "set"\nimages = { table = "facts.csv", path = "{file}" }\npatient.column = "patient"\n'
+        'fields.finding = { column = "finding", type = "keyword" }\nfields.sex = { column = "sex", type = "keyword" }\n'
+        'fields.age = { column = "age", type = "integer" }\n'
+    )
+    ran = cxrsearch("audit", tmp_path / "set.toml", "--format", "json")
+    assert ran.code == 3, ran.err
+    risks = {risk["risk"]: risk["words"] for risk in json.loads(ran.out)["risks"] if risk["found"]}
+    assert risks["one patient, two sexes"].startswith("1 patient numbers have two sexes")
+    assert risks["impossible ages"].startswith("1 images have an age that nobody has; 1 patient numbers have ages")
 
 
 def test_an_audit_wants_a_root_for_each_dataset(cxrsearch: Run, tmp_path: Path) -> None:

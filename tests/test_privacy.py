@@ -1,19 +1,26 @@
 """Identity stays out: of the index's bytes, of every output, of every message."""
 
+import base64
 import datetime
 import hashlib
 import json
+import re
+import uuid
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
 from factories import Run
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from cxrsearch.clinical.identity import Identity
 from cxrsearch.errors import MappingError
+from cxrsearch.store.edge import EdgeStore
 from indexer.dataset import load
 from indexer.phantoms import draw, write_cohort, write_dicom
 
@@ -86,8 +93,6 @@ def test_planted_identities_are_found_nowhere(cxrsearch: Run, tmp_path: Path) ->
     ]
     printed = "".join(ran.out + ran.err for ran in outputs) + page.read_text("utf-8") + table.read_text("utf-8")
     printed = printed.replace(str(archive), "").replace(str(index), "")
-    import zipfile
-
     stored = b"".join(file.read_bytes() for file in index.rglob("*") if file.is_file())
     with zipfile.ZipFile(tmp_path / "b") as archive_file:
         stored += b"".join(archive_file.read(name) for name in archive_file.namelist())
@@ -250,3 +255,125 @@ def test_a_row_fingerprint_is_not_reversed_without_the_key(tmp_path: Path, study
     assert stored != hashlib.sha256(message.encode()).hexdigest()
     assert stored != dataset.row_hash(record, Identity(b"b" * 32))
     assert stored == dataset.row_hash(record, Identity(b"a" * 32))
+
+
+# ---------------------------------------------------------------- digests
+
+
+_HASHES = ("md5", "sha1", "sha256", "sha512", "blake2b", "blake2s", "sha3_256")
+
+
+def reversed_numbers(content: bytes, numbers: list[str], said_of_each: dict[str, list[str]]) -> set[str]:
+    """The numbers that some unkeyed hash of some plausible text gives away in ``content``, without any key."""
+    tokens = {token.lower().replace(b"-", b"") for token in re.findall(rb"[0-9a-fA-F-]{16,}", content)}
+    tokens |= {token.lower() for token in re.findall(rb"[A-Z2-7]{16}", content)}
+    known: set[bytes] = {token[:length] for token in tokens for length in (16, 32) if len(token) >= length}
+    found = set()
+    for number in numbers:
+        texts = {number, number.lstrip("0"), f"{number}\n", json.dumps(number), *said_of_each.get(number, [])}
+        for prefix in ("patient", "path", "forgotten:", "h", "h/", "set/", "row", "study", "point"):
+            texts |= {f"{prefix}{number}", f"{prefix}:{number}", f"{number}.png"}
+        for text in texts:
+            for name in _HASHES:
+                digest = hashlib.new(name, text.encode()).digest()
+                forms = {digest.hex().encode(), base64.b32encode(digest[:10]).lower()}
+                forms |= {uuid.UUID(bytes=digest[:16], version=version).hex.encode() for version in (3, 4, 5, 8)}
+                if any(form[:length] in known for form in forms for length in (16, 32) if len(form) >= length):
+                    found.add(number)
+    return found
+
+
+def everything(folder: Path) -> bytes:
+    return b"\n".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
+
+
+def test_no_number_can_be_found_again_without_the_key(cxrsearch: Run, tmp_path: Path) -> None:
+    """A thousand candidates, the true ones among them, by every unkeyed hash of what could have been hashed, against
+    everything that the program writes."""
+    rng, out = np.random.default_rng(7), tmp_path / "out"
+    out.mkdir()
+    numbers = [f"{n:07d}" for n in rng.choice(10**7, 1000, replace=False)]
+    true = numbers[:24]
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = ["file,mrn,acc,sex,age"]
+    for n, number in enumerate(true):
+        Image.fromarray(rng.integers(0, 255, (64, 64), dtype=np.uint8)).save(data / f"{n}.png")
+        rows.append(f"{n}.png,{number},{number[::-1]},{'MF'[n % 2]},{40 + n}")
+    (data / "23.png").write_bytes(b"broken")
+    (data / "t.csv").write_text("\n".join(rows) + "\n")
+    (data / "set.toml").write_text(
+        'name = "h"\nimages = { table = "t.csv", path = "{file}" }\npatient = { column = "mrn" }\n'
+        'study = { column = "acc" }\nfields.sex = { column = "sex", type = "keyword" }\n'
+        'fields.age = { column = "age", type = "integer" }\nprivacy.paths = "hashed"\n'
+    )
+    index = out / "index"
+    assert cxrsearch("index", data / "set.toml", "--index", index, "--workers", 1).code == 3
+    query = ("search", data / "0.png", "--index", index)
+    assert cxrsearch("forget", true[5], "--index", index).code == 0
+    printed = [
+        cxrsearch(*query, "--format", "json", "--report", out / "page.html", "--same-patient"),
+        cxrsearch("cohort", "--index", index, "--format", "json"),
+        cxrsearch("backup", index, tmp_path / "backup"),
+        cxrsearch("audit", data / "set.toml", "--label", "sex", "--format", "json", "--out", out / "audit.html"),
+    ]
+    assert [ran.code for ran in printed] == [0, 0, 0, 3], [ran.err for ran in printed]
+    (out / "printed").write_text("".join(ran.out + ran.err for ran in printed))
+    with zipfile.ZipFile(tmp_path / "backup") as archive:
+        archive.extractall(out / "backup")
+    store = EdgeStore.open(index)
+    stored = [point.payload for point in store.scroll()]
+    (out / "payloads").write_text(json.dumps(stored))
+    store.close()
+    # What the 0.1.0 attack tried: the row as it was hashed, and of files the digest of their own bytes.
+    said = {
+        number: [
+            json.dumps([{"age": 40 + n, "sex": "MF"[n % 2]}, number, acc, {}, privacy], sort_keys=True)
+            for acc in (None, number[::-1])
+            for privacy in ({}, {"dates": None, "paths": "hashed", "free_text": False})
+        ]
+        for n, number in enumerate(true)
+    }
+    content = everything(out)
+    assert reversed_numbers(content, numbers, said) == set()
+    assert not [number for number in numbers if number.encode() in content]
+    for file in data.glob("*.png"):
+        assert hashlib.sha256(file.read_bytes()).hexdigest().encode() not in content
+    for planted_hash in (  # the same eyes see an unkeyed one
+        hashlib.sha256(true[3].encode()).hexdigest(),
+        base64.b32encode(hashlib.sha1(f"forgotten:{true[3]}".encode()).digest()[:10]).decode(),
+        str(uuid.UUID(bytes=hashlib.sha256(said[true[3]][0].encode()).digest()[:16], version=5)),
+    ):
+        assert reversed_numbers(content + f'"{planted_hash}"'.encode(), numbers, said) == {true[3]}
+
+
+def test_an_index_with_unkeyed_digests_is_refused_with_what_to_do(cxrsearch: Run, index: Path) -> None:
+    facts = json.loads((index / "index.json").read_text("utf-8"))
+    (index / "index.json").write_text(json.dumps({**facts, "format": 1}))
+    for command in ("info", "calibrate"):
+        ran = cxrsearch(command, "--index", index)
+        assert (ran.code, "Index the images again into a new index" in ran.err) == (5, True)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_a_key_that_others_can_read_is_refused(
+    cxrsearch: Run, cohort: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("ab" * 32)
+    key.chmod(mode)
+    monkeypatch.setenv("CXRSEARCH_KEY_FILE", str(key))
+    ran = cxrsearch("search", next(cohort.parent.rglob("*.dcm")), "--index", index)
+    assert (ran.code, f"chmod 600 {key}" in ran.err) == (4, True)
+
+
+def test_small_groups_of_a_cohort_can_be_left_out(cxrsearch: Run, index: Path) -> None:
+    count = ("cohort", "--index", index, "--by", "finding", "--by", "outcome", "--format", "json")
+    every, ran = json.loads(cxrsearch(*count).out), cxrsearch(*count, "--min-cell", 5)
+    assert json.loads(ran.out) == [row for row in every if row["patients"] >= 5]
+    small = sum(row["patients"] < 5 for row in every)
+    assert small
+    assert f"{small} groups of fewer than 5 patients are not shown" in ran.err
+    table = cxrsearch(*count[:-1], "table", "--min-cell", 5)
+    assert "32 images" not in table.out  # a total, less what is shown, is what is not shown
+    assert cxrsearch("cohort", "--index", index, "--min-cell", 5).code == 2

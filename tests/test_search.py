@@ -292,6 +292,7 @@ def test_a_reader_that_stops_early_is_no_error(cohort: Path, index: Path, comman
 
 def test_a_key_file_that_is_none(cxrsearch: Run, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "key").write_text("hunter2")
+    (tmp_path / "key").chmod(0o600)
     monkeypatch.setenv("CXRSEARCH_KEY_FILE", str(tmp_path / "key"))
     ran = cxrsearch("index", cohort, "--index", tmp_path / "index")
     assert ran.code == 4

@@ -137,7 +137,7 @@ def test_doctor_finds_nothing_wrong_and_says_what_is(cxrsearch: Run, index: Path
     key = Path(os.environ["CXRSEARCH_KEY_FILE"])
     key.chmod(0o644)
     try:
-        assert "can be read by others" in cxrsearch("doctor").out
+        assert "others can read the pseudonym key" in cxrsearch("doctor").out
     finally:
         key.chmod(0o600)
 

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from cxrsearch import settings
+from cxrsearch.clinical.identity import load_identity
 from cxrsearch.store.contract import Point
 from cxrsearch.store.edge import EdgeStore
 from cxrsearch.store.images import StoredImages
@@ -118,7 +120,9 @@ def test_an_index_from_a_stranger_cannot_have_other_files_shown(index: Path, tmp
 
         dataset = replace(store.facts.datasets["phantoms"], root=str(root))
         store.declare(replace(store.facts, datasets={"phantoms": dataset}))
-        sha256 = hashlib.sha256(secret.read_bytes()).hexdigest()
+        identity = load_identity(settings.key_file())
+        assert identity is not None
+        sha256 = identity.file(hashlib.sha256(secret.read_bytes()).hexdigest())
         payload = {"dataset": "phantoms", "path": path, "image_sha256": sha256}
         assert StoredImages(store).read("00000000-0000-0000-0000-000000000001", payload) is None
     finally:

@@ -14,7 +14,8 @@ from cxrsearch.clinical.expression import Equals
 from cxrsearch.errors import IndexUnavailable, InputError
 from cxrsearch.imaging.places import Parts
 from cxrsearch.imaging.radiograph import Radiograph
-from cxrsearch.retrieval.search import Hit, Query, QueryImage, Result
+from cxrsearch.retrieval.own_patient import OwnPatient
+from cxrsearch.retrieval.search import Hit, LeftOut, Query, QueryImage, Result
 from cxrsearch.retrieval.warnings import warnings_about
 from cxrsearch.statistics import Figure, difference, wilson
 from cxrsearch.store.contract import Point
@@ -125,7 +126,7 @@ def test_a_rare_value_counts_by_how_much_more_often_it_is_here() -> None:
 def test_hits_of_one_site_are_warned_of_unless_that_is_chance(
     tmp_path: Path, share: float, hits: int, warned: bool
 ) -> None:
-    """``share`` of 40 images are of the site of all hits. Calibrated, a query far from everything is warned of too."""
+    """``share`` of 40 images are of the site of all hits. A picture of few pixels is warned of too."""
     store = EdgeStore.create(tmp_path / "index", PLANTED_FACTS)
     sites = ["Daegu" if n < 40 * share else "Milan" for n in range(40)]
     store.upsert(
@@ -138,13 +139,12 @@ def test_hits_of_one_site_are_warned_of_unless_that_is_chance(
     assert {hit.payload["site"] for hit in found} == {"Daegu"}
     image, vector = Radiograph(np.zeros((64, 64), dtype=np.float32), "", "png"), near(0, 77)
     places = vector[:, None, None]
-    asked = QueryImage(Path("q.png"), image, image.pixels, vector, places, frozenset(), None, False)
-    query = Query(asked, (), vector, Parts(places), None)
+    asked = QueryImage(Path("q.png"), image, image.pixels, vector, places, OwnPatient(), None)
+    query = Query(asked, LeftOut(), vector, Parts(places))
     result = Result(query, [Hit(n, hit.score, hit.payload, hit.id) for n, hit in enumerate(found, start=1)])
-    lines = warnings_about(result, store, None, None)
+    lines = warnings_about(result, store, None)
     assert any(f"all {hits} hits with a known site are of one: Daegu" in line for line in lines) is warned
-    far = Calibration("2020-03-01", 40, 0, 1.1, {}, {}, ())
-    assert any("far from everything in the index" in line for line in warnings_about(result, store, far, None))
+    assert any("the query is only 64 pixels" in line for line in lines)
     store.close()
 
 

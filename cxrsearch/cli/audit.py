@@ -53,7 +53,7 @@ def audit(
     whole = audit_page.as_json(found, paths)
     if format is Format.TABLE:
         print(f"{whole['images']} images; {found.unreadable} more cannot be read")
-    cells = [{"": "RISK" if v.found else "clear", "risk": v.risk, "found": v.words} for v in found.risks]
+    cells = [{"": "RISK" if v.found else v.verdict, "risk": v.risk, "found": v.words} for v in found.risks]
     columns = ["", "risk", "found"] if format is Format.TABLE else ["risk", "found", "words"]
     write(whole["risks"], columns, format, cells=cells, whole=whole)
     if format is Format.TABLE and out is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from itertools import islice
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cxrsearch.cli.complete import field_names, where_words
-from cxrsearch.cli.options import Index, Model, Output, Where
+from cxrsearch.cli.logging_options import LOGGER
+from cxrsearch.cli.options import AnyBodyPart, Index, Model, Output, Where
 from cxrsearch.report.rows import Format, write
 
 if TYPE_CHECKING:
@@ -54,6 +56,11 @@ def cohort(
         Path | None,
         typer.Option("--export", metavar="FILE", help="Write the facts of the images to a .csv or .parquet file."),
     ] = None,
+    any_body_part: AnyBodyPart = False,
+    min_cell: Annotated[
+        int,
+        typer.Option("--min-cell", metavar="N", min=1, help="With --by, leave out groups of fewer than N patients."),
+    ] = 1,
     show: Annotated[bool, typer.Option("--show", help="Show the first images in the terminal.")] = False,
     model: Model = None,
     format: Output = Format.TABLE,
@@ -68,25 +75,28 @@ def cohort(
 
     if sum(given is not None for given in (versus, similar_to, export)) > 1 or (by and (versus or export)):
         raise UsageError("give one of --by, --versus, --similar-to, --export (--by goes with --similar-to too)")
+    if min_cell > 1 and (not by or similar_to is not None):
+        raise UsageError("--min-cell goes with --by, when groups are counted")
     with open_store(index) as store:
         fields = store.facts.all_fields
         expression = parse(where, fields, store) if where is not None else None
         if versus is not None:
             _compare(store, expression, parse(versus, fields, store, "--versus"), format)
         elif similar_to is not None:
-            _spread(store, expression, similar_to, by or [], model, format)
+            _spread(store, expression, similar_to, by or [], model, any_body_part, format)
         elif export is not None:
             _export(store, expression, export)
         elif by:
-            _count(store, expression, by, format)
+            _count(store, expression, by, min_cell, format)
         else:
             _list(store, expression, format, show)
 
 
-def _count(store: VectorStore, expression: Expression | None, by: list[str], format: Format) -> None:
+def _count(store: VectorStore, expression: Expression | None, by: list[str], min_cell: int, format: Format) -> None:
     from cxrsearch.cohort import counts
 
-    groups, total = counts.count(store, by, expression)
+    everyone, total = counts.count(store, by, expression)
+    groups = [group for group in everyone if min_cell == 1 or group.patients >= min_cell]
     rows = [
         {
             **dict(zip(by, group.values, strict=True)),
@@ -99,7 +109,10 @@ def _count(store: VectorStore, expression: Expression | None, by: list[str], for
     # The other formats have a way of their own to say missing.
     cells = [{name: "(missing)" if value is None else value for name, value in row.items()} for row in rows]
     write(rows, [*by, "images", "patients", "unknown_patient"], format, cells=cells)
-    if format is Format.TABLE:
+    if hidden := len(everyone) - len(groups):
+        # No total: less the groups that are shown, it would give a hidden one away.
+        logging.getLogger(LOGGER).warning(f"{hidden} groups of fewer than {min_cell} patients are not shown")
+    elif format is Format.TABLE:
         unknown = f", {total.unknown} of unknown patients" if total.unknown else ""
         print(f"{total.images} images of {total.patients} patients{unknown}")
 
@@ -107,6 +120,7 @@ def _count(store: VectorStore, expression: Expression | None, by: list[str], for
 def _list(store: VectorStore, expression: Expression | None, format: Format, show: bool) -> None:
     from cxrsearch.clinical.excerpts import excerpts, plain, searched_words
     from cxrsearch.clinical.expression import named
+    from cxrsearch.clinical.fields import DIGESTS
     from cxrsearch.cohort import counts
     from cxrsearch.imaging.canonical import grey
     from cxrsearch.report import show as showing
@@ -115,7 +129,7 @@ def _list(store: VectorStore, expression: Expression | None, format: Format, sho
 
     rows: list[dict[str, Any]] = [dict(payload) for payload in counts.rows(store, expression)]
     fields = store.facts.all_fields
-    columns = [name for name in fields if name != "image_sha256"]
+    columns = [name for name in fields if name not in DIGESTS]
     words = searched_words(expression)
     cells = [{**row, **{n: plain(found) for n, found in excerpts(row, words).items()}} for row in rows]
     if format is Format.TABLE:
@@ -165,16 +179,23 @@ def _compare(store: VectorStore, first: Expression | None, second: Expression | 
 
 
 def _spread(
-    store: VectorStore, expression: Expression | None, image: Path, by: list[str], model: Path | None, format: Format
+    store: VectorStore,
+    expression: Expression | None,
+    image: Path,
+    by: list[str],
+    model: Path | None,
+    any_body_part: bool,
+    format: Format,
 ) -> None:
     from cxrsearch import settings
     from cxrsearch.clinical.expression import both
-    from cxrsearch.clinical.identity import load_identity, other_patients
+    from cxrsearch.clinical.identity import load_identity
     from cxrsearch.cohort import counts
     from cxrsearch.cohort.similarity import spread
     from cxrsearch.encoder import DEFAULT_MODEL, Encoder
     from cxrsearch.errors import UsageError
-    from cxrsearch.retrieval.search import read_query
+    from cxrsearch.imaging.radiograph import DEFAULT_GATES, OPEN
+    from cxrsearch.retrieval.search import left_out, read_query
 
     if len(by) > 1:
         raise UsageError("--similar-to goes with one --by")
@@ -182,11 +203,11 @@ def _spread(
     encoder = Encoder(model or DEFAULT_MODEL)
     store.facts.check_model(encoder.card.name, encoder.card.fingerprint)
     identity = load_identity(settings.key_file())
-    query = read_query(image, store, encoder, identity)[0]
+    gates = OPEN if any_body_part else DEFAULT_GATES
+    query = read_query(image, store, encoder, identity, gates=gates)[0]
     name = by[0] if by else None
-    found = spread(
-        store, query.embedding, both(other_patients([query.radiograph.sha256], query.patients), expression), name
-    )
+    gone = left_out([query], store)
+    found = spread(store, query.embedding, both(gone.others, expression), name)
     rows, cells = [], []
     for one in found:
         row = {**({name: one.value} if name else {}), "images": one.images, "patients": one.patients}
@@ -200,3 +221,5 @@ def _spread(
     write(rows, [*columns, "spread"] if format is Format.TABLE else columns, format, cells=cells)
     if format is Format.TABLE:
         print("similarity of the cohort's images to this one; the query's own patient is left out")
+    for note in gone.notes:
+        logging.getLogger(LOGGER).warning(f"cxrsearch: {note}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Annotated
 
 import typer
 
+from cxrsearch.cli.logging_options import LOGGER
 from cxrsearch.cli.options import Index
 
 
@@ -15,6 +17,13 @@ def forget(
         str, typer.Argument(metavar="PATIENT", help="The pseudonym that search prints, or the real identifier.")
     ],
     index: Index,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", metavar="NAME", help="The dataset whose patient it is, where an index has several."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count what would be deleted, and delete nothing.")
+    ] = False,
 ) -> None:
     """Delete all images of a patient from an index.
 
@@ -22,22 +31,40 @@ def forget(
     """
     from cxrsearch import settings
     from cxrsearch.clinical.expression import Equals
-    from cxrsearch.clinical.identity import forgotten, load_identity
-    from cxrsearch.errors import InputError
+    from cxrsearch.clinical.identity import load_identity
+    from cxrsearch.errors import InputError, UsageError
+    from cxrsearch.report.rows import text_of
     from cxrsearch.store import open_store
+    from cxrsearch.store.contract import named_patients
 
-    with open_store(index, write=True) as store:
-        names = [patient]
-        identity = load_identity(settings.key_file())
-        if identity is not None:
-            names += sorted({identity.patient(d.namespace, patient) for d in store.facts.datasets.values()})
+    identity = load_identity(settings.key_file())
+    if identity is None:
+        raise InputError(f"{settings.key_file()}: no pseudonym key, without which nobody can be forgotten for good.")
+    with open_store(index, write=not dry_run) as store:
+        datasets = store.facts.datasets
+        if dataset is not None and dataset not in datasets:
+            raise UsageError(f"--dataset {dataset}: not in this index. Its datasets: {', '.join(datasets)}.")
+        chosen = datasets if dataset is None else {dataset: datasets[dataset]}
+        names = named_patients(patient, chosen, identity)
         known = Equals("patient", tuple(names))
-        found = {str(p.payload["patient"]) for p in store.scroll(known, fields=["patient"])}
+        counts = store.values("dataset", known)
+        found = set(store.values("patient", known))
         if not found:
             # The identifier is not repeated: it may be a real one, and messages end up in logs.
             raise InputError("no image of this patient is in the index. Give the pseudonym that search shows.")
+        listed = ", ".join(f"{text_of(name)} {number}" for name, number in counts.items())
+        several = len({one.namespace for one in chosen.values()}) > 1
+        if several and patient not in found:
+            raise UsageError(
+                f"images of patients of this number: {listed}. The index has the numbers of several hospitals: say"
+                " whose patient it is with --dataset NAME, or give the pseudonym that search shows."
+            )
+        logging.getLogger(LOGGER).warning(f"images of this patient: {listed}")
+        if dry_run:
+            print(f"dry run: {sum(counts.values())} images would be deleted")
+            return
         # Remembered first: a run that is killed here can be repeated, and indexing leaves the patient out already.
-        more = store.facts.forgotten | {forgotten(name) for name in found}
+        more = store.facts.forgotten | {identity.forgotten(str(name)) for name in found}
         store.declare(replace(store.facts, forgotten=more))
         deleted = store.erase(known)
     print(f"deleted {deleted} image{'s' if deleted > 1 else ''}; indexing again leaves this patient out (--again)")

@@ -17,9 +17,11 @@ from cxrsearch.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from indexer.dataset import Dataset
-    from indexer.pipeline import Summary
+    from indexer.summary import Summary
 
 log = logging.getLogger(LOGGER)
+# Pictures that are in the index more than once, and places of each, that the summary names.
+_SHOWN_PLACES = 5
 
 
 class Views(StrEnum):
@@ -43,6 +45,9 @@ def index(
     index: Index,
     root: Annotated[
         Path | None, typer.Option("--root", metavar="DIR", help="The folder of the dataset's images and table.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="What the index calls the dataset.")
     ] = None,
     model: Model = None,
     workers: Annotated[
@@ -84,6 +89,8 @@ def index(
     from indexer import dataset as datasets
 
     data = datasets.load(dataset, root)
+    if name is not None:
+        data.rename(name)
     if paths is not None:
         data.set_paths("hashed" if paths is Paths.HASHED else "relative")
     if dry_run:
@@ -104,7 +111,13 @@ def index(
     assert identity is not None
     mapping = data.mapping
     shown_root = "" if mapping.privacy.paths == "hashed" else str(data.root.resolve())
-    facts = DatasetFacts(mapping.patient_namespace, shown_root, tuple(mapping.identifiers))
+    facts = DatasetFacts(
+        mapping.patient_namespace,
+        shown_root,
+        tuple(mapping.identifiers),
+        mapping.numberings.get("patient"),
+        identity.place(data.root),
+    )
     empty = IndexFacts(card.name, card.fingerprint, card.dimensions, {}, {})
     _warn(data)
     list_of_rejected = rejected or (Path("rejected.jsonl") if is_url(index) else Path(index) / "rejected.jsonl")
@@ -115,7 +128,7 @@ def index(
     )
     with create_store(index, empty.declaring(mapping.name, facts, mapping.declared)) as store:
         store.facts.check_model(card.name, card.fingerprint)
-        declared = store.facts.declaring(mapping.name, facts, mapping.declared)
+        declared = store.facts.declaring(mapping.name, facts, mapping.declared, moved=name is not None)
         if declared != store.facts:
             store.declare(declared)
         # A run that fails leaves the old list, so that --retry-rejected can be run again.
@@ -179,6 +192,8 @@ def _describe(data: Dataset, limit: int | None) -> None:
 
 
 def _report(summary: Summary, rejected: Path) -> None:
+    from cxrsearch.report.rows import text_of
+
     done = summary.indexed + summary.updated + summary.unchanged
     if summary.interrupted:
         log.warning(
@@ -195,6 +210,12 @@ def _report(summary: Summary, rejected: Path) -> None:
         print(f"{summary.gone} images that the dataset no longer has {what}")
     if summary.forgotten:
         print(f"{summary.forgotten} files of forgotten patients were left out; --again takes them in")
+    if summary.unknown:
+        print(f"{summary.unknown} images have no patient number: a search cannot leave their patients out")
+    if summary.repeated:
+        print(f"{len(summary.repeated)} pictures are in the index more than once:")
+        for places in summary.repeated[:_SHOWN_PLACES]:
+            print(f"  {', '.join(map(text_of, places[:_SHOWN_PLACES]))}")
     for reason, number in summary.rejected.most_common():
         log.warning(f"  rejected: {number} {reason}")
     if summary.rejected:

@@ -29,12 +29,13 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
             rows.append(
                 {"field": field.name, "type": kind, "images": known, "coverage": known / images if images else 0.0}
             )
+        unknown = store.count(Missing("patient"))
         size = store.size_bytes()
         datasets = store.values("dataset")
     columns = ["field", "type", "images", "coverage"]
     calibration = Calibration.from_json(facts.calibration)
     if format is Format.TABLE:
-        print(f"images      {images} of {patients} patients")
+        print(f"images      {images} of {patients} patients{f', {unknown} of unknown patients' if unknown else ''}")
         print(f"datasets    {', '.join(f'{text_of(name)} ({number})' for name, number in datasets.items()) or '-'}")
         print(f"model       {text_of(facts.model)}, {facts.dimensions} dimensions, {facts.fingerprint[:12]}")
         for name, dataset in facts.datasets.items():
@@ -48,6 +49,7 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
     whole = {
         "images": images,
         "patients": patients,
+        "unknown_patient": unknown,
         "datasets": datasets,
         "model": facts.model,
         "fingerprint": facts.fingerprint,

@@ -22,6 +22,10 @@ Where = Annotated[
         help="Only images that meet this filter, e.g. 'age >= 60 and icu = true'.",
     ),
 ]
+AnyBodyPart = Annotated[
+    bool,
+    typer.Option("--any-body-part", help="Also take DICOM files of other body parts, and of CT, MR and so on."),
+]
 Output = Annotated[Format, typer.Option("--format", help="Output format.")]
 Model = Annotated[
     Path | None, typer.Option("--model", metavar="DIR", help="A model folder. Default: the model that ships.")

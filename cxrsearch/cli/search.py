@@ -10,7 +10,7 @@ import typer
 
 from cxrsearch.cli.complete import field_names
 from cxrsearch.cli.logging_options import LOGGER
-from cxrsearch.cli.options import Index, Model, Output, Where
+from cxrsearch.cli.options import AnyBodyPart, Index, Model, Output, Where
 from cxrsearch.report.rows import Format
 
 
@@ -53,6 +53,11 @@ def search(
         Path | None,
         typer.Option("--predict", metavar="FILE.json", help="Apply a model that cxrsearch transfer saved."),
     ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", metavar="NAME", help="The dataset that IMAGE would belong to: whose patient number."),
+    ] = None,
+    any_body_part: AnyBodyPart = False,
     same_patient: Annotated[
         bool, typer.Option("--same-patient", help="Include the image itself and other images of its patient.")
     ] = False,
@@ -73,6 +78,7 @@ def search(
     from cxrsearch.encoder import DEFAULT_MODEL, Encoder, read_card
     from cxrsearch.errors import ImageError, UsageError
     from cxrsearch.imaging import regions
+    from cxrsearch.imaging.radiograph import DEFAULT_GATES, OPEN
     from cxrsearch.report import hits
     from cxrsearch.report import show as showing
     from cxrsearch.retrieval import search as searching
@@ -103,7 +109,10 @@ def search(
         log.debug(f"opened {index}")
         encoder, identity = Encoder(folder), load_identity(settings.key_file())
         log.debug(f"loaded {card.name}")
-        read = functools.partial(searching.read_query, store=store, encoder=encoder, identity=identity)
+        gates = OPEN if any_body_part else DEFAULT_GATES
+        read = functools.partial(
+            searching.read_query, store=store, encoder=encoder, identity=identity, dataset=dataset, gates=gates
+        )
         liked, unliked = (tuple(one for path in given or () for one in read(path)) for given in (like, unlike))
         options = searching.SearchOptions(expression, limit, same_patient, part, liked, unliked)
         writer = hits.Writer(fields, calibration, format, explain, sys.stdout)

@@ -53,8 +53,11 @@ SYSTEM_FIELDS = {
         Field("projection", FieldType.KEYWORD),
         Field("frame", FieldType.INTEGER),
         Field("image_sha256", FieldType.KEYWORD),
+        Field("picture", FieldType.KEYWORD),
     )
 }
+# Keyed digests of an image's file and of its pixels; what people are shown leaves them out.
+DIGESTS = frozenset({"image_sha256", "picture"})
 # Kept with each point to know what changed; never shown, never filtered on.
 ROW_HASH = "_row"
 # Integers beyond this lose exactness in the engine's range queries (IEEE 754 double).

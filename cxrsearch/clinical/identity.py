@@ -1,6 +1,7 @@
-"""Keyed pseudonyms: what stands in the index instead of a patient's or a study's identifier.
+"""Whose image this is: the number in a header, a cell or a path -> the keyed pseudonym that stands in the index.
 
-HMAC-SHA-256 (RFC 2104) with a key that stays on this machine, outside every index. An unkeyed hash of
+index, search, forget and evaluate all read a number by :class:`Numbering`, so that one text is one patient to all.
+Pseudonyms are HMAC-SHA-256 (RFC 2104) with a key that stays on this machine, outside every index. An unkeyed hash of
 a record number is reversed by trying all numbers; this is not, without the key.
 """
 
@@ -11,21 +12,69 @@ import datetime
 import hashlib
 import hmac
 import os
+import re
 import secrets
+import unicodedata
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from cxrsearch.clinical.expression import And, Equals, Expression, Not
 from cxrsearch.errors import InputError
+from cxrsearch.text import clean
 
 _KEY_BYTES = 32
 
 
-def forgotten(pseudonym: str) -> str:
-    """What is remembered of a pseudonym that was forgotten: enough to know it again, not to tell it."""
-    return hashlib.sha256(b"forgotten:" + pseudonym.encode("utf-8")).hexdigest()[:32]
+@dataclass(frozen=True)
+class Numbering:
+    """Where a dataset has the numbers of its patients, or studies, and how they are read; kept with its facts.
+
+    dicom: the header's keyword. path: "stem", "folder" or "full". Neither: a table's column.
+    pattern: its first group, or all that it finds, is the number.
+    missing: texts that stand for no number.
+    """
+
+    dicom: str | None = None
+    path: str | None = None
+    pattern: str | None = None
+    missing: tuple[str, ...] = ()
+
+    def number(self, text: str) -> str | None:
+        """The number in a text; None where there is none."""
+        unknown = {"", *map(_plain, self.missing)}
+        text = _plain(text)
+        if self.pattern is not None and text not in unknown:
+            found = re.search(self.pattern, text)
+            text = "" if found is None else _plain(found.group(1 if found.re.groups else 0) or "")
+        return None if text in unknown else text
+
+    def as_json(self) -> dict[str, Any]:
+        return {"dicom": self.dicom, "path": self.path, "pattern": self.pattern, "missing": list(self.missing)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Numbering | None:
+        """Raises KeyError, TypeError, ValueError for what is none."""
+        if data is None:
+            return None
+        dicom, path, pattern = (None if data[n] is None else str(data[n]) for n in ("dicom", "path", "pattern"))
+        if pattern is not None:
+            re.compile(pattern)
+        return cls(dicom, path, pattern, tuple(map(str, data["missing"])))
+
+
+def part_of_path(key: str, part: str) -> str:
+    """The "stem", the "folder" or all of an image's path in its dataset."""
+    path = PurePosixPath(key)
+    return {"stem": path.stem, "folder": path.parent.name}.get(part, key)
+
+
+def _plain(text: str) -> str:
+    """Of texts that look the same, one: NFC, white space and controls one space, nothing that has no width."""
+    seen = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+    return " ".join(clean(seen).split())
 
 
 @dataclass(frozen=True)
@@ -46,6 +95,22 @@ class Identity:
         """A token in place of a path that may name a patient."""
         return self._text("path", dataset, key)
 
+    def place(self, root: Path) -> str:
+        """A token of a dataset's folder, which tells two folders apart and names neither."""
+        return self._text("place", str(root.resolve()))
+
+    def file(self, sha256: str) -> str:
+        """What stands in the index for the bytes of a file, whose header may hold anything."""
+        return self._text("file", sha256)
+
+    def picture(self, digest: str) -> str:
+        """What stands in the index for the pixels of an image."""
+        return self._text("picture", digest)
+
+    def forgotten(self, pseudonym: str) -> str:
+        """What is remembered of a pseudonym that was forgotten: enough to know it again, not to tell it."""
+        return self._text("forgotten", pseudonym)
+
     def row(self, facts: str) -> str:
         """A fingerprint of a row that tells a changed row from the same one. Keyed, because the facts hold the
         patient's and the study's own number, which an unkeyed hash gives away to whoever tries all numbers."""
@@ -60,9 +125,11 @@ class Identity:
         ordinal = datetime.date.fromisoformat(date).toordinal() - days
         return datetime.date.fromordinal(max(1, ordinal)).isoformat()
 
-    def point(self, dataset: str, key: str) -> str:
-        """The id of the image ``key`` of a dataset: a UUID laid out as version 5 of RFC 9562, a name-based one."""
-        return str(uuid.UUID(bytes=self._digest("point", dataset, key)[:16], version=5))
+    def point(self, dataset: str, key: str, frame: int = 1) -> str:
+        """The id of an image of the file ``key`` of a dataset: a UUID laid out as version 5 of RFC 9562, a name-based
+        one."""
+        frames = [str(frame)] if frame > 1 else []
+        return str(uuid.UUID(bytes=self._digest("point", dataset, key, *frames)[:16], version=5))
 
     def _text(self, *parts: str) -> str:
         return base64.b32encode(self._digest(*parts)[:10]).decode("ascii")
@@ -91,6 +158,8 @@ def load_identity(path: Path, create: bool = False) -> Identity | None:
                 pass
             finally:
                 draft.unlink()
+        if path.stat().st_mode & 0o077:
+            raise InputError(f"{path}: others can read the pseudonym key. Run: chmod 600 {path}")
         text = path.read_text("ascii").strip()
         key = bytes.fromhex(text)
     except FileNotFoundError:
@@ -103,7 +172,8 @@ def load_identity(path: Path, create: bool = False) -> Identity | None:
     return Identity(key)
 
 
-def other_patients(files: Iterable[str], patients: Iterable[str]) -> Expression:
-    """What is neither one of these files, by sha256, nor of one of these patients."""
-    other_file, who = Not(Equals("image_sha256", tuple(dict.fromkeys(files)))), tuple(sorted(set(patients)))
-    return And((other_file, Not(Equals("patient", who)))) if who else other_file
+def other_patients(files: Collection[str], pictures: Collection[str], patients: Collection[str]) -> Expression | None:
+    """What is none of these files and pictures, by their keyed digests, nor of one of these patients."""
+    left_out = {"image_sha256": files, "picture": pictures, "patient": patients}
+    parts = [Not(Equals(name, tuple(sorted(set(values))))) for name, values in left_out.items() if values]
+    return And(tuple(parts)) if parts else None

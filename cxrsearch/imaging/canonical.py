@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,11 @@ def content(width: int, height: int, size: int) -> tuple[slice, slice]:
 def filled(canonical: NDArray[np.float32], width: int, height: int) -> NDArray[np.uint8]:
     """Of canonical pixels, (S, S), the part that a radiograph of width x height fills, as 8-bit grey."""
     return np.rint(canonical[content(width, height, len(canonical))] * 255).astype(np.uint8)
+
+
+def pixel_digest(canonical: NDArray[np.float32]) -> str:
+    """What two files of the same picture have in common, whatever their headers: sha256, hexadecimal."""
+    return hashlib.sha256(np.rint(canonical * 255).astype(np.uint8).tobytes()).hexdigest()
 
 
 def grey(radiograph: Radiograph, side: int) -> Image:

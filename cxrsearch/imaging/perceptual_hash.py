@@ -23,6 +23,10 @@ _SIDE = 64
 _KEPT = (0.92, 0.84, 0.76)
 _WHOLE = (1.0, 0.5, 0.5)
 _CROPS = [_WHOLE] + [(k, y, x) for k in _KEPT for y in (0.0, 0.5, 1.0) for x in (0.0, 0.5, 1.0)]
+# Correlation of two pictures' details from which they are one. Of 250 NIH and RSNA radiographs, copies of half the
+# size, as JPEG of quality 60 and with noise are at 0.999 and above, the nearest pair of different ones at 0.785;
+# synthetic phantoms, which are all drawn alike, reach 0.994.
+_SAME = 0.995
 GreyImage = NDArray[np.uint8]
 
 
@@ -51,6 +55,22 @@ def every_hash(pictures: Sequence[GreyImage]) -> Iterator[NDArray[np.float32]]:
 def crop_hashes(picture: GreyImage) -> NDArray[np.float32]:
     """(crops, BITS) of -1 and 1: every hash of one picture, that of the whole first."""
     return np.stack([crop[0] for crop in every_hash([picture])])
+
+
+def detail(picture: GreyImage) -> NDArray[np.float32]:
+    """(_SIDE * _SIDE,) float32 of unit length: a picture, (H, W) uint8, less its own blur."""
+    from PIL import Image, ImageFilter
+
+    small = Image.fromarray(picture).resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    blurred = small.filter(ImageFilter.GaussianBlur(_SIDE / 16))
+    fine = np.asarray(small, dtype=np.float32).ravel() - np.asarray(blurred, dtype=np.float32).ravel()
+    fine -= fine.mean()
+    return np.asarray(fine / max(float(np.linalg.norm(fine)), 1e-6), dtype=np.float32)
+
+
+def same_picture(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:
+    """Whether two details are of one picture, stored at another size, in another format or with noise; not cropped."""
+    return float(first @ second) >= _SAME
 
 
 def bits_between(first: NDArray[np.float32], second: NDArray[np.float32]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cxrsearch.clinical.expression import Expression
-from cxrsearch.clinical.fields import Field, Payload, values_of
+from cxrsearch.clinical.fields import DIGESTS, Field, Payload, values_of
 from cxrsearch.cohort.counts import rows
 from cxrsearch.errors import UsageError
 from cxrsearch.files import replacing
@@ -20,7 +20,7 @@ def write(store: VectorStore, expression: Expression | None, file: Path) -> int:
     Raises UsageError, InputError.
     """
     payloads = list(rows(store, expression))
-    columns = [name for name in store.facts.all_fields if name != "image_sha256"]
+    columns = [name for name in store.facts.all_fields if name not in DIGESTS]
     with replacing(file, private=True) as draft:
         match file.suffix.lower():
             case ".csv":

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from cxrsearch.clinical.excerpts import plain
-from cxrsearch.clinical.fields import Field
+from cxrsearch.clinical.fields import DIGESTS, Field
 from cxrsearch.report.rows import Format, text_of, write_csv, write_json, write_jsonl, write_table
 from cxrsearch.report.votes import VOTE_COLUMNS, vote_rows, vote_words
 from cxrsearch.retrieval.answer import Answer
@@ -38,8 +38,8 @@ class Writer:
     ) -> None:
         self._fields, self._calibration, self._format = fields, calibration, format
         self._explained, self._stream = explained, stream
-        why = ["border", "lungs"] if explained else []
-        self._columns = ["query", "rank", "score", *why, *(n for n in fields if n != "image_sha256"), "warnings"]
+        why = ["nearer_than", *(["border", "lungs"] if explained else [])]
+        self._columns = ["query", "rank", "score", *why, *(n for n in fields if n not in DIGESTS), "warnings"]
         self._written = 0
 
     def write(self, answer: Answer) -> None:
@@ -63,13 +63,17 @@ class Writer:
             write_csv([], self._columns, self._stream)
 
     def _as_table(self, answer: Answer) -> None:
+        warnings = [f"warning: {warning}" for warning in answer.warnings]
+        if answer.standing.is_far:
+            _lines([warnings.pop(0)], self._stream)
         _table(answer, self._fields, self._explained, self._stream)
-        if answer.vote is not None:
+        if answer.vote is not None and answer.vote.shares:
             write_table(vote_rows(answer.vote), VOTE_COLUMNS, f"vote on {answer.vote.field}", self._stream)
+        if answer.vote is not None:
             _lines(vote_words(answer.vote, self._calibration), self._stream)
         if answer.prediction is not None:
             _predicted(answer.prediction, self._stream)
-        _lines([f"warning: {warning}" for warning in answer.warnings], self._stream)
+        _lines(warnings, self._stream)
 
 
 def _table(answer: Answer, fields: Mapping[str, Field], explained: bool, stream: TextIO) -> None:
@@ -79,22 +83,26 @@ def _table(answer: Answer, fields: Mapping[str, Field], explained: bool, stream:
         shown.append(answer.vote.field)
     looked_in = sorted({name for found in answer.excerpts for name in found} - set(shown))
     notes = []
-    if result.query.image.indexed:
+    if result.query.image.own.stored:
         notes.append("in the index")
-    if result.query.left_out:
-        notes.append(f"own patient {', '.join(result.query.left_out)} left out")
+    if result.query.left_out.patients:
+        notes.append(f"own patient {', '.join(result.query.left_out.patients)} left out")
     title = f"{result.query.image.path}" + (f"  ({'; '.join(notes)})" if notes else "")
     rows = []
     for number, hit in enumerate(result.hits):
         row: dict[str, Any] = {**hit.payload, "score": f"{hit.score:.4f}", "#": hit.rank}
         row |= {name: plain(found) for name, found in answer.excerpts[number].items()}
+        if answer.standing.ranks:
+            row["nearer than"] = f"{answer.standing.ranks[number]:.0%}"
         if explained:
             row |= _share_columns(answer.explanations[number])
         rows.append(row)
-    why = ["border", "lungs"] if explained else []
+    why = ["nearer than"] * bool(answer.standing.ranks) + ["border", "lungs"] * explained
     write_table(rows, ["#", "score", *why, *shown, *looked_in, "path"], title, stream)
     if not result.hits:
         stream.write("no image of the index meets this\n")
+    elif answer.standing.ranks:
+        stream.write("nearer than: of this archive's own nearest pairs of two patients, the part that is less alike\n")
 
 
 def _share_columns(explanation: Explanation | None) -> dict[str, str]:
@@ -144,8 +152,14 @@ def _flat(answer: Answer, explained: bool) -> list[dict[str, Any]]:
 
 def _nested(answer: Answer, explained: bool) -> dict[str, Any]:
     query = answer.result.query
+    standing = answer.standing
     nested: dict[str, Any] = {
-        "query": {"path": str(query.image.path), "indexed": query.image.indexed, "left_out": list(query.left_out)},
+        "query": {
+            "path": str(query.image.path),
+            "indexed": bool(query.image.own.stored),
+            "left_out": list(query.left_out.patients),
+        },
+        "standing": {"nearest": standing.nearest, "novelty": standing.novelty, "is_far": standing.is_far},
         "hits": [],
         "warnings": list(answer.warnings),
     }
@@ -186,10 +200,12 @@ def _rows(answer: Answer, explained: bool) -> list[dict[str, Any]]:
             if why is None or why.hit_shares is None
             else {"border": round(why.hit_shares.border, 4), "lungs": round(why.hit_shares.lungs, 4)}
         )
-        rows.append({**_row(hit), **shares})
+        ranks = answer.standing.ranks
+        nearer = {"nearer_than": ranks[number]} if ranks else {}
+        rows.append({**_row(hit), **nearer, **shares})
     return rows
 
 
 def _row(hit: Hit) -> dict[str, Any]:
-    payload = {name: value for name, value in hit.payload.items() if name != "image_sha256"}
+    payload = {name: value for name, value in hit.payload.items() if name not in DIGESTS}
     return {"rank": hit.rank, "score": round(hit.score, 6), **payload}

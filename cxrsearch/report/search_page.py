@@ -17,7 +17,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from cxrsearch.clinical.fields import Field, FieldType, Payload, values_of
+from cxrsearch.clinical.fields import DIGESTS, Field, FieldType, Payload, values_of
 from cxrsearch.cohort import counts
 from cxrsearch.encoder import ModelCard
 from cxrsearch.imaging.canonical import content, grey
@@ -34,7 +34,7 @@ from cxrsearch.store.images import SHOWN, StoredImages
 from cxrsearch.voting.calibration import Calibration
 
 # Facts that a page does not show: of the file, not of the patient.
-_HIDDEN = {"image_sha256", "width", "height", "frame"}
+_HIDDEN = DIGESTS | {"width", "height", "frame"}
 # A field of more values than this is not compared with the cohort: a table of single images tells nothing.
 _FEW_VALUES = 8
 _SCRIPT = Path(__file__).parent / "templates" / "search.js"
@@ -83,8 +83,8 @@ def _query(
         "picture": shown,
         "frame": _frame(query.image.radiograph),
         "hits": hits,
-        "indexed": query.image.indexed,
-        "left_out": query.left_out,
+        "indexed": bool(query.image.own.stored),
+        "left_out": query.left_out.patients,
         "projection": query.image.projection,
         "size": f"{query.image.radiograph.width} x {query.image.radiograph.height}",
         "format": query.image.radiograph.format,

@@ -24,14 +24,14 @@ CALIBRATION_COLUMNS = [
 
 def vote_rows(vote: Vote) -> list[dict[str, Any]]:
     """As they are read by people: values for which nobody votes are one row, empty cells have nothing to say."""
-    silent = [share for share in vote.shares if not share.patients and not share.likely]
+    silent = [share for share in vote.shares if not share.patients + share.unknown and not share.likely]
     rows: list[dict[str, Any]] = [
         {
             "value": text_of(share.value),
             "probability": None if share.probability is None else f"{share.probability:.0%}",
             "95 % interval": _interval(share),
             "likely": share.likely,
-            "patients": share.patients,
+            "patients": share.patients if not share.unknown else f"{share.patients} + {share.unknown} unknown",
             "weight": f"{share.weight:.0%}",
             "in the cohort": f"{share.base:.0%}",
         }
@@ -52,7 +52,11 @@ def _interval(share: Share) -> str | None:
 
 def vote_words(vote: Vote, calibration: Calibration | None) -> list[str]:
     """What has to be said beside the rows."""
-    said = [f"{vote.patients} patients vote; {text_of(vote.field)} is known of {vote.known:.0%} of the cohort's images"]
+    unknown = f" and {vote.unknown} images of unknown patients" if vote.unknown else ""
+    said = [
+        f"{vote.patients} patients{unknown} vote;"
+        f" {text_of(vote.field)} is known of {vote.known:.0%} of the cohort's images"
+    ]
     if vote.abstains:
         return [*said, *(f"no probability: {why}" for why in vote.abstains)]
     own = calibration.fields[vote.field] if calibration is not None else None

@@ -16,7 +16,43 @@ from cxrsearch.store.contract import VectorStore
 from cxrsearch.store.images import HitImage, StoredImages
 from cxrsearch.voting import vote
 from cxrsearch.voting.calibration import Calibration
+from cxrsearch.voting.nearness import FAR, Nearness
 from cxrsearch.voting.vote import Vote
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How near a query is to its archive, as that knows its own images (voting/nearness.py).
+
+    nearest: the similarity, -1..1, to the nearest image that is not the own patient's; novelty: the least at which a
+    query counts as known territory; None where the archive is too small to say.
+    ranks: of each hit, the part of the archive's nearest pairs that it is nearer than; empty where that says nothing.
+    """
+
+    nearest: float | None
+    novelty: float | None
+    ranks: tuple[float, ...]
+
+    @property
+    def is_far(self) -> bool:
+        return self.nearest is not None and self.novelty is not None and self.nearest < self.novelty
+
+    @property
+    def words(self) -> str:
+        return (
+            f"this image is far from everything in the index: the nearest is at {self.nearest:.3f}, while"
+            f" {100 - FAR} % of the index's own images have another patient at {self.novelty:.3f} or nearer"
+        )
+
+
+def _standing(result: Result, store: VectorStore, calibration: Calibration | None, options: SearchOptions) -> Standing:
+    learnt = Nearness.from_json(store.facts.nearness)
+    novelty = learnt.novelty if learnt is not None else calibration.novelty if calibration is not None else None
+    if novelty is None:
+        return Standing(None, None, ())
+    found = store.query(result.query.image.embedding, 1, result.query.left_out.others)
+    ranks = tuple(learnt.rank(hit.score) for hit in result.hits) if learnt is not None and options.is_whole else ()
+    return Standing(found[0].score if found else None, novelty, ranks)
 
 
 @dataclass(frozen=True)
@@ -24,6 +60,7 @@ class Answer:
     """One query answered.
 
     excerpts, hit_images, explanations: one per hit; without images the last two are None for every hit.
+    standing: how near the query and its hits are, as this archive goes.
     """
 
     result: Result
@@ -33,6 +70,7 @@ class Answer:
     vote: Vote | None
     prediction: Prediction | None
     warnings: tuple[str, ...]
+    standing: Standing
 
 
 def answer(
@@ -51,10 +89,16 @@ def answer(
     quick, shown = options.region != WHOLE, result.hits if with_images else []
     hit_images = [images.hit_image(hit.id, hit.payload, size, quick) for hit in shown]
     reasons = explanations(query, hit_images, encoder, options.region)
+    standing = _standing(result, store, calibration, options)
+    far = [standing.words] if standing.is_far else []
     counted = None
     if vote_on is not None:
         field = store.facts.all_fields[vote_on]
-        counted = vote.count(store, query.direction, field, calibration, query.others, options.expression)
+        why = list(far)
+        if not options.is_whole:
+            why.append("what was compared is not the whole image, of which alone a vote is calibrated")
+        others, where = query.left_out.others, options.expression
+        counted = vote.count(store, query.direction, field, calibration, others, where, why, silent=standing.is_far)
     words = searched_words(options.expression)
     return Answer(
         result,
@@ -63,5 +107,6 @@ def answer(
         tuple(reasons),
         counted,
         predictor.predict(query.image.embedding) if predictor is not None else None,
-        tuple(warnings_about(result, store, calibration, options.expression, reasons)),
+        (*far, *warnings_about(result, store, options.expression, reasons)),
+        standing,
     )

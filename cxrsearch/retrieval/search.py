@@ -13,11 +13,13 @@ from cxrsearch.clinical.expression import Equals, Expression, both
 from cxrsearch.clinical.fields import ROW_HASH, Payload
 from cxrsearch.clinical.identity import Identity, other_patients
 from cxrsearch.encoder import Encoder
+from cxrsearch.errors import ImageError, Reason
 from cxrsearch.imaging.canonical import canonical
 from cxrsearch.imaging.places import Parts, parts
-from cxrsearch.imaging.radiograph import Radiograph
+from cxrsearch.imaging.radiograph import DEFAULT_GATES, Gates, Radiograph
 from cxrsearch.imaging.read import read
 from cxrsearch.imaging.regions import WHOLE, Region
+from cxrsearch.retrieval.own_patient import OwnPatient, copies, keywords, own_patient
 from cxrsearch.store.contract import Scored, VectorStore
 from cxrsearch.store.images import StoredImages
 
@@ -46,9 +48,8 @@ class QueryImage:
     canonical: (S, S) float32 in 0..1, what was embedded.
     embedding: (D,) float32 of unit length.
     places: (D, h, w) float32, whose sum over (h, w) is the embedding.
-    patients: pseudonyms of its patient.
+    own: what the index has of its patient.
     projection: frontal or lateral, where header or index say.
-    indexed: whether this very file is in the index.
     """
 
     path: Path
@@ -56,9 +57,8 @@ class QueryImage:
     canonical: NDArray[np.float32]
     embedding: NDArray[np.float32]
     places: NDArray[np.float32]
-    patients: frozenset[str]
+    own: OwnPatient
     projection: str | None
-    indexed: bool
 
 
 @dataclass(frozen=True)
@@ -79,23 +79,40 @@ class SearchOptions:
     like: tuple[QueryImage, ...] = ()
     unlike: tuple[QueryImage, ...] = ()
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole query is compared, and nothing else."""
+        return self.region == WHOLE and not self.like and not self.unlike
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What of an index is the query's own patient's, and so no hit and no voter.
+
+    patients: pseudonyms.
+    others: what every other image meets; None where nothing is left out.
+    notes: what is not known of it, and what was done.
+    """
+
+    patients: tuple[str, ...] = ()
+    others: Expression | None = None
+    notes: tuple[str, ...] = ()
+
 
 @dataclass(frozen=True)
 class Query:
     """What was compared with the hits.
 
     image: the image that was searched with.
-    left_out: pseudonyms of the patients whose images were not considered.
+    left_out: what was not considered.
     direction: (D,) float32 of unit length; the image's embedding unless a region or examples were given.
     parts: the direction's share of the image, by place.
-    others: what every image that may be a hit meets, the filter aside; None where all may.
     """
 
     image: QueryImage
-    left_out: tuple[str, ...]
+    left_out: LeftOut
     direction: NDArray[np.float32]
     parts: Parts
-    others: Expression | None
 
 
 @dataclass(frozen=True)
@@ -107,36 +124,49 @@ class Result:
     unseen: int = 0
 
 
-def read_query(path: Path, store: VectorStore, encoder: Encoder, identity: Identity | None) -> list[QueryImage]:
+def read_query(
+    path: Path,
+    store: VectorStore,
+    encoder: Encoder,
+    identity: Identity | None,
+    dataset: str | None = None,
+    gates: Gates = DEFAULT_GATES,
+) -> list[QueryImage]:
     """The image of a file, embedded; one for each frame of a file of several.
 
-    Its patient is known when the file is in the index, or from the DICOM header when there is a pseudonym key.
-    Raises ImageError for an image that cannot be read.
+    dataset: the one of the index that the file would belong to, where that was said (own_patient.py).
+    Raises ImageError for an image that cannot be read, or that index would not let in either.
     """
-    radiographs = read(path, ("PatientID",))
+    radiographs = _read(path, keywords(store.facts), gates)
     squares = [canonical(one, encoder.card.image_size) for one in radiographs]
     encoded = encoder.encode(squares)
     found = []
     for number, radiograph in enumerate(radiographs):
-        same_file = Equals("image_sha256", (radiograph.sha256,))
-        own = [point.payload for point in store.scroll(same_file, fields=["patient", "projection"])]
+        own = own_patient(path, radiograph, squares[number], store, identity, dataset)
         name = path if radiograph.frame == 1 else path.with_name(f"{path.name}#{radiograph.frame}")
-        patients = frozenset(_patients(own, store, radiograph, identity))
-        projection = radiograph.projection or next((str(one["projection"]) for one in own if "projection" in one), None)
+        stored = next((str(one["projection"]) for one in own.stored if "projection" in one), None)
         embedding, places = encoded.embedding[number], encoded.places[number]
-        found.append(QueryImage(name, radiograph, squares[number], embedding, places, patients, projection, bool(own)))
+        projection = radiograph.projection or stored
+        found.append(QueryImage(name, radiograph, squares[number], embedding, places, own, projection))
     return found
+
+
+def _read(path: Path, wanted: Sequence[str], gates: Gates) -> list[Radiograph]:
+    try:
+        return read(path, wanted, gates)
+    except ImageError as error:
+        if error.reason not in (Reason.MODALITY, Reason.BODY_PART):
+            raise
+        what = str(error).split("; ")[0]
+        raise ImageError(error.reason, f"{what}; --any-body-part searches with it all the same") from None
 
 
 def search(image: QueryImage, store: VectorStore, encoder: Encoder, options: SearchOptions) -> Result:
     """The most similar radiographs of the index. Images of the query's own patient, and of the examples', are left out
     unless ``same_patient``."""
     like, unlike = options.like, options.unlike
-    together = [image, *like, *unlike]
-    left_out = () if options.same_patient else tuple(sorted({name for one in together for name in one.patients}))
-    files = (one.radiograph.sha256 for one in together)
-    others = None if options.same_patient else other_patients(files, left_out)
-    expression = both(others, options.expression)
+    gone = LeftOut() if options.same_patient else left_out([image, *like, *unlike], store)
+    expression = both(gone.others, options.expression)
     whole = parts(image.places, image.radiograph, options.region)
     unseen = 0
     if like or unlike:
@@ -158,7 +188,29 @@ def search(image: QueryImage, store: VectorStore, encoder: Encoder, options: Sea
         Hit(rank, one.score, {name: value for name, value in one.payload.items() if name != ROW_HASH}, one.id)
         for rank, one in enumerate(scored, start=1)
     ]
-    return Result(Query(image, left_out, direction, whole, others), hits, unseen)
+    return Result(Query(image, gone, direction, whole), hits, unseen)
+
+
+def left_out(images: Sequence[QueryImage], store: VectorStore) -> LeftOut:
+    """Everything of the patients of these images."""
+    patients = {name for one in images for name in one.own.patients}
+    digests = [one.own.digests for one in images if one.own.digests]
+    files, pictures = ({pair[n] for pair in digests} for n in (0, 1))
+    others = other_patients(files, pictures, patients)
+    notes = list(dict.fromkeys(note for one in images for note in one.own.notes))
+    copied: set[str] = set()
+    for one in images:
+        found = copies(one.canonical, one.radiograph, one.embedding, one.own, store, others)
+        copied |= found.pictures
+        if not one.own.patients and found.patients:
+            patients |= found.patients
+            notes = [note for note in notes if note not in one.own.notes]
+            notes.append("this file's patient was taken to be that of the same picture in the index")
+    if copied:
+        number = store.count(Equals("picture", tuple(copied)))
+        notes.append(f"left out: {number} images that are the same picture as one of the own patient's")
+        others = other_patients(files, pictures | copied, patients)
+    return LeftOut(tuple(sorted(patients)), others, tuple(notes))
 
 
 def _by_region(
@@ -181,14 +233,3 @@ def _by_region(
     compared.sort(key=lambda one: -one.score)
     best = [*compared, *(one for one, image in pairs if image is None)][: options.limit]
     return best, max(0, len(best) - len(compared))
-
-
-def _patients(
-    own: Sequence[Payload], store: VectorStore, radiograph: Radiograph, identity: Identity | None
-) -> set[str]:
-    """Pseudonyms of the query's patient, under every namespace of the index's datasets."""
-    known = {str(payload["patient"]) for payload in own if "patient" in payload}
-    if identity is not None and "PatientID" in radiograph.header:
-        namespaces = {dataset.namespace for dataset in store.facts.datasets.values()}
-        known |= {identity.patient(namespace, radiograph.header["PatientID"].strip()) for namespace in namespaces}
-    return known

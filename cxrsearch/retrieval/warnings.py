@@ -15,8 +15,9 @@ from cxrsearch.retrieval.search import Hit, Result
 from cxrsearch.statistics import surprising
 from cxrsearch.store.contract import VectorStore
 from cxrsearch.store.images import StoredImages
-from cxrsearch.voting.calibration import Calibration
 
+# A picture of fewer pixels on its shorter side shows too little.
+SMALL = 128
 # Fewer hits than this of one site are no wonder.
 _ENOUGH = 5
 # Hits that are compared as possible copies of the query: a copy is never far down.
@@ -26,20 +27,14 @@ _COMPARED = 3
 def warnings_about(
     result: Result,
     store: VectorStore,
-    calibration: Calibration | None,
     where: Expression | None,
     explanations: Sequence[Explanation | None] = (),
 ) -> list[str]:
     """Every warning about a query and its hits."""
     query = result.query
-    found = [*_views(result), *_one_value(result.hits, store, where), *_copies(result, store)]
-    if calibration is not None:
-        nearest = store.query(query.image.embedding, 1, query.others)
-        if nearest and nearest[0].score < calibration.novelty:
-            found.append(
-                f"this image is far from everything in the index: the nearest is at {nearest[0].score:.3f}, while 95 %"
-                f" of the index's own images have another patient at {calibration.novelty:.3f} or nearer"
-            )
+    found = [*query.left_out.notes, *_views(result), *_one_value(result.hits, store, where), *_copies(result, store)]
+    if (side := min(query.image.radiograph.width, query.image.radiograph.height)) < SMALL:
+        found.append(f"the query is only {side} pixels wide or high: too few to show a lung")
     if result.unseen:
         found.append(f"{result.unseen} of the hits have no image here: the region was not compared with theirs")
     return found + border_warnings(explanations)

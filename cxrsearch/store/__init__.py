@@ -18,6 +18,11 @@ def is_url(address: str) -> bool:
     return "://" in address
 
 
+def holds_index(folder: Path) -> bool:
+    """Whether a folder is an index, finished or being made."""
+    return (folder / "index.json").is_file() and (folder / "lock").exists()
+
+
 def open_store(address: str, write: bool = False) -> AbstractContextManager[VectorStore]:
     """Open an index that exists. Raises IndexUnavailable or IndexInUse."""
     if is_url(address):

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from cxrsearch.clinical.expression import Expression
 from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Payload, Scalar
+from cxrsearch.clinical.identity import Identity, Numbering
 from cxrsearch.errors import IndexUnavailable, InputError, ModelMismatch
 from cxrsearch.store.thumbnails import Thumbnails
 
-FORMAT = 1
+FORMAT = 2
 # Below this many KB of vectors (half a million of 128 dimensions) a search compares with every point. That takes
 # some 10 ms per 100,000 points and misses none; a graph (HNSW) of 100,000 took minutes to build, answered in 3 ms and
 # missed up to 7 % of the ten nearest under a filter. Above it the engine builds one.
@@ -28,12 +29,20 @@ _UNIT_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """namespace: whose patient numbers; root: the folder that the points' paths are relative to, empty where they are
-    hashed; identifiers: DICOM attributes that can identify a patient and were let in all the same."""
+    """One dataset of an index.
+
+    namespace: whose patient numbers; equal numbers of two namespaces are two patients.
+    root: the folder that the points' paths are relative to, empty where they are hashed.
+    identifiers: DICOM attributes that can identify a patient and were let in all the same.
+    patient: where its patient numbers are and how they are read; None where it has none.
+    place: a token of its folder (identity.py), which tells it from another dataset of the same name.
+    """
 
     namespace: str
     root: str
     identifiers: tuple[str, ...] = ()
+    patient: Numbering | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,8 @@ class IndexFacts:
     fields: Mapping[str, Field]
     datasets: Mapping[str, DatasetFacts]
     forgotten: frozenset[str] = frozenset()  # what identity.forgotten() gives of each
-    calibration: Mapping[str, Any] | None = None  # what calibration.py learnt of this index
+    calibration: Mapping[str, Any] | None = None  # what voting/calibration.py learnt of this index
+    nearness: Mapping[str, Any] | None = None  # what voting/nearness.py did
 
     @property
     def all_fields(self) -> dict[str, Field]:
@@ -61,8 +71,20 @@ class IndexFacts:
                 " Give that model with --model, or index the images again into a new index."
             )
 
-    def declaring(self, name: str, dataset: DatasetFacts, fields: Mapping[str, Field]) -> IndexFacts:
-        """These facts with one more dataset. Raises InputError where a field would change its type."""
+    def declaring(
+        self, name: str, dataset: DatasetFacts, fields: Mapping[str, Field], moved: bool = False
+    ) -> IndexFacts:
+        """These facts with one more dataset. ``moved``: it may be one that the index has from another folder.
+
+        Raises InputError for another folder of a known name, and where a field would change its type.
+        """
+        before = self.datasets.get(name)
+        if before is not None and before.place and before.place != dataset.place and not moved:
+            where = f" of {before.root}" if before.root else ""
+            raise InputError(
+                f"the index has a dataset {name!r}{where}, and this is another folder. Give it a name of its own with"
+                f" --name, or say --name {name} if the same images were moved."
+            )
         merged = dict(self.fields)
         for field in fields.values():
             known = merged.get(field.name)
@@ -86,6 +108,11 @@ class IndexFacts:
         """Raises IndexUnavailable for facts of another format, or none at all."""
         if not isinstance(data, dict) or "format" not in data:
             raise IndexUnavailable(f"{place}: not a cxrsearch index. Make one with cxrsearch index.")
+        if data["format"] == 1:
+            raise IndexUnavailable(
+                f"{place}: made by an older cxrsearch, which kept digests without the key and did not keep how patient"
+                " numbers are read. Index the images again into a new index and delete this one."
+            )
         if data["format"] != FORMAT:
             raise IndexUnavailable(
                 f"{place}: index format {str(data['format'])[:20]!r}, this version reads format {FORMAT}."
@@ -101,11 +128,18 @@ class IndexFacts:
                     for n, f in data["fields"].items()
                 },
                 datasets={
-                    n: DatasetFacts(str(d["namespace"]), str(d["root"]), tuple(map(str, d["identifiers"])))
+                    n: DatasetFacts(
+                        str(d["namespace"]),
+                        str(d["root"]),
+                        tuple(map(str, d["identifiers"])),
+                        Numbering.from_json(d["patient"]),
+                        str(d["place"]),
+                    )
                     for n, d in data["datasets"].items()
                 },
                 forgotten=frozenset(map(str, data["forgotten"])),
                 calibration=None if data.get("calibration") is None else dict(data["calibration"]),
+                nearness=None if data.get("nearness") is None else dict(data["nearness"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise IndexUnavailable(f"{place}: its settings are damaged. Restore it or index again.") from None
@@ -116,6 +150,15 @@ class IndexFacts:
             return cls.from_json(json.loads(text), place)
         except (json.JSONDecodeError, RecursionError):
             raise IndexUnavailable(f"{place}: its settings are damaged. Restore it or index again.") from None
+
+
+def named_patients(text: str, datasets: Mapping[str, DatasetFacts], identity: Identity) -> set[str]:
+    """The pseudonyms that a text may mean: itself, and that of its number as each dataset reads it, or as it stands."""
+    names = {text}
+    for one in datasets.values():
+        numbers = {one.patient.number(text), Numbering().number(text)} if one.patient is not None else set()
+        names |= {identity.patient(one.namespace, number) for number in numbers if number is not None}
+    return names
 
 
 @dataclass(frozen=True)

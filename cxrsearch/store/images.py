@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrsearch import settings
 from cxrsearch.clinical.fields import Payload
+from cxrsearch.clinical.identity import load_identity
 from cxrsearch.errors import ImageError
 from cxrsearch.imaging.canonical import canonical, grey
 from cxrsearch.imaging.radiograph import Radiograph
@@ -44,10 +46,11 @@ class HitImage:
 
 
 class StoredImages:
-    """The pictures of one open index."""
+    """The pictures of one open index. Without the pseudonym key no original can be known by its digest."""
 
     def __init__(self, store: VectorStore) -> None:
         self._datasets, self._thumbnails = store.facts.datasets, store.thumbnails
+        self._identity = load_identity(settings.key_file())
 
     def read(self, id: str, payload: Payload) -> StoredImage | None:
         """None when neither the original nor a thumbnail can be read."""
@@ -86,7 +89,7 @@ class StoredImages:
             if not path.resolve().is_relative_to(root.resolve()):
                 return None  # an index from a stranger names what it likes
             data = read_bytes(path)
-            if digest(data) != payload.get("image_sha256"):
+            if self._identity is None or self._identity.file(digest(data)) != payload.get("image_sha256"):
                 return None
             frame = int(str(payload.get("frame", 1)))
             return next(image for image in decode(data, path.name) if image.frame == frame)

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from cxrsearch.clinical.expression import Expression, Missing, Not
 from cxrsearch.clinical.fields import Field, FieldType, Scalar, values_of
-from cxrsearch.clinical.identity import other_patients
 from cxrsearch.cohort import counts
 from cxrsearch.errors import InputError
 from cxrsearch.statistics import Figure, Floats, ece, figure, resampled
 from cxrsearch.store.contract import Point, VectorStore
 from cxrsearch.voting.calibration import COVERAGE, Calibration, FieldCalibration, Kernel, likely
+from cxrsearch.voting.nearness import others
 from cxrsearch.voting.vote import VOTERS, ballot, in_parts, voters
 
 # A third of these patients sets the floor, and a third measures: with fewer, neither means anything.
@@ -42,6 +42,8 @@ _REACHES = (0.5, 1.0, 2.0, math.inf)
 _PRIORS = (1.0, 3.0, 10.0)
 _SHARPNESSES = (0.75, 1.0, 1.5)
 _ROUNDING = 1e-9
+# Components of an embedding that put images in order.
+_ORDERED = 4
 _RESAMPLES = 1000
 
 
@@ -75,7 +77,7 @@ def calibrate(
     everyone = _one_each(store, None, [], rng)
     if len(everyone) < FEWEST_PATIENTS:
         raise InputError(f"only {len(everyone)} patients are in this index; {FEWEST_PATIENTS} are needed to calibrate")
-    nearest = [hit.score for point in everyone for hit in store.query(_vector(point), 1, _others(point))]
+    nearest = [hit.score for point in everyone for hit in store.query(_vector(point), 1, others(point))]
     fields: dict[str, FieldCalibration] = {}
     refused: dict[str, str] = {}
     for field in store.facts.fields.values():
@@ -120,12 +122,12 @@ def _one_each(
 ) -> list[Point]:
     """One image of each patient, in random order, at most MOST_PATIENTS; without their vectors until they are drawn.
 
-    Drawn from an order of the images' contents: ids and pseudonyms depend on the key, and the seed is to be enough.
+    Drawn from an order of the images' embeddings: all else depends on the key, and the seed is to be enough.
     """
-    wanted = [*fields, "patient", "image_sha256"]
-    by_patient: dict[str, list[tuple[str, str]]] = {}
-    for point in store.scroll(expression, fields=["patient", "image_sha256"]):
-        image = (str(point.payload["image_sha256"]), point.id)
+    wanted = [*fields, "patient", "image_sha256", "picture"]
+    by_patient: dict[str, list[tuple[list[float], str]]] = {}
+    for point in store.scroll(expression, fields=["patient"], vectors=True):
+        image = (_vector(point)[:_ORDERED].tolist(), point.id)
         by_patient.setdefault(str(point.payload.get("patient", point.id)), []).append(image)
     in_order = sorted(sorted(images) for images in by_patient.values())
     drawn = [images[int(rng.integers(len(images)))][1] for images in in_order]
@@ -140,7 +142,7 @@ def _answers(
     scores = np.full((len(patients), VOTERS), -np.inf)
     says = np.zeros((len(patients), VOTERS, len(values)))
     for number, point in enumerate(patients):
-        asked = voters(store, _vector(point), field, _others(point))
+        asked = voters(store, _vector(point), field, others(point))
         scores[number, : len(asked)], says[number, : len(asked)] = ballot(asked, values)
     truth = np.array([in_parts(values_of(point.payload, field), values) for point in patients])
     return _Answers(scores, says, truth, base)
@@ -184,8 +186,3 @@ def _one_hot(truth: Floats, rng: np.random.Generator) -> Floats:
 def _vector(point: Point) -> NDArray[np.float32]:
     assert point.vector is not None
     return point.vector
-
-
-def _others(point: Point) -> Expression:
-    patient = point.payload.get("patient")
-    return other_patients([str(point.payload["image_sha256"])], [] if patient is None else [str(patient)])

@@ -38,16 +38,19 @@ UNCALIBRATED = Kernel(reach=math.inf, prior=1.0, sharpness=1.0)
 
 @dataclass(frozen=True)
 class Voter:
-    """A patient's nearest image: its similarity -1..1, its values of the field, its site where known."""
+    """A patient's nearest image: its similarity -1..1, its values of the field, its site where known. is_known: whose
+    image it is; of unknown patients every picture votes, and some may be of one patient."""
 
     score: float
     values: tuple[Scalar, ...]
     site: str | None = None
+    is_known: bool = True
 
 
 @dataclass(frozen=True)
 class Share:
-    """One value. weight: its part of the voters' weight, 0..1; base: how common it is among the cohort's images, 0..1.
+    """One value. weight: its part of the voters' weight, 0..1; patients who vote for it, and unknown: images of unknown
+    patients that do; base: how common it is among the cohort's images, 0..1.
 
     probability, with a 95 % interval low..high, and likely (in the conformal set): None without a calibration and where
     the vote abstains.
@@ -56,6 +59,7 @@ class Share:
     value: Scalar
     weight: float
     patients: int
+    unknown: int
     base: float
     probability: float | None = None
     low: float | None = None
@@ -65,12 +69,14 @@ class Share:
 
 @dataclass(frozen=True)
 class Vote:
-    """shares: of every value of the cohort, the likeliest first. patients: who voted. known: the part of the cohort's
-    images that have the field. abstains: why there is no probability. coverage: of the set of likely values, 0..1."""
+    """shares: of every value of the cohort, the likeliest first. patients: who voted; unknown: images of unknown
+    patients that did. known: the part of the cohort's images that have the field. abstains: why there is no
+    probability. coverage: of the set of likely values, 0..1."""
 
     field: str
     shares: tuple[Share, ...]
     patients: int
+    unknown: int
     known: float
     nearest: float | None
     abstains: tuple[str, ...]
@@ -88,11 +94,16 @@ def voters(
 ) -> list[Voter]:
     """The nearest patients whose image has the field, nearest first. ``vector``: (D,), of unit length."""
     found = store.query(vector, _LOOKED_THROUGH, both(Not(Missing(field)), expression))
-    nearest: dict[str, Scored] = {}
-    for one in found:  # an image without a patient number counts as a patient of its own
-        nearest.setdefault(str(one.payload.get("patient", one.id)), one)
+    heard: set[str] = set()
+    nearest = []
+    for one in found:  # one voice for each patient, and for each picture, however often it is stored
+        voices = {str(one.payload[name]) for name in ("patient", "picture") if name in one.payload}
+        if heard.isdisjoint(voices):
+            nearest.append(one)
+        heard |= voices
     return [
-        Voter(one.score, tuple(values_of(one.payload, field)), _site(one)) for one in list(nearest.values())[:VOTERS]
+        Voter(one.score, tuple(values_of(one.payload, field)), _site(one), "patient" in one.payload)
+        for one in nearest[:VOTERS]
     ]
 
 
@@ -103,10 +114,13 @@ def count(
     calibration: Calibration | None,
     others: Expression | None = None,
     where: Expression | None = None,
+    abstains: Sequence[str] = (),
+    silent: bool = False,
 ) -> Vote:
     """The vote of those nearest to ``vector`` in the cohort that meets ``where``.
 
-    others: what a voter has to meet beside (not the query's own patient). Raises UsageError for a field of another type
+    others: what a voter has to meet beside (not the query's own patient). abstains: reasons of the query's own to give
+    no probability; silent: nor any share. Raises UsageError for a field of another type
     than keyword or boolean.
     """
     check_field(field)
@@ -115,19 +129,20 @@ def count(
     known = counts.known(store, field.name, where)
     own = calibration.fields.get(field.name) if calibration is not None else None
     sites = store.values("site", where) if _has_sites(store) else {}
-    abstains = _reasons(asked, calibration, own, field.name, sites)
+    reasons = [*abstains, *_reasons(asked, calibration, own, field.name, sites)]
     kernel = own.kernel if own is not None else UNCALIBRATED
     scores, says = ballot(asked, list(base))
     weights, rates = kernel.weights(scores), np.array(list(base.values()))
     tally, said = weights @ says, kernel.probabilities(weights @ says, rates)
     # How many equal voters these are worth (Kish), and what the prior counts for.
     effective = float(weights.sum() ** 2 / max((weights**2).sum(), 1e-300)) + kernel.prior
-    answers = own is not None and not abstains and len(base) > 0
+    answers = own is not None and not reasons and len(base) > 0
     best = likely(said, own.floor) if own is not None and answers else None
     shares = []
     for number, value in enumerate(base):
-        voters_for = int((says[:, number] > 0).sum())
-        share = Share(value, float(tally[number] / (tally.sum() or 1.0)), voters_for, base[value])
+        of_known = sum(bool(part) and voter.is_known for part, voter in zip(says[:, number], asked, strict=True))
+        unknown = int((says[:, number] > 0).sum()) - of_known
+        share = Share(value, float(tally[number] / (tally.sum() or 1.0)), of_known, unknown, base[value])
         if best is not None:
             low, high = wilson(float(said[number]) * effective, effective)
             share = replace(share, probability=float(said[number]), low=low, high=high, likely=bool(best[number]))
@@ -135,7 +150,11 @@ def count(
     shares.sort(key=lambda one: (-(one.probability or 0.0), -one.weight, -one.base, str(one.value)))
     nearest = asked[0].score if asked else None
     coverage = own.coverage if own is not None and answers else None
-    return Vote(field.name, tuple(shares), len(asked), known, nearest, tuple(abstains), coverage)
+    patients = sum(voter.is_known for voter in asked)
+    unknown = len(asked) - patients
+    return Vote(
+        field.name, () if silent else tuple(shares), patients, unknown, known, nearest, tuple(reasons), coverage
+    )
 
 
 def ballot(asked: Sequence[Voter], values: Sequence[Scalar]) -> tuple[Floats, Floats]:
@@ -168,8 +187,9 @@ def _reasons(
             f"neighbours are too far: the nearest is at {asked[0].score:.3f}, while 95 % of this index's own patients"
             f" have another patient at {calibration.novelty:.3f} or nearer"
         )
-    if len(asked) < FEWEST:
-        found.append(f"too few neighbours: {len(asked)} patients, {FEWEST} are needed")
+    if (patients := sum(voter.is_known for voter in asked)) < FEWEST:
+        unknown = f" and {len(asked) - patients} images of unknown patients" if patients < len(asked) else ""
+        found.append(f"too few neighbours: {patients} patients{unknown}, {FEWEST} patients are needed")
     elif len({voter.site for voter in asked}) == 1 and (site := asked[0].site) is not None and sites:
         share = sites[site] / sum(sites.values())
         if surprising(share, len(asked)):

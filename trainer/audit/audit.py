@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from cxrsearch.clinical.fields import values_of
 from indexer.dataset import Dataset
+from trainer.audit import contradictions
 from trainer.audit.shortcuts import SMALLEST_CLASS, Shortcut, shortcuts
 from trainer.data.images import Images
 from trainer.data.patients import NearDuplicate, near_duplicates, patient_groups
@@ -24,11 +25,17 @@ _KINDS = ("different classes", "different patients", "different datasets", "the 
 
 @dataclass(frozen=True)
 class Risk:
-    """One risk. found: it is there; words: what was found, and what to do about it."""
+    """One risk. found: it is there; shown: there were enough images to see it; words: what was found, and what to do
+    about it."""
 
     risk: str
     found: bool
     words: str
+    shown: bool = True
+
+    @property
+    def verdict(self) -> str:
+        return "risk" if self.found else "clear" if self.shown else "not shown"
 
 
 @dataclass(frozen=True)
@@ -143,10 +150,35 @@ def _known(images: Images, labels: Sequence[str | None]) -> dict[str, dict[str, 
     }
 
 
+def _known_of(images: Images, field: str) -> str:
+    known = [value for value in images.values(field) if value is not None]
+    return f"{len(known)} images, {len(set(known))} values"
+
+
+def _contradictions(images: Images, several: bool) -> list[Risk]:
+    """Numbers that cannot be one person's; of fields that the datasets have."""
+    found = []
+    if any(images.values("sex")):
+        mixed = contradictions.sexes(images)
+        words = f"{len(mixed)} patient numbers have two sexes."
+        what = " They may be two people: see to the numbers before splitting by them." if mixed else ""
+        found.append(Risk("one patient, two sexes", bool(mixed), words + what, several))
+    if any(images.values("age")):
+        impossible, apart = contradictions.ages(images)
+        words = (
+            f"{impossible} images have an age that nobody has; {len(apart)} patient numbers have ages more than"
+            f" {contradictions.FURTHEST_APART} years apart."
+        )
+        found.append(Risk("impossible ages", bool(impossible or apart), words))
+    return found
+
+
 def _risks(audit: Audit) -> list[Risk]:
     images, kinds = audit.images, audit.by_kind()
     numbered = sum(patient is not None for patient in images.patients)
     grouped = sum(group is not None for group in audit.groups)
+    followed = sum(number > 1 for number in Counter(p for p in images.patients if p is not None).values())
+    alone = "" if followed else " No patient number has more than one image."
     bad = {kind: len(pairs) for kind, pairs in kinds.items() if pairs and kind != _KINDS[3]}
     found = [
         Risk(
@@ -163,15 +195,18 @@ def _risks(audit: Audit) -> list[Risk]:
             + (
                 " Folds drawn by image show the network patients it is tested on: split by patient."
                 if audit.several_classes
-                else ""
+                else alone
             ),
+            followed > 0,
         ),
         Risk(
             f"patients in several sites ({audit.site})",
             bool(audit.several_sites),
             f"{len(audit.several_sites)} patients have images of more than one {audit.site}."
-            + (" Leaving one site out does not leave its patients out." if audit.several_sites else ""),
+            + (" Leaving one site out does not leave its patients out." if audit.several_sites else alone),
+            followed > 0,
         ),
+        *_contradictions(images, followed > 0),
         Risk(
             "exact duplicates",
             bool(audit.exact),
@@ -188,7 +223,9 @@ def _risks(audit: Audit) -> list[Risk]:
     ]
     for target in (audit.label, audit.site):
         mine = [s for s in audit.shortcuts if s.target == target and s.found]
-        tested = any(s.target == target for s in audit.shortcuts)
+        tested = [s for s in audit.shortcuts if s.target == target]
+        shown = bool(tested) and all(s.ruled_out for s in tested)
+        sizes = f"{tested[0].images} images, {tested[0].values} values" if tested else ""
         words = "; ".join(f"{s.source} tells {s.best} (AUC {s.auc:.2f})" for s in mine)
         found.append(
             Risk(
@@ -197,10 +234,13 @@ def _risks(audit: Audit) -> list[Risk]:
                 (
                     f"{words}. A network can learn these instead of disease: compare every result with its baselines."
                     if mine
-                    else "none of shape, file size, border and thumbnail tells a value of it"
+                    else f"none of shape, file size, border and thumbnail tells a value of it ({sizes})"
+                    if shown
+                    else f"not shown: {sizes}: too few to rule it out"
                     if tested
-                    else "not tested: fewer than two values with enough images"
+                    else f"not tested: {_known_of(images, target)}; two values of {SMALLEST_CLASS} images are needed"
                 ),
+                shown,
             )
         )
     uneven = [
@@ -208,13 +248,17 @@ def _risks(audit: Audit) -> list[Risk]:
         for name, row in audit.known.items()
         if name != audit.label and row and max(row.values()) - min(row.values()) > _KNOWN_APART
     ]
+    compared = max((len(row) for row in audit.known.values()), default=0) > 1
     found.append(
         Risk(
             "missing values that tell the class",
             bool(uneven),
             f"{', '.join(uneven)}: known for one class and not for another. That it is known is an answer in itself."
             if uneven
-            else "no field is known for one class and missing for another",
+            else "no field is known for one class and missing for another"
+            if compared
+            else f"not shown: fewer than two classes have {SMALLEST_CLASS} images",
+            compared,
         )
     )
     return found

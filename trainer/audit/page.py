@@ -24,7 +24,7 @@ def as_json(audit: Audit, paths: bool) -> dict[str, Any]:
         "unreadable": audit.unreadable,
         "label": audit.label,
         "site": audit.site,
-        "risks": [asdict(risk) for risk in audit.risks],
+        "risks": [{**asdict(risk), "verdict": risk.verdict} for risk in audit.risks],
         "patients_in_several_classes": len(audit.several_classes),
         "patients_in_several_sites": len(audit.several_sites),
         "exact_duplicates": [[_named(audit, n, paths) for n in numbers] for numbers in audit.exact],

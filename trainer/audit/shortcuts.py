@@ -28,6 +28,8 @@ FOLDS = 5
 SMALLEST_CLASS = 20
 # Area under the ROC curve of one value against the others from which a shortcut is one.
 RISK_ABOVE = 0.75
+# Fewer images than this clear nothing.
+FEWEST_IMAGES = 100
 _COMPONENTS = 40
 
 
@@ -36,7 +38,8 @@ class Shortcut:
     """source: what was looked at; target: what was told from it, of ``values`` values over ``images`` images.
 
     accuracy: part that is right; majority: what saying the most common value always gives; balanced: mean of the
-    values' sensitivities (chance: 1 / values). best: the value that is told best, and auc: how well, against the rest.
+    values' sensitivities (chance: 1 / values). best: the value that is told best, of ``positives`` images, and auc: how
+    well, against the rest.
     """
 
     source: str
@@ -48,10 +51,23 @@ class Shortcut:
     balanced: float
     best: str
     auc: float
+    positives: int
 
     @property
     def found(self) -> bool:
         return self.auc > RISK_ABOVE
+
+    @property
+    def ruled_out(self) -> bool:
+        """Whether there were enough images to see it: that it is not there is beyond what chance could hide."""
+        return self.images >= FEWEST_IMAGES and self.auc + 1.96 * self._deviation() < RISK_ABOVE
+
+    def _deviation(self) -> float:
+        """Of the area, by Hanley and McNeil, Radiology 143:29 (1982)."""
+        area, yes, no = self.auc, self.positives, self.images - self.positives
+        both, neither = area / (2 - area), 2 * area**2 / (1 + area)
+        variance = area * (1 - area) + (yes - 1) * (both - area**2) + (no - 1) * (neither - area**2)
+        return float((variance / (yes * no)) ** 0.5)
 
 
 def shortcuts(images: Images, target: str, values: list[str | None], seed: int = 0) -> list[Shortcut]:
@@ -89,6 +105,7 @@ def shortcuts(images: Images, target: str, values: list[str | None], seed: int =
                 float(balanced_accuracy_score(truth, told)),
                 str(names[best]),
                 areas[best],
+                int((truth == names[best]).sum()),
             )
         )
     return found

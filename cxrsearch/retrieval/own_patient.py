@@ -1,0 +1,183 @@
+"""Whose image a query is, as far as its index can know: what a search with it has to leave out.
+
+A file that is in the index is of the patient it has there. Else its header, or its path, has a number, which is read as
+the dataset reads its own (clinical/identity.py): that of the folder the file is in, or the one that was named. Equal
+numbers of two hospitals are two patients, so a number of a file that could be of either is nobody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrsearch.clinical.expression import Equals, Expression, Or
+from cxrsearch.clinical.fields import Payload, values_of
+from cxrsearch.clinical.identity import Identity, part_of_path
+from cxrsearch.errors import UsageError
+from cxrsearch.imaging.canonical import filled, pixel_digest
+from cxrsearch.imaging.perceptual_hash import detail, same_picture
+from cxrsearch.imaging.radiograph import Radiograph
+from cxrsearch.store.contract import DatasetFacts, IndexFacts, VectorStore
+from cxrsearch.store.images import StoredImages
+
+UNKNOWN = "this file's patient is not known to the index: other images of the patient may be among the hits"
+# Where a dataset's numbers are in a table, the header of a new file may have the same.
+_PATIENT_ID = "PatientID"
+# Images of the own patient whose copies are looked for, and nearest images of each that are compared with it.
+_OWN, _COMPARED = 8, 5
+# Copies are nearer than this to the encoder; nine in ten are at 0.999 and above (benchmarks/duplicate_threshold.py).
+_CANDIDATE = 0.99
+
+
+@dataclass(frozen=True)
+class OwnPatient:
+    """What an index has of a query's patient.
+
+    patients: pseudonyms.
+    digests: the keyed digests of the query's file and of its pixels; empty without a key.
+    stored: the payloads of the query's own image, where it is in the index.
+    notes: what is not known, and what was done about it.
+    """
+
+    patients: frozenset[str] = frozenset()
+    digests: tuple[str, ...] = ()
+    stored: tuple[Payload, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def keywords(facts: IndexFacts) -> tuple[str, ...]:
+    """The keywords of a header that may hold a patient number of this index."""
+    of_datasets = {one.patient.dicom for one in facts.datasets.values() if one.patient and one.patient.dicom}
+    return tuple(sorted({_PATIENT_ID, *of_datasets}))
+
+
+def own_patient(
+    path: Path,
+    radiograph: Radiograph,
+    canonical: NDArray[np.float32],
+    store: VectorStore,
+    identity: Identity | None,
+    dataset: str | None,
+) -> OwnPatient:
+    """Of the query in file ``path``. dataset: the one it would belong to, where that was said.
+
+    Raises UsageError for a dataset that the index does not have.
+    """
+    chosen = _datasets(path, store.facts, dataset)
+    if identity is None:
+        return OwnPatient(notes=(f"{UNKNOWN} (the pseudonym key is not here; see CXRSEARCH_KEY_FILE)",))
+    digests = (identity.file(radiograph.sha256), identity.picture(pixel_digest(canonical)))
+    same = Or((Equals("image_sha256", digests[:1]), Equals("picture", digests[1:])))
+    stored = tuple(point.payload for point in store.scroll(same, fields=["patient", "projection", "image_sha256"]))
+    patients = frozenset(str(one["patient"]) for one in stored if "patient" in one)
+    notes: tuple[str, ...] = ()
+    if not patients:
+        patients, notes = _by_number(path, radiograph.header, store, identity, chosen)
+    return OwnPatient(patients, digests, stored, notes)
+
+
+def _datasets(path: Path, facts: IndexFacts, named: str | None) -> Mapping[str, DatasetFacts]:
+    """The datasets that a new file may belong to."""
+    if named is not None:
+        if named not in facts.datasets:
+            raise UsageError(f"--dataset {named}: not in this index. Its datasets: {', '.join(facts.datasets)}.")
+        return {named: facts.datasets[named]}
+    whole = path.resolve()
+    around = {name: one for name, one in facts.datasets.items() if one.root and whole.is_relative_to(one.root)}
+    if around:
+        nearest = max(len(one.root) for one in around.values())
+        return {name: one for name, one in around.items() if len(one.root) == nearest}
+    return facts.datasets
+
+
+def _by_number(
+    path: Path, header: Mapping[str, str], store: VectorStore, identity: Identity, datasets: Mapping[str, DatasetFacts]
+) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The patient that the file's own number gives, and what has to be said of it."""
+    found: dict[str, set[str]] = {}
+    for one in datasets.values():
+        number = _number(path, header, one)
+        if number is not None:
+            found.setdefault(one.namespace, set()).add(identity.patient(one.namespace, number))
+    known = {
+        namespace: names for namespace, names in found.items() if store.count(Equals("patient", tuple(sorted(names))))
+    }
+    if not known:
+        return frozenset(), (UNKNOWN,)
+    hospitals = {one.namespace for one in datasets.values()}
+    of = {namespace: ", ".join(n for n, one in datasets.items() if one.namespace == namespace) for namespace in known}
+    if len(known) > 1:
+        return frozenset(), (
+            f"this file's patient number is one of {' and one of '.join(of.values())}: nobody was left out for it;"
+            " say with --dataset whose file it is",
+        )
+    ((namespace, names),) = known.items()
+    notes = []
+    if len(hospitals) > 1:
+        notes.append(
+            f"this file's patient number was taken for one of {of[namespace]}; --dataset says whose file it is"
+        )
+    return frozenset(names), tuple(notes)
+
+
+def _number(path: Path, header: Mapping[str, str], dataset: DatasetFacts) -> str | None:
+    numbering = dataset.patient
+    if numbering is None:
+        return None
+    if numbering.path is not None:
+        if not dataset.root or not path.resolve().is_relative_to(dataset.root):
+            return None
+        return numbering.number(part_of_path(path.resolve().relative_to(dataset.root).as_posix(), numbering.path))
+    return numbering.number(header.get(numbering.dicom or _PATIENT_ID, ""))
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Images of the index, whoever's they are said to be, that are the same picture as one of the own patient's.
+
+    pictures: their keyed digests. patients: of those that are the query's own picture.
+    """
+
+    pictures: frozenset[str] = frozenset()
+    patients: frozenset[str] = frozenset()
+
+
+def copies(
+    canonical: NDArray[np.float32],
+    radiograph: Radiograph,
+    embedding: NDArray[np.float32],
+    own: OwnPatient,
+    store: VectorStore,
+    others: Expression | None,
+) -> Copies:
+    """Stored anew at another size, in another format or under another name. others: what is not the own patient's."""
+    images, size = StoredImages(store), len(canonical)
+    mine = [(embedding, detail(filled(canonical, radiograph.width, radiograph.height)))]
+    if own.patients:
+        of_patient = store.scroll(Equals("patient", tuple(sorted(own.patients))), vectors=True)
+        for point in islice(of_patient, _OWN):
+            image = images.hit_image(point.id, point.payload, size, quick=True)
+            if image is not None and point.vector is not None:
+                mine.append((point.vector, detail(filled(image.canonical, image.width, image.height))))
+    pictures: set[str] = set()
+    patients: set[str] = set()
+    details: dict[str, NDArray[np.float32] | None] = {}
+    for number, (vector, own_detail) in enumerate(mine):
+        for near in store.query(vector, _COMPARED, others):
+            if near.score < _CANDIDATE:
+                break
+            if near.id not in details:
+                image = images.hit_image(near.id, near.payload, size, quick=True)
+                details[near.id] = None if image is None else detail(filled(image.canonical, image.width, image.height))
+            other_detail = details[near.id]
+            if other_detail is None or not same_picture(own_detail, other_detail):
+                continue
+            pictures |= {str(picture) for picture in values_of(near.payload, "picture")}
+            if number == 0 and "patient" in near.payload:
+                patients.add(str(near.payload["patient"]))
+    return Copies(frozenset(pictures), frozenset(patients))
