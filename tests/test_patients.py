@@ -168,7 +168,7 @@ def pictures(folder: Path, bodies: list[int]) -> Path:
     folder.mkdir()
     rows = ["file,patient,finding"]
     for number, body in enumerate(bodies):
-        Image.fromarray((draw("Pneumonia", body, size=96) * 255).astype(np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray((draw("Pneumonia", body, size=192) * 255).astype(np.uint8)).save(folder / f"{number}.png")
         rows.append(f"{number}.png,{'' if number % 3 == 2 else f'{folder.name}{number}'},{'xy'[body % 2]}")
     (folder / "t.csv").write_text("\n".join(rows) + "\n")
     (folder / "set.toml").write_text(
@@ -185,7 +185,7 @@ def test_a_picture_stored_twice_is_named_and_has_one_voice(cxrsearch: Run, tmp_p
     second = cxrsearch("index", pictures(tmp_path / "two", [0, 1, 20, 21]), "--index", index, "--workers", 1)
     assert "2 pictures are in the index more than once:\n  one 0.png, two 0.png\n  one 1.png, two 1.png\n" in second.out
     query = tmp_path / "new.png"
-    Image.fromarray((draw("Pneumonia", 77, size=96) * 255).astype(np.uint8)).save(query)
+    Image.fromarray((draw("Pneumonia", 77, size=192) * 255).astype(np.uint8)).save(query)
     result = search(cxrsearch, query, "--index", index, "--vote", "finding")
     assert len(result["hits"]) == 16
     vote = result["vote"]

@@ -29,7 +29,7 @@ UNKNOWN = "this file's patient is not known to the index: other images of the pa
 # Where a dataset's numbers are in a table, the header of a new file may have the same.
 _PATIENT_ID = "PatientID"
 # Images of the own patient whose copies are looked for, and nearest images of each that are compared with it.
-_OWN, _COMPARED = 8, 5
+_OWN, _COMPARED = 4, 5
 # Copies are nearer than this to the encoder; nine in ten are at 0.999 and above (benchmarks/duplicate_threshold.py).
 _CANDIDATE = 0.99
 
