@@ -143,15 +143,16 @@ def test_a_picture_under_two_patients_comes_first(cxrsearch: Run, tmp_path: Path
     assert first["kind"] == "two patients, two sites"
     assert first["bits"] == 0
     assert {first["path 1"], first["path 2"]} == {north["file"], "south/copy.dcm"}
-    # The copy is not the query's file by name, and is its file by content: the search leaves both out. Another picture
-    # of nearly the same is warned of.
+    # The copy is not the query's file by name, and is its file by content: the search leaves both out, also when it asks
+    # with another file of the picture. Where they are let in, they are warned of.
     from PIL import Image
 
     pixels = read(tmp_path / "set" / north["file"])[0].pixels
     Image.fromarray((pixels * 255).astype("uint8")).save(tmp_path / "same.png")
-    (found,) = json.loads(
-        cxrsearch("search", tmp_path / "same.png", "--index", tmp_path / "index", "--format", "json").out
-    )
+    asked = ("search", tmp_path / "same.png", "--index", tmp_path / "index", "--format", "json")
+    (found,) = json.loads(cxrsearch(*asked).out)
+    assert {north["file"], "south/copy.dcm"}.isdisjoint(hit["path"] for hit in found["hits"])
+    (found,) = json.loads(cxrsearch(*asked, "--same-patient").out)
     assert any("nearly the same picture as the query" in line for line in found["warnings"])
 
 

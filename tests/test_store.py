@@ -330,10 +330,11 @@ def test_an_index_half_made_by_a_killed_process_is_made_again(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"format": 99}', "index format '99', this version reads format 1"),
+        ('{"format": 99}', "index format '99', this version reads format 2"),
         ("{}", "not a cxrsearch index"),
         ("[" * 100_000, "damaged"),
-        ('{"format": 1}', "damaged"),
+        ('{"format": 1}', "Index the images again into a new index"),
+        ('{"format": 2}', "damaged"),
         ("\xff", "damaged"),
     ],
 )

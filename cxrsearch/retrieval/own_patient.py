@@ -73,12 +73,13 @@ def own_patient(
         return OwnPatient(notes=(f"{UNKNOWN} (the pseudonym key is not here; see CXRSEARCH_KEY_FILE)",))
     digests = (identity.file(radiograph.sha256), identity.picture(pixel_digest(canonical)))
     same = Or((Equals("image_sha256", digests[:1]), Equals("picture", digests[1:])))
-    stored = tuple(point.payload for point in store.scroll(same, fields=["patient", "projection", "image_sha256"]))
+    stored = tuple(point.payload for point in store.scroll(same, fields=["patient", "projection", "dataset"]))
     patients = frozenset(str(one["patient"]) for one in stored if "patient" in one)
-    notes: tuple[str, ...] = ()
-    if not patients:
-        patients, notes = _by_number(path, radiograph.header, store, identity, chosen)
-    return OwnPatient(patients, digests, stored, notes)
+    if stored and dataset is None:
+        of_stored = {str(one["dataset"]) for one in stored}
+        chosen = {name: one for name, one in store.facts.datasets.items() if name in of_stored}
+    by_number, notes = _by_number(path, radiograph.header, store, identity, chosen)
+    return OwnPatient(patients | by_number, digests, stored, () if patients else notes)
 
 
 def _datasets(path: Path, facts: IndexFacts, named: str | None) -> Mapping[str, DatasetFacts]:
