@@ -143,8 +143,8 @@ def test_a_picture_under_two_patients_comes_first(cxrsearch: Run, tmp_path: Path
     assert first["kind"] == "two patients, two sites"
     assert first["bits"] == 0
     assert {first["path 1"], first["path 2"]} == {north["file"], "south/copy.dcm"}
-    # The copy is not the query's file by name, and is its file by content: the search leaves both out, also when it asks
-    # with another file of the picture. Where they are let in, they are warned of.
+    # The copy is not the query's file by name, and is its file by content: the search leaves both out, also when it
+    # asks with another file of the picture. Where they are let in, they are warned of.
     from PIL import Image
 
     pixels = read(tmp_path / "set" / north["file"])[0].pixels
