@@ -71,6 +71,7 @@ class Reason(StrEnum):
     REPORT = "report"
     DOCUMENT = "document"
     DIRECTORY = "directory"
+    CONTRADICTION = "contradiction"
     READER_DIED = "reader-died"
 
 

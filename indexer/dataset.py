@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
-import glob
 import json
-import re
-import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
 from pydantic import ValidationError
 
 from cxrsearch.clinical.fields import Payload
 from cxrsearch.clinical.identity import Identity, Numbering
-from cxrsearch.errors import MappingError
-from cxrsearch.store import holds_index
-from cxrsearch.text import nearest
+from cxrsearch.errors import ImageError, MappingError, Reason
+from cxrsearch.text import tidy
+from indexer.folder import PLACEHOLDER, file_of, files, is_file, is_text
 from indexer.mapping import DatasetMapping, FieldMapping, load_mapping
 from indexer.record import Record
+from indexer.table import SHOWN, Line, Table, read_table
 
-_PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
-# A million patients with a hundred facts each fit; a cell of a gigabyte, or ten million columns, do not.
-_LARGEST_TABLE = 512 * 2**20
-_LONGEST_HEADER = 2**20
-# Bad cells shown before the rest is only counted.
-_SHOWN_ERRORS = 3
+Identifiers = dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A file of a dataset, and the rows of the table that are of it; none without a table."""
+
+    key: str
+    path: Path
+    problem: ImageError | None
+    rows: list[Line]
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """Rows of one file that say different things, and the fields in which they do."""
+
+    rows: list[int]
+    fields: list[str]
+
+    def __str__(self) -> str:
+        return f"rows {', '.join(map(str, self.rows))} are of one file and differ in {', '.join(self.fields)}"
 
 
 @dataclass
 class Dataset:
-    """A mapping bound to a root folder. ``records()`` may be walked again and again."""
+    """A mapping bound to a root folder. ``records()`` may be walked again and again.
+
+    unselected: rows that [select] leaves out.
+    unmatched: cells and names that the pattern of a field does not take, by field.
+    contradictions: by the key of the image, which is rejected.
+    """
 
     mapping: DatasetMapping
     root: Path
-    table: pd.DataFrame | None
+    table: Table | None
+    images: list[Image]
+    unselected: int = 0
+    unmatched: Counter[str] = field(default_factory=Counter)
+    contradictions: dict[str, Contradiction] = field(default_factory=dict)
     missing: frozenset[str] = field(init=False)
     numberings: Mapping[str, Numbering] = field(init=False)
 
@@ -57,12 +80,31 @@ class Dataset:
             raise MappingError("--name: letters, digits, dots, - and _, at most 64, a letter or digit first") from None
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._rows())
+        return len(self.images)
+
+    @property
+    def repeated(self) -> list[list[int]]:
+        """The rows of each file that is on several which agree."""
+        several = [image for image in self.images if len(image.rows) > 1 and image.key not in self.contradictions]
+        return [[line.number for line in image.rows] for image in several]
+
+    @property
+    def row_counts(self) -> dict[str, int]:
+        """Rows of the table by what becomes of them; they add up to all of it. Empty without a table."""
+        if self.table is None:
+            return {}
+        refused = sum(len(found.rows) for found in self.contradictions.values())
+        read = len(self.table.rows) - self.unselected - refused
+        return {"read": read, "refused": refused, "left out by [select]": self.unselected, "blank": self.table.blank}
 
     def records(self) -> Iterator[Record]:
-        for line, key, path, row, problem in self._rows():
-            payload, ids = self._facts(row, key, None)
-            yield Record(key, path, line, payload, ids["patient"], ids["study"], problem)
+        for image in self.images:
+            payload, ids, _ = self._merged(image)
+            problem, found = image.problem, self.contradictions.get(image.key)
+            if found is not None:
+                problem = ImageError(Reason.CONTRADICTION, str(found))
+            row = image.rows[0].number if image.rows else None
+            yield Record(image.key, image.path, row, payload, ids["patient"], ids["study"], problem)
 
     def complete(self, record: Record, header: Mapping[str, str]) -> tuple[Record, list[str]]:
         """The record with what the DICOM header tells, and the fields whose value there was unusable."""
@@ -85,6 +127,30 @@ class Dataset:
         facts = [record.payload, record.patient, record.study, dicom, self.mapping.privacy.model_dump(mode="json")]
         return identity.row(json.dumps(facts, sort_keys=True, ensure_ascii=True))
 
+    def find_contradictions(self) -> None:
+        """Which files are on rows that contradict each other: none of their facts is better than the others."""
+        for image in self.images:
+            if len(image.rows) > 1 and (fields := self._merged(image)[2]):
+                self.contradictions[image.key] = Contradiction([line.number for line in image.rows], fields)
+
+    def _merged(self, image: Image) -> tuple[Payload, Identifiers, list[str]]:
+        """The facts of all rows of an image: lists joined, gaps filled; and in which fields the rows differ."""
+        payload, ids = self._facts(image.rows[0].cells if image.rows else {}, image.key, None)
+        differing: dict[str, None] = {}
+        for line in image.rows[1:]:
+            more, more_ids = self._facts(line.cells, image.key, None)
+            for name, value in more.items():
+                known = payload.setdefault(name, value)
+                if isinstance(known, list) and isinstance(value, list):
+                    payload[name] = list(dict.fromkeys([*known, *value]))
+                elif known != value:
+                    differing[name] = None
+            for kind, number in more_ids.items():
+                ids[kind] = ids[kind] or number
+                if number not in (None, ids[kind]):
+                    differing[kind] = None
+        return payload, ids, list(differing)
+
     def _facts(
         self,
         row: Mapping[str, str],
@@ -92,9 +158,9 @@ class Dataset:
         header: Mapping[str, str] | None,
         unusable: list[str] | None = None,
         dicom_only: bool = False,
-    ) -> tuple[Payload, dict[str, str | None]]:
+    ) -> tuple[Payload, Identifiers]:
         payload: Payload = {}
-        ids: dict[str, str | None] = {"patient": None, "study": None}
+        ids: Identifiers = {"patient": None, "study": None}
         for name, source in self.mapping.sources.items():
             if dicom_only and source.dicom is None:
                 continue
@@ -115,69 +181,6 @@ class Dataset:
                 payload[name.removeprefix("fields.")] = value
         return payload, ids
 
-    def _rows(self) -> Iterator[tuple[int | None, str, Path, dict[str, str], str | None]]:
-        if self.table is None:
-            yield from self._files()
-            return
-        columns = [str(c) for c in self.table.columns]
-        for line, cells in zip(self.table.index, self.table.itertuples(index=False, name=None), strict=True):
-            row = dict(zip(columns, cells, strict=True))
-            if any(row[name] not in allowed for name, allowed in self.mapping.select.items()):
-                continue
-            key, path, problem = self._image(row)
-            yield int(line), key, path, row, problem
-
-    def _files(self) -> Iterator[tuple[int | None, str, Path, dict[str, str], str | None]]:
-        """Every file that the globs find; a DICOMDIR is followed to the files it lists, and is none itself."""
-        found = {p for pattern in self.mapping.images.glob for p in self.root.glob(pattern) if p.is_file()}
-        folders = {folder for p in found for folder in p.relative_to(self.root).parents}
-        indexes = {self.root / folder for folder in folders if holds_index(self.root / folder)}
-        found = {p for p in found if indexes.isdisjoint(p.parents)}  # an index's thumbnails are no images of a dataset
-        keys = {p.relative_to(self.root).as_posix(): p for p in found if p.name != "DICOMDIR"}
-        for directory in sorted(p for p in found if p.name == "DICOMDIR"):
-            folder = directory.parent.relative_to(self.root)
-            keys |= {(folder / name).as_posix(): directory.parent / name for name in referenced_files(directory)}
-        resolved = self.root.resolve()
-        for key, path in sorted(keys.items()):
-            inside = _stays_inside(key) and path.resolve().is_relative_to(resolved)
-            yield None, key, path, {}, None if inside else "outside"
-
-    def _image(self, row: dict[str, str]) -> tuple[str, Path, str | None]:
-        template = self.mapping.images.path or ""
-        key = _PLACEHOLDER.sub(lambda m: row[m.group(1)], template)
-        if "*" in template:  # a cell is text, never a pattern
-            pattern = _PLACEHOLDER.sub(lambda m: glob.escape(row[m.group(1)]), template)
-            matches = sorted(self.root.glob(pattern)) if _stays_inside(key) else []
-            if len(matches) != 1:
-                return key, self.root / key, f"{len(matches)} files match {template!r}"
-            key = matches[0].relative_to(self.root).as_posix()
-        path = self.root / key
-        if not _stays_inside(key) or not path.resolve().is_relative_to(self.root.resolve()):
-            return key, path, "outside"
-        return key, path, None
-
-
-def referenced_files(directory: Path) -> list[str]:
-    """The files a DICOMDIR lists (PS3.3 F.3.2.2, Referenced File ID), relative to its folder.
-
-    Read as a data set: pydicom's FileSet is not for files one does not trust. Raises MappingError.
-    """
-    import pydicom
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            records = pydicom.dcmread(directory).get("DirectoryRecordSequence") or []
-            ids = [record.get("ReferencedFileID") for record in records]
-            parts = [[part] if isinstance(part, str) else list(map(str, part)) for part in ids if part]
-    except Exception as error:
-        raise MappingError(f"{directory.name}: not a DICOMDIR that can be read ({type(error).__name__})") from None
-    return sorted({"/".join(part) for part in parts})
-
-
-def _stays_inside(key: str) -> bool:
-    return not key.startswith(("/", "\\")) and ".." not in re.split(r"[/\\]", key) and "\x00" not in key
-
 
 def load(dataset: str, root: Path | None = None) -> Dataset:
     """The dataset named by a TOML file, a shipped mapping or a folder of DICOM files.
@@ -189,90 +192,83 @@ def load(dataset: str, root: Path | None = None) -> Dataset:
     folder = root if root is not None else base / mapping.images.root
     if not folder.is_dir():
         raise MappingError(f"{folder}: no such folder. Say with --root where the images of {mapping.name!r} are.")
-    table = _read_table(mapping, folder) if mapping.images.table is not None else None
-    loaded = Dataset(mapping, folder, table)
-    if table is not None:
-        _check_columns(mapping, table)
-        _check_values(loaded, table)
-    elif column := next((f"{n}: column {s.column!r}" for n, s in mapping.sources.items() if s.column), None):
-        raise MappingError(f"{mapping.name}: {column}: this mapping has no table to take a column from")
-    if next(loaded._rows(), None) is None:
-        what = f"files matching {', '.join(mapping.images.glob)}" if table is None else "rows left after [select]"
+    if not is_text(str(folder.resolve())):
+        raise MappingError(f"{folder}: the name of this folder is no text in UTF-8; rename it")
+    if mapping.images.table is None:
+        if column := next((f"{n}: column {s.column!r}" for n, s in mapping.sources.items() if s.column), None):
+            raise MappingError(f"{mapping.name}: {column}: this mapping has no table to take a column from")
+        images = [Image(*place, rows=[]) for place in files(folder, mapping.images.glob)]
+        loaded = Dataset(mapping, folder, None, images)
+    else:
+        loaded = _of_table(mapping, folder, folder / mapping.images.table)
+    if not loaded.images:
+        what = "rows left after [select]" if loaded.table else f"files matching {', '.join(mapping.images.glob)}"
         raise MappingError(f"{mapping.name}: no {what} in {folder}. Is --root right?")
+    _check_values(loaded)
+    loaded.find_contradictions()
     return loaded
 
 
-def _read_table(mapping: DatasetMapping, folder: Path) -> pd.DataFrame:
-    path = folder / (mapping.images.table or "")
+def _of_table(mapping: DatasetMapping, folder: Path, path: Path) -> Dataset:
     if not path.is_file():
         raise MappingError(f"{path}: no such table. Say with --root where the dataset {mapping.name!r} is.")
-    _check_table_size(path)
-    try:
-        table = pd.read_csv(
-            path,
-            dtype=str,
-            keep_default_na=False,
-            na_filter=False,
-            encoding=mapping.images.encoding,
-            sep="\t" if path.suffix == ".tsv" else ",",
-        )
-    except (UnicodeDecodeError, LookupError):
-        raise MappingError(
-            f"{path.name}: not text in {mapping.images.encoding}; set images.encoding (latin-1 is common)"
-        ) from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        raise MappingError(f"{path.name}: not a table that can be read: {str(error).splitlines()[0][:160]}") from None
-    table.index = pd.RangeIndex(2, len(table) + 2)  # the line a person sees in a spreadsheet
-    return table
-
-
-def _check_table_size(path: Path) -> None:
-    """Raises MappingError for a table that would take the memory of the machine."""
-    if path.stat().st_size > _LARGEST_TABLE:
-        raise MappingError(f"{path.name}: larger than {_LARGEST_TABLE // 2**20} MiB; split the table")
-    with path.open("rb") as file:
-        if len(file.readline(_LONGEST_HEADER + 1)) > _LONGEST_HEADER:
-            limit = _LONGEST_HEADER // 2**20
-            raise MappingError(f"{path.name}: its first line is longer than {limit} MiB; not a table")
-
-
-def _check_columns(mapping: DatasetMapping, table: pd.DataFrame) -> None:
-    used = {f"{name}.column": s.column for name, s in mapping.sources.items() if s.column is not None}
-    used |= {f"select.{name}": name for name in mapping.select}
-    used |= {f"images.path ({{{name}}})": name for name in _PLACEHOLDER.findall(mapping.images.path or "")}
-    known = [str(c) for c in table.columns]
-    for place, column in used.items():
-        if column not in known:
-            listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+    template = mapping.images.path or ""
+    wanted = {f"{name}.column": s.column for name, s in mapping.sources.items() if s.column is not None}
+    wanted |= {f"fields.{name}.column": s.column for name, s in mapping.fields.items() if s.column is not None}
+    wanted |= {f"select.{name}": name for name in mapping.select}
+    columns = [tidy(name) for name in PLACEHOLDER.findall(template)]
+    wanted |= {f"images.path ({{{name}}})": name for name in columns}
+    table = read_table(path, mapping.images.encoding, wanted, mapping.name)
+    for line in table.inside:
+        if is_file(file_of(folder, template, line.cells)[1]):
             raise MappingError(
-                f"{mapping.name}: {place}: {mapping.images.table} has no column {column!r}."
-                f"{nearest(column, known)} Its columns: {listed}."
+                f'{path.name}: line {line.number} is inside a cell that a quote (") opens on a line above, and names a'
+                " file of its own. Close the quote, or take it out."
             )
+    rows = [line for line in table.rows if _selected(mapping, line)]
+    images: dict[str | int, Image] = {}
+    for line in rows:
+        place = file_of(folder, template, line.cells)
+        named = all(tidy(line.cells[column]) for column in columns)  # rows that name no file are not of one file
+        images.setdefault(place[0] if named else line.number, Image(*place, rows=[])).rows.append(line)
+    return Dataset(mapping, folder, table, list(images.values()), len(table.rows) - len(rows))
 
 
-def _check_values(dataset: Dataset, table: pd.DataFrame) -> None:
-    """Every distinct cell of every mapped column is converted once, so that no run fails half way."""
-    mapping = dataset.mapping
-    chosen = table
-    for column, allowed in mapping.select.items():
-        chosen = chosen[chosen[column].isin(allowed)]
+def _selected(mapping: DatasetMapping, line: Line) -> bool:
+    return all(tidy(line.cells[column]) in allowed for column, allowed in mapping.select.items())
+
+
+def _check_values(dataset: Dataset) -> None:
+    """Every distinct text of every mapped column and path is converted once, so that no run fails half way.
+
+    Raises MappingError. Counts what the pattern of a field does not take.
+    """
     problems = []
-    for name, source in mapping.fields.items():
-        if source.column is None:
+    for name, source in dataset.mapping.fields.items():
+        if source.column is None and source.path is None:
             continue
-        for cell, lines in chosen.groupby(source.column, sort=False).groups.items():
+        places: dict[str, list[int | None]] = {}
+        for image in dataset.images:
+            for line in image.rows or [Line(0, {})]:
+                raw = source.raw(line.cells, image.key, None)
+                places.setdefault(str(raw), []).append(line.number or None)
+        for raw, rows in places.items():
             try:
-                source.value(str(cell), dataset.missing)
+                source.value(raw, dataset.missing)
             except ValueError as error:
+                where = f"column {source.column!r}, row {rows[0]}" if source.column else f"path {source.path!r}"
+                what = "row" if source.column else "file"
                 problems.append(
-                    f"column {source.column!r}, row {lines[0]}: the value {str(cell)[:60]!r} {error}"
-                    f" ({len(lines)} row{'s' if len(lines) > 1 else ''}; field {name}, {source.type})"
+                    f"{where}: the value {tidy(raw)[:60]!r} {error}"
+                    f" ({len(rows)} {what}{'s' if len(rows) > 1 else ''}; field {name}, {source.type})"
                 )
+            else:
+                dataset.unmatched[name] += len(rows) * source.unmatched(raw, dataset.missing)
     if problems:
-        more = f"\n  and {len(problems) - _SHOWN_ERRORS} more" if len(problems) > _SHOWN_ERRORS else ""
+        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise MappingError(
-            f"{mapping.images.table}: "
-            + "\n  ".join(problems[:_SHOWN_ERRORS])
+            f"{dataset.mapping.images.table or dataset.mapping.name}: "
+            + "\n  ".join(problems[:SHOWN])
             + more
-            + "\n  Correct the cell, map it in values, or list it as missing."
+            + "\n  Correct it, map it in values, or list it as missing."
         )

@@ -5,23 +5,36 @@ Documented for its users in docs/reference/mapping.md. A misspelt key is an erro
 
 from __future__ import annotations
 
+import datetime
 import re
 import tomllib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic import Field as Declared
 
-from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Scalar, Value, convert, valid_field_name
+from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Scalar, Value, convert, valid_field_name, years
 from cxrsearch.clinical.identity import Numbering, part_of_path
 from cxrsearch.errors import MappingError
-from cxrsearch.text import clean, nearest
+from cxrsearch.text import nearest, tidy
 from indexer.privacy import Privacy, identifying
 
 Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+# Words that are compared with cells, and names of columns: as cells are read.
+Word = Annotated[str, AfterValidator(tidy)]
+Words = Annotated[list[Word], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 _LARGEST_TOML = 1_000_000
 
 
@@ -32,12 +45,12 @@ class _Strict(BaseModel):
 class ValueSource(_Strict):
     """Where a value comes from: exactly one of ``column``, ``path``, ``dicom``, ``constant``."""
 
-    column: str | None = None
+    column: Word | None = None
     path: Literal["stem", "folder", "full"] | None = None
     dicom: str | None = None
     constant: Scalar | None = None
     pattern: str | None = None
-    missing: Texts = []
+    missing: Words = []
 
     @field_validator("pattern")
     @classmethod
@@ -45,9 +58,18 @@ class ValueSource(_Strict):
         if pattern is not None:
             try:
                 re.compile(pattern)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"no regular expression: {error}") from None
         return pattern
+
+    @field_validator("dicom")
+    @classmethod
+    def _in_the_dictionary(cls, keyword: str | None) -> str | None:
+        from pydicom.datadict import keyword_dict
+
+        if keyword is not None and keyword not in keyword_dict:
+            raise ValueError(f"DICOM has no keyword {keyword!r}.{nearest(keyword, keyword_dict)}")
+        return keyword
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -68,15 +90,18 @@ class ValueSource(_Strict):
 
     def text(self, raw: str, missing: frozenset[str]) -> str | None:
         """The text that carries the value: cleaned, the pattern's first group taken; None when missing."""
-        text = clean(raw)
-        if text == "" or text in missing or text in self.missing:
-            return None
-        if self.pattern is not None:
+        text = tidy(raw)
+        if self.pattern is not None and self._known(text, missing):
             found = re.search(self.pattern, text)
-            if found is None:
-                return None
-            text = clean(found.group(1) if found.re.groups else found.group(0))
-        return text or None
+            text = "" if found is None else tidy(found.group(1 if found.re.groups else 0) or "")
+        return text if self._known(text, missing) else None
+
+    def unmatched(self, raw: str, missing: frozenset[str]) -> bool:
+        """Whether there is a text, and nothing of it that the pattern takes."""
+        return self.pattern is not None and self._known(tidy(raw), missing) and self.text(raw, missing) is None
+
+    def _known(self, text: str, missing: frozenset[str]) -> bool:
+        return text != "" and text not in missing and text not in self.missing
 
 
 class Identifier(ValueSource):
@@ -93,8 +118,8 @@ class FieldMapping(ValueSource):
     """A clinical field: its source and how the text becomes a value."""
 
     type: FieldType
-    separator: str | None = None
-    values: dict[str, Scalar] = {}
+    separator: Annotated[str, Declared(min_length=1)] | None = None
+    values: dict[Word, Scalar] = {}
     formats: Texts = []
     present: Literal["number", "text"] | None = None
     later: bool = False
@@ -109,30 +134,67 @@ class FieldMapping(ValueSource):
             raise ValueError("a text is one value; separator needs another type")
         return self
 
+    @field_validator("formats")
+    @classmethod
+    def _formats(cls, formats: list[str]) -> list[str]:
+        for pattern in formats:
+            try:
+                datetime.datetime.strptime(datetime.datetime(2020, 3, 31).strftime(pattern), pattern)
+            except (ValueError, re.error) as error:
+                raise ValueError(f"{pattern!r} is no date format: {error}") from None
+        return formats
+
+    @model_validator(mode="after")
+    def _convertible(self) -> Self:
+        """What the mapping itself writes down is a value of the type, before any file is looked at."""
+        written = {f"values.{word}": value for word, value in self.values.items() if self.present is None}
+        for key, value in written.items():
+            try:
+                convert(str(value), self.type, self.formats)
+            except ValueError as error:
+                raise ValueError(f"{key}: {str(value)!r} {error}") from None
+        if self.constant is not None:
+            try:
+                self.value(str(self.constant), frozenset())
+            except ValueError as error:
+                raise ValueError(f"constant: {str(self.constant)!r} {error}") from None
+        return self
+
     def value(self, raw: str, missing: frozenset[str]) -> Value | None:
-        """The value in a raw text; None when missing. Raises ValueError for text that is no such value."""
+        """The value in a raw text; None when missing. Raises ValueError for text that is no such value, and for a
+        header's that the pattern does not take (a cell's is counted before the run)."""
         text = self.text(raw, missing)
         if self.present is not None:
             return self._is_present(text)
         if text is None:
+            if self.dicom is not None and self.unmatched(raw, missing):
+                raise ValueError("does not match the pattern")
             return None
         if self.separator is None:
             return self._scalar(text)
-        parts = [part.strip() for part in text.split(self.separator)]
-        values = [self._scalar(part) for part in parts if part and part not in self.missing]
+        # A separator may be a tab or a new line, which a tidy text has no more.
+        whole = text if self.pattern is not None else unicodedata.normalize("NFC", raw)
+        parts = map(tidy, whole.split(unicodedata.normalize("NFC", self.separator)))
+        values = [self._scalar(part) for part in parts if self._known(part, missing)]
         return list(dict.fromkeys(values)) or None
+
+    def unmatched(self, raw: str, missing: frozenset[str]) -> bool:
+        return self.present is None and super().unmatched(raw, missing)
 
     def _is_present(self, text: str | None) -> bool:
         if text is None or self.present == "text":
             return text is not None
         try:
-            float(text)
+            convert(text, FieldType.FLOAT)
         except ValueError:
             return False
         return True
 
     def _scalar(self, text: str) -> Scalar:
         mapped = self.values.get(text)
+        if mapped is None and self.dicom == "PatientAge" and self.type in (FieldType.INTEGER, FieldType.FLOAT):
+            age = years(text)
+            return int(age) if self.type is FieldType.INTEGER else age
         return convert(text if mapped is None else str(mapped), self.type, self.formats)
 
 
@@ -157,8 +219,8 @@ class DatasetMapping(_Strict):
 
     name: str = Declared(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     images: ImageLocation
-    missing: Texts = []
-    select: dict[str, Texts] = {}
+    missing: Words = []
+    select: dict[Word, Words] = {}
     patient: Identifier | None = None
     study: Identifier | None = None
     fields: dict[str, FieldMapping] = {}

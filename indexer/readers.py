@@ -211,10 +211,8 @@ def _read_file(task: Task) -> _DecodedFile | Outcome:
 
 def _decode_file(task: Task) -> _DecodedFile | ReadFile:
     record, known = task.record, task.known
-    if record.problem == "outside":
-        raise ImageError(Reason.OUTSIDE_ROOT, "the dataset names a file outside its folder")
     if record.problem is not None:
-        raise ImageError(Reason.MISSING, record.problem)
+        raise record.problem
     data = read_bytes(record.path, task.label)
     sha256 = _config.file(digest(data))
     same = known is not None and known.sha256 == sha256

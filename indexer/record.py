@@ -1,4 +1,4 @@
-"""One image of a dataset, before it is read. Apart from dataset.py, whose pandas no reading process needs."""
+"""One image of a dataset, before it is read. Apart from dataset.py, whose tables no reading process needs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxrsearch.clinical.fields import Payload
+from cxrsearch.errors import ImageError
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Record:
     """One image of a dataset, before it is read.
 
     key: its path relative to the dataset's root, with forward slashes: what its identity is made of.
-    row: the table's line (2 is the first after the header), None without a table.
+    row: the table's line (2 is the first after the header), None without a table; the first of several.
     problem: why there is no image to read, else None.
     patient, study: the real identifiers; they never leave this process but as keyed pseudonyms.
     """
@@ -24,4 +25,4 @@ class Record:
     payload: Payload
     patient: str | None
     study: str | None
-    problem: str | None = None
+    problem: ImageError | None = None

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(LOGGER)
 # Pictures that are in the index more than once, and places of each, that the summary names.
 _SHOWN_PLACES = 5
+# Files on several rows that are named; the rest is in the list of rejected files.
+_SHOWN_ROWS = 5
 
 
 class Views(StrEnum):
@@ -95,6 +97,8 @@ def index(
         data.set_paths("hashed" if paths is Paths.HASHED else "relative")
     if dry_run:
         _describe(data, limit)
+        _count_rows(data)
+        _warn(data)
         return 0
     from cxrsearch import settings
     from cxrsearch.clinical.identity import load_identity
@@ -135,6 +139,7 @@ def index(
         with replacing(list_of_rejected, private=True) as draft, draft.open("w", encoding="utf-8") as lines:
             summary = pipeline.run(data, store, folder, identity, lines, options)
     _report(summary, list_of_rejected)
+    _count_rows(data)
     if summary.interrupted:
         return INTERRUPTED
     return 3 if summary.rejected else 0
@@ -166,6 +171,17 @@ def _warn(data: Dataset) -> None:
         log.warning(f"note: free text ({', '.join(texts)}) is left out; free_text = true under [privacy] lets it in")
     if mapping.identifiers:
         log.warning(f"note: {', '.join(mapping.identifiers)} can identify patients and enter the index")
+    for name, number in data.unmatched.items():
+        if number:
+            log.warning(f"note: field {name}: {number} values do not match its pattern and are missing")
+    for found in [str(found) for found in data.contradictions.values()][:_SHOWN_ROWS]:
+        log.warning(f"note: {found}; the file is rejected")
+    if data.repeated:
+        shown = "; ".join(", ".join(map(str, rows)) for rows in data.repeated[:_SHOWN_ROWS])
+        log.warning(f"note: {len(data.repeated)} files are on several rows, whose facts are joined: rows {shown}")
+    if data.table is not None and data.table.running:
+        (first, last), number = data.table.running[0], len(data.table.running)
+        log.warning(f"note: {number} rows run over several lines, the first over lines {first} to {last}")
 
 
 def _describe(data: Dataset, limit: int | None) -> None:
@@ -175,6 +191,7 @@ def _describe(data: Dataset, limit: int | None) -> None:
 
     from cxrsearch.clinical.fields import values_of
     from cxrsearch.report.rows import text_of, write_table
+    from indexer.folder import is_file
 
     records = list(islice(data.records(), limit))
     rows = []
@@ -186,9 +203,17 @@ def _describe(data: Dataset, limit: int | None) -> None:
         rows.append({"field": name, "type": field.type, "images": source or known, "most common": common})
     write_table(rows, ["field", "type", "images", "most common"])
     patients = {record.patient for record in records} - {None}
-    missing = sum(1 for record in records if record.problem or not record.path.is_file())
+    missing = sum(1 for record in records if record.problem or not is_file(record.path))
     print(f"{len(records)} images of {len(patients) or 'unknown'} patients in {data.root}; {missing} files are missing")
     print("dry run: nothing was read or written")
+
+
+def _count_rows(data: Dataset) -> None:
+    """What became of the rows of the table: together they are all of it."""
+    if data.table is not None:
+        counts = data.row_counts
+        parts = ", ".join(f"{number} {what}" for what, number in counts.items())
+        print(f"{sum(counts.values())} rows in {data.table.name}: {parts}")
 
 
 def _report(summary: Summary, rejected: Path) -> None:

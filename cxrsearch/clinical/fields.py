@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from cxrsearch.text import clean
+from cxrsearch.text import tidy
 
 Scalar = str | int | float | bool
 Value = Scalar | list[Scalar]
@@ -63,6 +63,12 @@ ROW_HASH = "_row"
 # Integers beyond this lose exactness in the engine's range queries (IEEE 754 double).
 _LARGEST_INTEGER = 2**53
 _TRUE, _FALSE = {"true", "yes", "y", "1", "1.0"}, {"false", "no", "n", "0", "0.0"}
+# What float() takes and people do not mean: 1_000, nan, digits of other scripts.
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+_AGE = re.compile(r"([0-9]{1,3}) ?([DWMY]?)")
+_PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
+_OLDEST = 130
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 
 
@@ -75,7 +81,7 @@ def convert(text: str, kind: FieldType, formats: Sequence[str] = ()) -> Scalar:
 
     ``formats``: ``strptime`` patterns tried in order for a date; ISO 8601 when there is none.
     """
-    text = clean(text)
+    text = tidy(text)
     match kind:
         case FieldType.KEYWORD | FieldType.TEXT:
             return text
@@ -96,13 +102,22 @@ def convert(text: str, kind: FieldType, formats: Sequence[str] = ()) -> Scalar:
             return _date(text, formats)
 
 
+def years(text: str) -> float:
+    """An age: years, or a number with its unit as in DICOM (PS3.5 6.2, AS): ``50Y``, ``006M``, ``12W``, ``3D``.
+
+    Raises ValueError."""
+    found = _AGE.fullmatch(tidy(text).upper())
+    age = int(found[1]) / _PER_YEAR[found[2] or "Y"] if found else math.inf
+    if age > _OLDEST:
+        raise ValueError("is no age")
+    return age
+
+
 def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise ValueError("is no number") from None
-    if not math.isfinite(number):
+    if _NOT_FINITE.fullmatch(text):
         raise ValueError("is no finite number")
+    if not _NUMBER.fullmatch(text) or not math.isfinite(number := float(text)):
+        raise ValueError("is no number")
     return number
 
 

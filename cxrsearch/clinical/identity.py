@@ -14,7 +14,6 @@ import hmac
 import os
 import re
 import secrets
-import unicodedata
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any
 
 from cxrsearch.clinical.expression import And, Equals, Expression, Not
 from cxrsearch.errors import InputError
-from cxrsearch.text import clean
+from cxrsearch.text import tidy
 
 _KEY_BYTES = 32
 
@@ -44,11 +43,11 @@ class Numbering:
 
     def number(self, text: str) -> str | None:
         """The number in a text; None where there is none."""
-        unknown = {"", *map(_plain, self.missing)}
-        text = _plain(text)
+        unknown = {"", *map(tidy, self.missing)}
+        text = tidy(text)
         if self.pattern is not None and text not in unknown:
             found = re.search(self.pattern, text)
-            text = "" if found is None else _plain(found.group(1 if found.re.groups else 0) or "")
+            text = "" if found is None else tidy(found.group(1 if found.re.groups else 0) or "")
         return None if text in unknown else text
 
     def as_json(self) -> dict[str, Any]:
@@ -69,12 +68,6 @@ def part_of_path(key: str, part: str) -> str:
     """The "stem", the "folder" or all of an image's path in its dataset."""
     path = PurePosixPath(key)
     return {"stem": path.stem, "folder": path.parent.name}.get(part, key)
-
-
-def _plain(text: str) -> str:
-    """Of texts that look the same, one: NFC, white space and controls one space, nothing that has no width."""
-    seen = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
-    return " ".join(clean(seen).split())
 
 
 @dataclass(frozen=True)

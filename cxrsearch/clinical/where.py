@@ -21,7 +21,7 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedTok
 from cxrsearch.clinical.expression import And, Compare, Contains, Equals, Expression, Missing, Not, Or, words
 from cxrsearch.clinical.fields import Field, FieldType, Scalar
 from cxrsearch.errors import WhereError
-from cxrsearch.text import clean, nearest
+from cxrsearch.text import clean, nearest, tidy
 
 MAX_LENGTH = 10_000
 MAX_DEPTH = 50
@@ -213,7 +213,7 @@ class _Builder:
             raise self._error(literal, f"{field.name} is a {field.type}: contains is for text and keyword fields")
         if literal.type != "STRING":
             raise self._error(literal, "expected a text in quotes")
-        text = clean(_unquote(literal))
+        text = tidy(_unquote(literal))
         if not words(text):
             raise self._error(literal, "this text holds no word to look for")
         return Contains(field.name, text)
@@ -238,7 +238,8 @@ class _Builder:
             raise self._error(
                 literal, f'{field.name} is a keyword: write its value in quotes, as in {field.name} = "..."'
             )
-        return clean(_unquote(literal))
+        # A path is kept as it is, so that its file can be opened.
+        return clean(_unquote(literal)) if field.name == "path" else tidy(_unquote(literal))
 
     def _error(self, token: Token, message: str) -> WhereError:
         return WhereError(self.text, token.start_pos or 0, message, self.option)

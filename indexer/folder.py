@@ -1,0 +1,147 @@
+"""The files of a dataset: those that globs find, and the one that a row of a table names.
+
+A file's key is its path under the root in Unicode NFC, whichever form the disk has: a Mac writes accents apart (NFD),
+and a folder that was on one has to stay the same dataset.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from cxrsearch.errors import ImageError, MappingError, Reason
+from cxrsearch.store import holds_index
+from cxrsearch.text import tidy
+
+PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+# What systems leave in folders.
+_LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
+_APPLE_DOUBLE = b"\x00\x05\x16\x07"  # RFC 1740: a Mac's notes on the file whose name follows ._
+_OUTSIDE = ImageError(Reason.OUTSIDE_ROOT, "the dataset names a file outside its folder")
+# An image of a dataset: its key, its file, and why there is none to read.
+Place = tuple[str, Path, ImageError | None]
+
+
+def files(root: Path, patterns: Sequence[str]) -> Iterator[Place]:
+    """Every file that the globs find; a DICOMDIR is followed to the files it lists, and is none itself.
+
+    Raises MappingError for a DICOMDIR that cannot be read and a glob that is none.
+    """
+    try:
+        found = {p for pattern in patterns for p in root.glob(pattern) if is_file(p) and not _litter(p)}
+    except (ValueError, NotImplementedError, IndexError) as error:
+        raise MappingError(f"images.glob: {error}") from None
+    folders = {folder for p in found for folder in p.relative_to(root).parents}
+    indexes = {root / folder for folder in folders if holds_index(root / folder)}
+    found = {p for p in found if indexes.isdisjoint(p.parents)}  # an index's thumbnails are no images of a dataset
+    names = {p.relative_to(root).as_posix(): p for p in found if p.name != "DICOMDIR"}
+    for directory in sorted(p for p in found if p.name == "DICOMDIR"):
+        folder = directory.parent.relative_to(root)
+        names |= {(folder / name).as_posix(): directory.parent / name for name in referenced_files(directory)}
+    for name, path in sorted(names.items()):
+        key = _composed(name)
+        if not is_text(name):
+            shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            yield shown, path, ImageError(Reason.UNREADABLE, "its name is no text in UTF-8; rename the file")
+        elif key != name and key in names:
+            twin = "another file has this name, with accents written otherwise; rename one"
+            yield name, path, ImageError(Reason.UNREADABLE, twin)
+        else:
+            yield key, path, _unless_inside(root, path) if _stays_inside(name) else _OUTSIDE
+
+
+def file_of(root: Path, template: str, row: dict[str, str]) -> Place:
+    """The file that a row names: its cells as they stand if there is such a file, else tidied, accents in either form.
+
+    Raises MappingError for a template that is none.
+    """
+    tidied = _filled(template, row, tidy)
+    for change in (str, tidy, _composed, _apart, lambda cell: _apart(tidy(cell))):
+        name = _filled(template, row, change)
+        if not _stays_inside(name):
+            return tidied, root / tidied, _OUTSIDE
+        if "*" in template:
+            matches = _matches(root, template, row, change)
+            if len(matches) > 1:
+                return tidied, root / tidied, ImageError(Reason.MISSING, f"{len(matches)} files match {template!r}")
+            name = matches[0].relative_to(root).as_posix() if matches else ""
+        if is_file(root / name):
+            return _composed(name), root / name, _unless_inside(root, root / name)
+    none = ImageError(Reason.MISSING, f"0 files match {template!r}") if "*" in template else None
+    return tidied, root / tidied, none or _unless_inside(root, root / tidied)
+
+
+def _filled(template: str, row: dict[str, str], change: Callable[[str], str]) -> str:
+    return PLACEHOLDER.sub(lambda found: change(row[tidy(found[1])]), template)
+
+
+def _matches(root: Path, template: str, row: dict[str, str], change: Callable[[str], str]) -> list[Path]:
+    """What a template with a * finds; a cell is text in it, never a pattern."""
+    pattern = _filled(template, row, lambda cell: glob.escape(change(cell)))
+    try:
+        return sorted(p for p in root.glob(pattern) if not _litter(p))
+    except (ValueError, NotImplementedError, IndexError) as error:
+        raise MappingError(f"images.path: {error}") from None
+
+
+def _unless_inside(root: Path, path: Path) -> ImageError | None:
+    """A link may lead out of the folder."""
+    return None if path.resolve().is_relative_to(root.resolve()) else _OUTSIDE
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _apart(name: str) -> str:
+    return unicodedata.normalize("NFD", name)
+
+
+def referenced_files(directory: Path) -> list[str]:
+    """The files a DICOMDIR lists (PS3.3 F.3.2.2, Referenced File ID), relative to its folder.
+
+    Read as a data set: pydicom's FileSet is not for files one does not trust. Raises MappingError.
+    """
+    import pydicom
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            records = pydicom.dcmread(directory).get("DirectoryRecordSequence") or []
+            ids = [record.get("ReferencedFileID") for record in records]
+            parts = [[part] if isinstance(part, str) else list(map(str, part)) for part in ids if part]
+    except Exception as error:
+        raise MappingError(f"{directory.name}: not a DICOMDIR that can be read ({type(error).__name__})") from None
+    return sorted({"/".join(part) for part in parts})
+
+
+def _litter(path: Path) -> bool:
+    """Whether a file is a system's own and no part of a dataset."""
+    if path.name in _LITTER or "__MACOSX" in path.parts:
+        return True
+    if not path.name.startswith("._"):
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(4) in (_APPLE_DOUBLE, b"")
+    except OSError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """False for a name that no file can have, at which pathlib fails."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_text(name: str) -> bool:
+    """Whether a name of the file system is text: Python reads other bytes as halves of characters."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def _stays_inside(key: str) -> bool:
+    return not key.startswith(("/", "\\")) and ".." not in re.split(r"[/\\]", key) and "\x00" not in key
