@@ -25,12 +25,12 @@ from cxrsearch.clinical.fields import ROW_HASH, Payload
 from cxrsearch.clinical.identity import Identity
 from cxrsearch.errors import ImageError, InputError, Reason
 from cxrsearch.imaging.radiograph import DEFAULT_GATES, Gates, projection
+from cxrsearch.report.progress import Progress
 from cxrsearch.store.contract import Point, VectorStore
 from cxrsearch.text import clean
 from cxrsearch.voting.nearness import learn
 from indexer.dataset import Dataset
 from indexer.privacy import protect
-from indexer.progress import Progress
 from indexer.readers import IndexedState, Outcome, PreparedImage, ReaderConfig, Readers, ReadFile, Task
 from indexer.record import Record
 from indexer.summary import Rejection, Summary, repeated, unknown_patients
@@ -76,7 +76,7 @@ def run(
     config = ReaderConfig(model, dataset.mapping.dicom_keywords, options.gates, writer.pictured, identity.file)
     readers = Readers(options.workers, config)
     try:
-        with Progress(total) as progress, _Interruption() as interruption:
+        with Progress("indexing", total) as progress, _Interruption() as interruption:
             for task, outcome in readers.read(islice(writer.tasks(), options.limit)):
                 writer.take(task, outcome)
                 progress.advance()

@@ -1,4 +1,4 @@
-"""A progress bar with rate and time left on stderr; nothing where stderr is no terminal."""
+"""A progress bar with rate and time left on stderr; nothing where stderr is no terminal, or with -q."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from rich.progress import Progress as Bar
 
 
 class Progress:
-    def __init__(self, total: int) -> None:
+    """Of ``total`` images, as far as that is known. ``what`` is done with them: "indexing"."""
+
+    def __init__(self, what: str, total: int | None = None) -> None:
         console, wanted = Console(stderr=True), logging.getLogger("cxrsearch").isEnabledFor(logging.INFO)
-        columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()
+        texts = TextColumn("{task.description}"), TextColumn("{task.fields[rate]}")
+        columns = texts[0], BarColumn(), MofNCompleteColumn(), texts[1], TimeRemainingColumn()
         self._bar = Bar(*columns, console=console, disable=not (console.is_terminal and wanted))
-        self._task = self._bar.add_task("index", total=total, rate="")
+        self._task = self._bar.add_task(what, total=total, rate="")
         self._started, self._done = time.monotonic(), 0
 
     def __enter__(self) -> Progress:
@@ -26,6 +29,13 @@ class Progress:
         self._bar.stop()
 
     def advance(self) -> None:
-        self._done += 1
-        seconds = time.monotonic() - self._started
-        self._bar.update(self._task, advance=1, rate=f"{self._done / seconds:.0f} images/s" if seconds > 0 else "")
+        """One more is done."""
+        self.reach(self._done + 1)
+
+    def reach(self, done: int, total: int | None = None) -> None:
+        """So many are done, of ``total``; the bar stops when all are, and what is printed then stands below it."""
+        self._done, seconds = done, time.monotonic() - self._started
+        rate = f"{done / seconds:.0f} images/s" if seconds > 0 else ""
+        self._bar.update(self._task, completed=done, total=total, rate=rate)
+        if done == total:
+            self._bar.stop()

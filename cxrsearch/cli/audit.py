@@ -34,8 +34,9 @@ def audit(
     Example: cxrsearch audit darkcovidnet --root ../shared/data/darkcovidnet --out audit.html
     """
     from cxrsearch.cli.command_line import command_line
-    from cxrsearch.cli.training_output import TrainingProgress, needs_train_extra
+    from cxrsearch.cli.training_output import needs_train_extra
     from cxrsearch.errors import UsageError
+    from cxrsearch.report.progress import Progress
     from cxrsearch.report.rows import write
     from indexer import dataset as datasets
 
@@ -46,8 +47,8 @@ def audit(
         from trainer.audit import page as audit_page
 
     sets = [datasets.load(name, root[number] if root else None) for number, name in enumerate(dataset)]
-    with TrainingProgress() as watch:
-        found = auditing.audit(sets, label, site, watch.reading)
+    with Progress("reading images") as progress:
+        found = auditing.audit(sets, label, site, progress.reach)
     if out is not None:
         audit_page.write(out, found, command_line(ctx, paths), paths)
     whole = audit_page.as_json(found, paths)

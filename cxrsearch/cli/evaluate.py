@@ -43,8 +43,9 @@ def evaluate(
     """
     from cxrsearch import files
     from cxrsearch.cli.command_line import command_line
-    from cxrsearch.cli.training_output import TrainingProgress, needs_train_extra, print_evaluation
+    from cxrsearch.cli.training_output import needs_train_extra, print_epoch, print_evaluation, print_left_out
     from cxrsearch.errors import UsageError
+    from cxrsearch.report.progress import Progress
 
     if sum(given is not None for given in (model, folds, leave_out)) != 1:
         raise UsageError("give one of --model DIR, --folds N, --leave-out FIELD")
@@ -59,10 +60,10 @@ def evaluate(
         from trainer.evaluation import page as evaluation_page
 
     configuration = Config.load(config)
-    with TrainingProgress() as watch:
-        images, left = load(configuration, allow_leakage, watch.reading)
-        watch.left_out(left)
-        log = lambda name, line: watch.line(line, name)  # noqa: E731
+    with Progress("reading images") as progress:
+        images, left = load(configuration, allow_leakage, progress.reach)
+        print_left_out(left)
+        log = lambda name, line: print_epoch(line, name)  # noqa: E731
         if model is not None:
             evaluation = evaluating.of_model(configuration, images, model, everything)
         elif folds is not None:

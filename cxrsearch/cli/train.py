@@ -21,14 +21,15 @@ def train(
     Example: cxrsearch train trainer/configs/second.toml --out runs/second
     """
     from cxrsearch.cli.command_line import command_line
-    from cxrsearch.cli.training_output import TrainingProgress, needs_train_extra, print_evaluation
+    from cxrsearch.cli.training_output import needs_train_extra, print_epoch, print_evaluation, print_left_out
+    from cxrsearch.report.progress import Progress
 
     with needs_train_extra("train"):
         from trainer import run
 
-    with TrainingProgress() as watch:
-        done = run.train(config, out, allow_leakage, watch.line, watch.reading, command_line(ctx))
-    watch.left_out(done.left_out)
+    with Progress("reading images") as progress:
+        done = run.train(config, out, allow_leakage, print_epoch, progress.reach, command_line(ctx))
+    print_left_out(done.left_out)
     if done.evaluation is not None:
         print_evaluation(done.evaluation)
     print(f"epoch {done.fit.epoch} was kept; model: {out / 'model'}")

@@ -1,4 +1,4 @@
-"""What train, evaluate and audit show: progress on stderr, results on stdout."""
+"""What train, evaluate and audit show: a line for each epoch on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -29,59 +29,28 @@ def needs_train_extra(command: str, extra: str = "train") -> Iterator[None]:
         ) from None
 
 
-class TrainingProgress:
-    """Progress on stderr: images read (on a terminal), then a line of figures for every epoch."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal or not log.isEnabledFor(logging.INFO),
+def print_epoch(figures: dict[str, float], name: str = "") -> None:
+    """One epoch. The time left is that of this network's remaining epochs, at the last epoch's pace."""
+    words = [name] if name else []
+    if "self_supervised_epoch" in figures:
+        words.append(f"without labels, epoch {figures['self_supervised_epoch']:3.0f}")
+    else:
+        words.append(f"epoch {figures['epoch']:3.0f}/{figures['epochs']:.0f}")
+    words += [f"loss {figures['loss']:.3f}", f"spread {figures['spread']:.3f}"]
+    if "validation_map_at_r" in figures:
+        words.append(
+            f"validation MAP@R {figures['validation_map_at_r']:.3f} P@1 {figures['validation_precision_at_1']:.3f}"
         )
-        self._read = self._bar.add_task("reading images", total=None)
+    words.append(f"{figures['images_per_second']:.0f} images/s")
+    if "seconds" in figures:
+        left = (figures["epochs"] - figures["epoch"]) * figures["seconds"]
+        words.append(f"{left // 60:.0f}:{left % 60:02.0f} left")
+    log.info("  ".join(words))
 
-    def __enter__(self) -> TrainingProgress:
-        self._bar.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def reading(self, done: int, total: int) -> None:
-        self._bar.update(self._read, completed=done, total=total)
-        if done == total:
-            self._bar.stop()
-
-    def line(self, figures: dict[str, float], name: str = "") -> None:
-        """One epoch. The time left is that of this network's remaining epochs, at the last epoch's pace."""
-        self._bar.stop()
-        words = [name] if name else []
-        if "self_supervised_epoch" in figures:
-            words.append(f"without labels, epoch {figures['self_supervised_epoch']:3.0f}")
-        else:
-            words.append(f"epoch {figures['epoch']:3.0f}/{figures['epochs']:.0f}")
-        words += [f"loss {figures['loss']:.3f}", f"spread {figures['spread']:.3f}"]
-        if "validation_map_at_r" in figures:
-            words.append(
-                f"validation MAP@R {figures['validation_map_at_r']:.3f} P@1 {figures['validation_precision_at_1']:.3f}"
-            )
-        words.append(f"{figures['images_per_second']:.0f} images/s")
-        if "seconds" in figures:
-            left = (figures["epochs"] - figures["epoch"]) * figures["seconds"]
-            words.append(f"{left // 60:.0f}:{left % 60:02.0f} left")
-        log.info("  ".join(words))
-
-    @staticmethod
-    def left_out(left: LeftOut) -> None:
-        if str(left):
-            log.info(f"left out: {left}")
+def print_left_out(left: LeftOut) -> None:
+    if str(left):
+        log.info(f"left out: {left}")
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
