@@ -79,7 +79,10 @@ def test_a_cohort_as_csv_and_parquet(cxrsearch: Run, index: Path, tmp_path: Path
         (["--export", "/nowhere/c.csv"], 4, "cannot be written"),
         (["--by", "site", "--versus", "age > 3"], 2, "give one of"),
         (["--versus", 'site = "Sout"'], 2, "--versus: no image has site = 'Sout'. Did you mean 'South'?"),
-        (["--similar-to", "nowhere.png"], 4, "nowhere.png: does not exist"),
+        (["--similar-to", "none/nowhere.png"], 4, "none/nowhere.png: does not exist"),
+        (["--similar-to", "https://example.org/a.png"], 4, "is an address; images are read from files"),
+        (["--by", "notes"], 2, "--where 'notes contains \"word\"'"),
+        (["--by", "site", "--show"], 2, "--show goes with --where alone"),
     ],
 )
 def test_what_cannot_be_done(cxrsearch: Run, index: Path, arguments: list[str], code: int, message: str) -> None:

@@ -257,3 +257,15 @@ def test_a_page_fits_phones_and_wide_screens(
     assert not page.is_visible("#invert")
     assert page.is_visible(".hits > li:last-child .xray")
     page.close()
+
+
+def test_a_page_is_not_written_under_a_name_of_another_kind(
+    cxrsearch: Run, cohort: Path, index: Path, tmp_path: Path
+) -> None:
+    for name in ("out.pdf", "out", "missing/out.html"):
+        ran = cxrsearch("search", image(cohort), "--index", index, "--report", tmp_path / name)
+        assert ran.code == (4 if name.endswith(".html") else 2)
+        assert "cannot be written" in ran.err or "ends in .html" in ran.err
+    assert cxrsearch("transfer", "--index", index, "--target", "icu", "--out", tmp_path / "out.pdf").code == 2
+    assert not list(tmp_path.glob("out*"))
+    assert not (tmp_path / "missing").exists()

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -313,3 +314,28 @@ def test_a_search_changes_nothing_and_a_missing_shard_is_named(
     ran = cxrsearch_process("search", image_of(cohort), "--index", index)
     assert ran.code == 5
     assert "edge_config.json: missing. Restore the index from a backup" in ran.err
+
+
+def test_an_empty_line_at_the_end_of_stdin_changes_nothing(cxrsearch_process: Run, cohort: Path, index: Path) -> None:
+    arguments = ["search", "-", "--index", index, "--format", "json"]
+    plain, empty = (cxrsearch_process(*arguments, input=f"nowhere.png{end}") for end in ("", "\n \n\n"))
+    assert (plain.code, plain.err) == (empty.code, empty.err)
+    assert plain.code == 4
+
+
+def test_output_in_latin_1_is_no_failure_and_json_loses_nothing(cohort: Path, index: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "\u4eac.dcm"
+    shutil.copy(image_of(cohort), picture)
+    for format in ("table", "json"):
+        command = [sys.executable, "-m", "cxrsearch", "search", picture, "--index", index, "--format", format]
+        environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+        done = subprocess.run(command, capture_output=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["query"]["path"] == str(picture)
+
+
+def test_a_copy_onto_itself_says_so(cxrsearch: Run, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(index.parent)
+    for target in (index.name, f"{index}/", f"./{index.name}"):
+        ran = cxrsearch("copy", index.name, target)
+        assert (ran.code, "is the index to copy itself" in ran.err) == (2, True), ran.err

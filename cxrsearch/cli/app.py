@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
@@ -97,6 +98,8 @@ def _settings(arguments: list[str]) -> dict[str, dict[str, str]]:
 
 def run(arguments: list[str]) -> int:
     """The exit code of the command line ``arguments``."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of latin-1 cannot show every character
+        sys.stdout.reconfigure(errors="replace")
     try:
         listen()
         code = app(arguments, prog_name="cxrsearch", standalone_mode=False, default_map=_settings(arguments))

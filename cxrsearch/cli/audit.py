@@ -36,10 +36,12 @@ def audit(
     from cxrsearch.cli.command_line import command_line
     from cxrsearch.cli.training_output import needs_train_extra
     from cxrsearch.errors import UsageError
+    from cxrsearch.report import page
     from cxrsearch.report.progress import Progress
     from cxrsearch.report.rows import write
     from indexer import dataset as datasets
 
+    page.check_name(out, "--out")
     if root and len(root) != len(dataset):
         raise UsageError("give --root once for each DATASET, in the same order")
     with needs_train_extra("audit", "analysis"):

@@ -77,6 +77,8 @@ def cohort(
         raise UsageError("give one of --by, --versus, --similar-to, --export (--by goes with --similar-to too)")
     if min_cell > 1 and (not by or similar_to is not None):
         raise UsageError("--min-cell goes with --by, when groups are counted")
+    if show and (by or versus is not None or similar_to is not None or export is not None):
+        raise UsageError("--show goes with --where alone: it shows the images of a list")
     with open_store(index) as store:
         fields = store.facts.all_fields
         expression = parse(where, fields, store) if where is not None else None
@@ -199,7 +201,7 @@ def _spread(
 
     if len(by) > 1:
         raise UsageError("--similar-to goes with one --by")
-    counts.check_fields(by, store.facts.all_fields, "--by")
+    counts.check_groups(by, store.facts.all_fields)
     encoder = Encoder(model or DEFAULT_MODEL)
     store.facts.check_model(encoder.card.name, encoder.card.fingerprint)
     identity = load_identity(settings.key_file())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,8 +21,11 @@ def copy(
     Example: cxrsearch copy chest http://localhost:6333/chest
     """
     from cxrsearch.errors import UsageError
-    from cxrsearch.store import create_store, open_store
+    from cxrsearch.store import create_store, is_url, open_store
 
+    same = source.rstrip("/") == target.rstrip("/")
+    if same or (not (is_url(source) or is_url(target)) and Path(source).resolve() == Path(target).resolve()):
+        raise UsageError(f"{target}: is the index to copy itself; give another folder or URL as DST")
     with open_store(source) as old, create_store(target, old.facts) as new:
         if new.count():
             raise UsageError(f"{target}: holds {new.count()} images already; give a new index")

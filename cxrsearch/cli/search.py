@@ -81,6 +81,7 @@ def search(
     from cxrsearch.imaging.radiograph import DEFAULT_GATES, OPEN
     from cxrsearch.report import hits
     from cxrsearch.report import show as showing
+    from cxrsearch.report.page import check_name
     from cxrsearch.retrieval import search as searching
     from cxrsearch.retrieval.answer import answer
     from cxrsearch.retrieval.prediction import Predictor
@@ -91,7 +92,9 @@ def search(
     log = logging.getLogger(LOGGER)
     if region is not None and (like or unlike):
         raise UsageError("--region goes with one image: leave --like and --unlike out")
-    paths = [line.rstrip("\r\n") for name in images for line in (sys.stdin if name == "-" else [name])]
+    check_name(report, "--report")
+    lines = [line.rstrip("\r\n") for name in images for line in (sys.stdin if name == "-" else [name])]
+    paths = [line for line in lines if line.strip()]
     folder = model or DEFAULT_MODEL
     with open_store(index) as store:
         card = read_card(folder)
@@ -118,7 +121,7 @@ def search(
         writer = hits.Writer(fields, calibration, format, explain, sys.stdout)
         with_images = explain or report is not None or (show and format is Format.TABLE)
         kept, failed = [], 0
-        for path in filter(None, paths):
+        for path in paths:
             try:
                 asked = read(Path(path))
             except ImageError as error:

@@ -60,6 +60,7 @@ def transfer(
     from cxrsearch.clinical.expression import And, Or
     from cxrsearch.clinical.where import parse
     from cxrsearch.errors import UsageError
+    from cxrsearch.report import page
     from cxrsearch.report.rows import write
     from cxrsearch.store import open_store
 
@@ -67,6 +68,7 @@ def transfer(
         raise UsageError("--fit-on and --test-on go together")
     if fit_on is not None and leave_out is not None:
         raise UsageError("give --leave-out, or --fit-on and --test-on")
+    page.check_name(out, "--out")
     with needs_train_extra("transfer", "analysis"):
         from trainer.transfer import cases as casing
         from trainer.transfer import report as transfer_report

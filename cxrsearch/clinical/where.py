@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import functools
 import math
+import re
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
@@ -79,14 +80,13 @@ def parse(
         at_end = error.token.type == "$END"
         position = len(text.rstrip()) if at_end else (error.token.start_pos or 0)
         what = "unexpected end" if at_end else f"unexpected {_short(str(error.token))}"
-        raise WhereError(
-            text, position, f"{what}; expected {_expected(error.accepts or error.expected)}", option
-        ) from None
+        wanted = _hint(text, position) or f"; expected {_expected(error.accepts or error.expected)}"
+        raise WhereError(text, position, what + wanted, option) from None
     except UnexpectedCharacters as error:
         position = error.pos_in_stream or 0
         mark = text[position]
         what = "this quote is never closed" if mark in "\"'" else f"unexpected {mark!r}"
-        raise WhereError(text, position, what, option) from None
+        raise WhereError(text, position, what + _hint(text, position), option) from None
     except UnexpectedInput:
         raise WhereError(text, 0, "cannot be understood", option) from None
     _check_depth(text, tree, option)
@@ -126,6 +126,28 @@ _WORDS = {
     "CONTAINS": "contains",
     "MISSING": "missing",
 }
+
+
+# What people write who know another language, and how it is said in this one.
+_HINTS = (
+    (r"(not\s+)?between\b", "write age >= 40 and age <= 60 for a range"),
+    (r"i?like\b", 'write notes contains "word"; it finds whole words'),
+    (r"(null|none|nan)\b", "write is missing or is not missing"),
+    (r"==", "write = once"),
+    (r"<>|!(?!=)", "write != or not"),
+    (r"&&?|\|\|?", "write and, or"),
+    (r"[\u2018-\u201f\u00ab\u00bb]", "write straight quotes, \" or '"),
+    (r"\d{1,2}[./]\d{1,2}[./]\d{2,4}|\d{4}/\d{1,2}/\d{1,2}", "write a date as 2020-02-01, the year first"),
+    (r"\d+,\d+", "write a decimal point: 38.5"),
+)
+
+
+def _hint(text: str, position: int) -> str:
+    """What to write instead, where something of another language stands at a place; else nothing."""
+    for pattern, hint in _HINTS:
+        if any(found.start() <= position < found.end() for found in re.finditer(pattern, text, re.IGNORECASE)):
+            return f"; {hint}"
+    return ""
 
 
 def _expected(tokens: Collection[str]) -> str:
@@ -220,6 +242,8 @@ class _Builder:
 
     def _value(self, field: Field, literal: Token) -> Scalar:
         text = str(literal)
+        if literal.type == "NAME" and text.lower() in ("null", "none", "nan"):
+            raise self._error(literal, f"write {field.name} is missing, or {field.name} is not missing")
         match field.type:
             case FieldType.BOOLEAN:
                 if literal.type == "NAME" and text.lower() in ("true", "false"):

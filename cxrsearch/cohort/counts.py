@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from cxrsearch.clinical.expression import Expression, Missing, Not, both
-from cxrsearch.clinical.fields import ROW_HASH, Field, Payload, Scalar, values_of
+from cxrsearch.clinical.fields import ROW_HASH, Field, FieldType, Payload, Scalar, values_of
 from cxrsearch.errors import UsageError
 from cxrsearch.store.contract import VectorStore
 from cxrsearch.text import nearest
@@ -37,6 +37,17 @@ def check_fields(names: Sequence[str], fields: Mapping[str, Field], option: str)
             raise UsageError(f"{option} {name}: no such field in this index.{near}")
 
 
+def check_groups(names: Sequence[str], fields: Mapping[str, Field]) -> None:
+    """Raises UsageError for a field that the index does not have, and for text, of which no two are equal."""
+    check_fields(names, fields, "--by")
+    for name in names:
+        if fields[name].type is FieldType.TEXT:
+            raise UsageError(
+                f"--by {name}: is free text, which is not counted. Count the images with a word in it:"
+                f" --where '{name} contains \"word\"'"
+            )
+
+
 def count(store: VectorStore, by: Sequence[str], expression: Expression | None = None) -> tuple[list[Group], Group]:
     """The groups, largest first, and the total over all images (its ``values`` empty).
 
@@ -45,7 +56,7 @@ def count(store: VectorStore, by: Sequence[str], expression: Expression | None =
     """
     if len(by) > MAX_FIELDS:
         raise UsageError(f"--by: at most {MAX_FIELDS} fields, not {len(by)}")
-    check_fields(by, store.facts.all_fields, "--by")
+    check_groups(by, store.facts.all_fields)
     images: dict[tuple[Scalar | None, ...], int] = defaultdict(int)
     patients: dict[tuple[Scalar | None, ...], set[str]] = defaultdict(set)
     unknown: dict[tuple[Scalar | None, ...], int] = defaultdict(int)

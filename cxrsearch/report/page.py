@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch import __version__, files
+from cxrsearch.errors import UsageError
 from cxrsearch.imaging.canonical import jpeg
 from cxrsearch.text import clean
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _TEMPLATES = Path(__file__).parent / "templates"
+
+
+def check_name(path: Path | None, option: str) -> None:
+    """Raises UsageError for the name of a file that is no page's: it would be HTML under another name."""
+    if path is not None and path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{option} {path}: is an HTML page; write to a file that ends in .html")
 
 
 def write(path: Path, template: str, **facts: Any) -> None:

@@ -58,12 +58,17 @@ def write_csv(rows: Iterable[Row], columns: Sequence[str], stream: TextIO, heade
 
 def write_jsonl(rows: Iterable[Row], stream: TextIO) -> None:
     for row in rows:
-        stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        stream.write(json.dumps(row, ensure_ascii=not _has_all(stream), default=str) + "\n")
 
 
 def write_json(value: Any, stream: TextIO) -> None:
-    json.dump(value, stream, ensure_ascii=False, indent=2, default=str)
+    json.dump(value, stream, ensure_ascii=not _has_all(stream), indent=2, default=str)
     stream.write("\n")
+
+
+def _has_all(stream: TextIO) -> bool:
+    """Whether every character can be written to a stream; where not, JSON has its own way to say them."""
+    return (getattr(stream, "encoding", None) or "utf-8").lower().startswith(("utf-", "utf8"))
 
 
 def write_table(rows: Iterable[Row], columns: Sequence[str], title: str = "", stream: TextIO | None = None) -> None:

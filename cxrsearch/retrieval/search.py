@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,6 +138,8 @@ def read_query(
     dataset: the one of the index that the file would belong to, where that was said (own_patient.py).
     Raises ImageError for an image that cannot be read, or that index would not let in either.
     """
+    if not path.is_file():  # said here with the folders: read() names the file alone, for lists of rejected files
+        raise ImageError(Reason.MISSING, f"{path}: {_why_no_file(path)}")
     radiographs = _read(path, keywords(store.facts), gates)
     squares = [canonical(one, encoder.card.image_size) for one in radiographs]
     encoded = encoder.encode(squares)
@@ -159,6 +162,14 @@ def _read(path: Path, wanted: Sequence[str], gates: Gates) -> list[Radiograph]:
             raise
         what = str(error).split("; ")[0]
         raise ImageError(error.reason, f"{what}; --any-body-part searches with it all the same") from None
+
+
+def _why_no_file(path: Path) -> str:
+    if re.match(r"\w+:/", str(path)):
+        return "is an address; images are read from files, so download it first"
+    if path.is_dir():
+        return "is a folder, not a file; name its images"
+    return "does not exist or is no regular file"
 
 
 def search(image: QueryImage, store: VectorStore, encoder: Encoder, options: SearchOptions) -> Result:
