@@ -189,27 +189,14 @@ def _spread(
     any_body_part: bool,
     format: Format,
 ) -> None:
-    from cxrsearch import settings
-    from cxrsearch.clinical.expression import both
-    from cxrsearch.clinical.identity import load_identity
-    from cxrsearch.cohort import counts
-    from cxrsearch.cohort.similarity import spread
-    from cxrsearch.encoder import DEFAULT_MODEL, Encoder
+    from cxrsearch.archive import Archive
+    from cxrsearch.encoder import DEFAULT_MODEL
     from cxrsearch.errors import UsageError
-    from cxrsearch.imaging.radiograph import DEFAULT_GATES, OPEN
-    from cxrsearch.retrieval.search import left_out, read_query
 
     if len(by) > 1:
         raise UsageError("--similar-to goes with one --by")
-    counts.check_groups(by, store.facts.all_fields)
-    encoder = Encoder(model or DEFAULT_MODEL)
-    store.facts.check_model(encoder.card.name, encoder.card.fingerprint)
-    identity = load_identity(settings.key_file())
-    gates = OPEN if any_body_part else DEFAULT_GATES
-    query = read_query(image, store, encoder, identity, gates=gates)[0]
     name = by[0] if by else None
-    gone = left_out([query], store)
-    found = spread(store, query.embedding, both(gone.others, expression), name)
+    found, notes = Archive(store, model or DEFAULT_MODEL, any_body_part).spread(image, expression, name)
     rows, cells = [], []
     for one in found:
         row = {**({name: one.value} if name else {}), "images": one.images, "patients": one.patients}
@@ -223,5 +210,5 @@ def _spread(
     write(rows, [*columns, "spread"] if format is Format.TABLE else columns, format, cells=cells)
     if format is Format.TABLE:
         print("similarity of the cohort's images to this one; the query's own patient is left out")
-    for note in gone.notes:
+    for note in notes:
         logging.getLogger(LOGGER).warning(f"cxrsearch: {note}")
