@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cxrsearch.encoder import DEFAULT_MODEL, read_card
 from cxrsearch.errors import InputError, UsageError
+from indexer.phantoms import write_cohort
 from trainer.metrics import probabilities as scores
 from trainer.transfer import cases as casing
 from trainer.transfer import models, transfer
@@ -344,3 +345,22 @@ def test_a_site_with_all_the_patients_cannot_be_left_out(make_index: MakeIndex) 
     assert set(cases.values("site")) == {"Daegu"}
     with pytest.raises(InputError, match="--leave-out site: fewer than two values are known; nothing to leave out"):
         transfer.leaving_out(cases, "site", 0)
+
+
+def test_a_case_is_never_shown_by_a_file_that_changed_since_it_was_indexed(cxrsearch: Run, tmp_path: Path) -> None:
+    from cxrsearch.store import open_store
+    from cxrsearch.store.images import StoredImages
+    from trainer.transfer.report import picture
+
+    toml = write_cohort(tmp_path / "set", patients=8, size=96)
+    assert cxrsearch("index", toml, "--index", tmp_path / "index").code == 0
+    with open_store(str(tmp_path / "index")) as store:
+        cases, images = casing.load(store, "outcome"), StoredImages(store)
+    original = picture(cases, 0, images)
+    changed = toml.parent / str(cases.payloads[0]["path"])
+    other = next(path for path in sorted(toml.parent.rglob("*.dcm")) if path != changed)
+    changed.write_bytes(other.read_bytes())
+    thumbnail = picture(cases, 0, images)
+    assert None not in (original, thumbnail)
+    store.thumbnails.remove([cases.ids[0]])
+    assert picture(cases, 0, images) is None

@@ -63,6 +63,7 @@ def transfer(
     from cxrsearch.report import page
     from cxrsearch.report.rows import write
     from cxrsearch.store import open_store
+    from cxrsearch.store.images import StoredImages
 
     if (fit_on is None) != (test_on is None):
         raise UsageError("--fit-on and --test-on go together")
@@ -76,7 +77,7 @@ def transfer(
 
     trusted = tuple(_names(trust) or ())
     with open_store(index) as store:
-        fields, facts = store.facts.all_fields, store.facts
+        fields, facts, images = store.facts.all_fields, store.facts, StoredImages(store)
         expression = parse(where, fields, store) if where is not None else None
         given = {"--fit-on": fit_on, "--test-on": test_on}
         sides = [parse(text, fields, store, option) for option, text in given.items() if text is not None]
@@ -99,7 +100,7 @@ def transfer(
         found = transferring.in_folds(cases, repeats, seed)
     command = command_line(ctx)
     if out is not None:
-        transfer_report.write(out, found, facts, command, seed)
+        transfer_report.write(out, found, images, command, seed)
     if save is not None:
         transfer_report.save(save, found, facts, command, seed)
     whole, rows = transfer_report.as_json(found), transfer_report.rows(found)

@@ -11,12 +11,11 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from cxrsearch import __version__, files
-from cxrsearch.errors import ImageError
 from cxrsearch.imaging.canonical import canonical
-from cxrsearch.imaging.read import read
 from cxrsearch.report import page
 from cxrsearch.retrieval.prediction import PREDICTION_FORMAT
 from cxrsearch.store.contract import IndexFacts
+from cxrsearch.store.images import StoredImages
 from trainer import plots
 from trainer.transfer import models
 from trainer.transfer.cases import Cases
@@ -64,8 +63,8 @@ def as_json(found: Transfer) -> dict[str, Any]:
     }
 
 
-def write(path: Path, found: Transfer, facts: IndexFacts, command: str, seed: int) -> None:
-    """The page; pictures of the cases that were got most wrong where their files are still there."""
+def write(path: Path, found: Transfer, images: StoredImages, command: str, seed: int) -> None:
+    """The page; pictures of the cases that were got most wrong where the index has any."""
     cases = found.cases
     mean = {name: np.nanmean(said[:, found.judged], axis=0) for name, said in found.predicted.items() if name in MODELS}
     truth = cases.truth[found.judged]
@@ -84,7 +83,7 @@ def write(path: Path, found: Transfer, facts: IndexFacts, command: str, seed: in
         if cases.binary
         else None,
         coefficients=_coefficients(cases, seed),
-        wrong=_wrong(found, facts),
+        wrong=_wrong(found, images),
         best=BOTH if BOTH in mean else IMAGE,
     )
 
@@ -134,7 +133,7 @@ def _coefficients(cases: Cases, seed: int) -> list[dict[str, Any]]:
     return [{"name": plain[n].replace("missingindicator_", "missing: "), "value": float(weights[n])} for n in order]
 
 
-def _wrong(found: Transfer, facts: IndexFacts) -> list[dict[str, Any]]:
+def _wrong(found: Transfer, images: StoredImages) -> list[dict[str, Any]]:
     cases = found.cases
     name = BOTH if BOTH in found.predicted else IMAGE
     said = np.nanmean(found.predicted[name][:, found.judged], axis=0)
@@ -147,20 +146,12 @@ def _wrong(found: Transfer, facts: IndexFacts) -> list[dict[str, Any]]:
         error = np.abs(said[:, 0] - truth)
         words = [f"{t:.3g}, said {p:.3g}" for t, p in zip(truth, said[:, 0], strict=True)]
     shown = np.argsort(-error, kind="stable")[:_WRONG]
-    return [{"picture": _picture(cases.payloads[numbers[n]], facts), "words": words[n]} for n in shown]
+    return [{"picture": picture(cases, int(numbers[n]), images), "words": words[n]} for n in shown]
 
 
-def _picture(payload: dict[str, Any], facts: IndexFacts) -> str | None:
-    """The picture of an indexed image, None where its file is not there or its path is hashed."""
-    dataset = facts.datasets.get(str(payload["dataset"]))
-    if dataset is None or not dataset.root:
+def picture(cases: Cases, number: int, images: StoredImages) -> str | None:
+    """The picture of a case, None where neither its original nor a thumbnail is here."""
+    found = images.read(cases.ids[number], cases.payloads[number])
+    if found is None:
         return None
-    root = Path(dataset.root).resolve()
-    path = (root / str(payload["path"])).resolve()
-    if not path.is_relative_to(root):
-        return None
-    try:
-        image = read(path)[int(payload.get("frame", 1)) - 1]
-    except (ImageError, IndexError):
-        return None
-    return page.jpeg_uri(np.rint(canonical(image, _PIXELS) * 255).astype(np.uint8))
+    return page.jpeg_uri(np.rint(canonical(found.radiograph, _PIXELS) * 255).astype(np.uint8))
