@@ -123,6 +123,8 @@ class _Writer:
         self.known = self._known()
         self.seen: set[str] = set()
         self.batch: list[Point] = []
+        self.changed: dict[str, Payload] = {}  # of stored points, by id
+        self.updated = 0  # files that these belong to
         self.thumbnails: dict[str, bytes] = {}
         self.from_header = {name for name, mapped in self.mapping.entering.items() if mapped.dicom}
 
@@ -169,7 +171,11 @@ class _Writer:
             self._update(task, record, patient, outcome)
 
     def flush(self) -> None:
-        """Store the batch; once this returns, its images count as indexed."""
+        """Store the batch; once this returns, its images count as indexed or updated."""
+        if self.changed:
+            self.store.set_payloads(self.changed)
+            self.summary.updated += self.updated
+            self.changed, self.updated = {}, 0
         if not self.batch:
             return
         for id, picture in self.thumbnails.items():
@@ -215,8 +221,10 @@ class _Writer:
         ids = list(takewhile(self.known.__contains__, (self._id(record, frame) for frame in count(1))))
         for frame, point in enumerate(ids, start=1):
             payload = self._payload(task, record, patient, read.sha256, self.known[point], frame, len(ids))
-            self.store.set_payload(point, payload)
-        self.summary.updated += 1
+            self.changed[point] = payload
+        self.updated += 1
+        if len(self.changed) >= _BATCH:
+            self.flush()
 
     def _payload(
         self,
@@ -272,7 +280,7 @@ class _Writer:
         rejection = Rejection(task.label, error.reason, clean(str(error)), task.record.row)
         self.rejected.write(json.dumps(asdict(rejection), ensure_ascii=False) + "\n")
         self.rejected.flush()
-        bad, seen = self.summary.rejected.total(), self.summary.seen + len(self.batch)
+        bad, seen = self.summary.rejected.total(), self.summary.seen + len(self.batch) + self.updated
         if self.options.only is None and seen >= _BEFORE_JUDGING and bad > self.options.max_rejected * seen:
             reason, number = self.summary.rejected.most_common(1)[0]
             self.flush()

@@ -13,7 +13,7 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="The backup file.")]
 def backup(
     source: Annotated[str, typer.Argument(metavar="INDEX", help="The index: a folder or a URL.")], file: File
 ) -> None:
-    """Write an index into one file. Searches can go on meanwhile.
+    """Check an index and write it into one file. Searches and an index run can go on meanwhile.
 
     Example: cxrsearch backup chest chest-2020-03.backup
     """
@@ -31,24 +31,14 @@ def backup(
 def restore(
     file: File, target: Annotated[str, typer.Argument(metavar="INDEX", help="A new index: a folder or a URL.")]
 ) -> None:
-    """Make an index from a backup file, after checking it.
+    """Make an index from a backup file, after checking it. The index is there when it is whole.
 
     Example: cxrsearch restore chest-2020-03.backup chest-again
     """
-    from cxrsearch.errors import UsageError
-    from cxrsearch.store import create_store
-    from cxrsearch.store.backup import Backup
+    from cxrsearch.store import backup as backups
+    from cxrsearch.store import new_store
 
-    saved = Backup(file)
-    with create_store(target, saved.facts) as store:
-        if store.count():
-            raise UsageError(f"{target}: holds {store.count()} images already; give a new index")
-        store.declare(saved.facts)
-        count = 0
-        for points in saved.points():
-            store.upsert(points)
-            count += len(points)
-        for id, picture in saved.thumbnails():
-            store.thumbnails.put(id, picture)
-        store.optimise()
+    saved = backups.Backup(file)
+    with new_store(target, saved.facts) as store:
+        count = backups.fill(store, saved.points(), saved.thumbnail, target)
     print(f"restored {count} images")

@@ -63,8 +63,6 @@ def forget(
         if dry_run:
             print(f"dry run: {sum(counts.values())} images would be deleted")
             return
-        # Remembered first: a run that is killed here can be repeated, and indexing leaves the patient out already.
         more = store.facts.forgotten | {identity.forgotten(str(name)) for name in found}
-        store.declare(replace(store.facts, forgotten=more))
-        deleted = store.erase(known)
+        deleted = store.erase(known, replace(store.facts, forgotten=more))
     print(f"deleted {deleted} image{'s' if deleted > 1 else ''}; indexing again leaves this patient out (--again)")

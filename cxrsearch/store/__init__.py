@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,44 @@ def create_store(address: str, facts: IndexFacts) -> AbstractContextManager[Vect
     from cxrsearch.store.edge import EdgeStore
 
     return closing(EdgeStore.create(_folder(address), facts))
+
+
+def problems(address: str) -> Iterator[str]:
+    """What is damaged or missing of an index, a file a line, though it may be too damaged to be opened."""
+    if is_url(address):
+        with open_store(address) as store:
+            yield from store.problems()
+    else:
+        from cxrsearch.store.recovery import problems_of
+
+        yield from problems_of(_folder(address))
+
+
+@contextmanager
+def new_store(address: str, facts: IndexFacts) -> Iterator[VectorStore]:
+    """A new index, to be filled, that is there only when the block has ended without error.
+
+    Raises UsageError where an index with images is already.
+    """
+    store: VectorStore
+    if is_url(address):
+        from cxrsearch.store.server import ServerStore
+
+        store = ServerStore.connect(address, facts, unpublished=True)
+    else:
+        from cxrsearch.store.edge import EdgeStore
+
+        store = EdgeStore.create(_folder(address), facts, unpublished=True)
+    if count := store.count():
+        store.close()
+        raise UsageError(f"{address}: holds {count} images already; give a new index")
+    try:
+        store.declare(facts)
+        yield store
+    except BaseException:
+        store.abandon()
+        raise
+    store.close()
 
 
 def _folder(address: str) -> Path:

@@ -194,8 +194,8 @@ class VectorStore(Protocol):
         (D,), finite and of unit length."""
         ...
 
-    def set_payload(self, id: str, payload: Payload) -> None:
-        """Replace the whole payload of a stored point; its vector stays."""
+    def set_payloads(self, payloads: Mapping[str, Payload]) -> None:
+        """Replace the whole payload of stored points, by id; their vectors stay."""
         ...
 
     def query(self, vector: NDArray[np.float32], limit: int, expression: Expression | None = None) -> list[Scored]:
@@ -232,8 +232,9 @@ class VectorStore(Protocol):
         """Delete every point that meets the expression, with its thumbnail; how many they were."""
         ...
 
-    def erase(self, expression: Expression) -> int:
-        """Delete as :meth:`delete` does, leaving no bytes of the points behind where the engine is ours to say."""
+    def erase(self, expression: Expression, facts: IndexFacts) -> int:
+        """Delete as :meth:`delete` does and make these the facts, both or neither, leaving no bytes of the points
+        behind, where the engine is ours to say."""
         ...
 
     def optimise(self) -> None:
@@ -244,7 +245,17 @@ class VectorStore(Protocol):
         """Space on disk; None when the engine does not say."""
         ...
 
-    def close(self) -> None: ...
+    def problems(self) -> Iterator[str]:
+        """What is damaged or missing on this machine, a file a line. Reads every byte."""
+        ...
+
+    def close(self) -> None:
+        """Give back the files; what was written is published."""
+        ...
+
+    def abandon(self) -> None:
+        """Instead of :meth:`close`, of an index made unpublished: leave nothing of it."""
+        ...
 
 
 def check_vectors(points: Sequence[Point], dimensions: int) -> list[NDArray[np.float32]]:

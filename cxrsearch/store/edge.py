@@ -1,10 +1,9 @@
 """An index in a folder: one Qdrant Edge shard, searched in this process.
 
-    INDEX/index.json   the facts
-    INDEX/shard/       the engine's files
-    INDEX/lock         shared by readers, exclusive for the writer
+    INDEX/index.json   the facts, and which generation of the shard is published (generations.py)
+    INDEX/shard/       the engine's files, a folder for each generation
+    INDEX/lock         the writer's
     INDEX/thumbnails/  a small picture of each image (thumbnails.py)
-    INDEX/manifest.json  what the files were when the writer closed them (manifest.py)
 
 The shard has no write-ahead log, whose lock would keep a second reader out; instead every write is
 flushed before it returns.
@@ -13,30 +12,33 @@ flushed before it returns.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import qdrant_edge as edge
 from numpy.typing import NDArray
 
-from cxrsearch.clinical.expression import Expression, Not
-from cxrsearch.clinical.fields import Field, FieldType, Payload, Scalar, Value
+from cxrsearch.clinical.expression import Expression
+from cxrsearch.clinical.fields import FieldType, Payload, Scalar, Value
 from cxrsearch.errors import IndexUnavailable
-from cxrsearch.files import replacing
-from cxrsearch.store import manifest, shard
+from cxrsearch.store import generations, recovery, shard
 from cxrsearch.store.contract import SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
 from cxrsearch.store.filters import Engine, translate
+from cxrsearch.store.generations import DRAFT, HEAD, Head, Lock, Plan
 from cxrsearch.store.thumbnails import Thumbnails
 
-_PAGE = 1_000
 # What a process killed while it made an index may have left.
-_OWN_FILES = {"lock", "shard", "thumbnails", "rejected.jsonl", "rejected.jsonl.new", "index.json.new", "manifest.json"}
+_OWN_FILES = {"shard", "thumbnails", "rejected.jsonl", "rejected.jsonl.new", "index.json.new", "manifest.json", "lock"}
+# Seconds between two generations that a long run publishes, and how many times what making one took: it is a copy of
+# the whole shard, and takes at most a twentieth of the run.
+PUBLISH_EVERY = 30.0
+_PUBLISH_SHARE = 20
 # Edge 0.9.0 turns MatchValue(True) into the number 1, which matches no boolean: they are kept as keywords.
 _BOOLEANS = {True: "true", False: "false"}
 
@@ -54,38 +56,43 @@ _FILTERS = Engine(
 class EdgeStore:
     """A VectorStore on a local folder. Use :meth:`open` and :meth:`create`."""
 
-    def __init__(self, folder: Path, facts: IndexFacts, opened: edge.EdgeShard, lock: TextIO, write: bool) -> None:
-        self.folder, self.facts = folder, facts
-        self._shard, self._lock, self._write = opened, lock, write
-        self.thumbnails = Thumbnails(folder / "thumbnails")
+    def __init__(self, folder: Path, facts: IndexFacts, writer: Lock | None, unpublished: bool = False) -> None:
+        self.folder, self.facts, self._writer, self._unpublished = folder, facts, writer, unpublished
+        self.thumbnails = Thumbnails(folder / "thumbnails", self._begin)
+        self._head: Head
+        self._shard: edge.EdgeShard
+        self._held = Lock(None)
+        self._draft: int | None = None
+        self._gone: set[str] = set()  # deleted points, whose thumbnails go when readers no longer get the points
+        self._publish_at = 0.0
 
     @classmethod
     def open(cls, folder: Path, write: bool = False) -> EdgeStore:
-        """Raises IndexUnavailable when there is no index or it is damaged, IndexInUse when it is being written."""
-        if not (folder / "index.json").is_file():
-            what = "not a cxrsearch index" if folder.exists() else "no such index"
-            raise IndexUnavailable(f"{folder}: {what}. Make one with: cxrsearch index DATASET --index {folder}")
-        lock = shard.lock(folder, write)
+        """Raises IndexUnavailable when there is no index or it is damaged, IndexInUse for a second writer."""
+        generations.check_folder(folder)
+        writer = generations.lock_writer(folder) if write else None
         try:
-            shard.finish_erasing(folder, write)
-            facts = _read_facts(folder)
-            manifest.check(folder)
-            if not (folder / "shard" / "edge_config.json").is_file():
-                raise IndexUnavailable(f"{folder / 'shard'}: missing or incomplete. Restore the index or index again.")
-            if write:
+            if writer is None:
+                recovery.recover_if_alone(folder)
+            else:
                 shard.check_space(folder)
-                manifest.remove(folder)
-            loaded = shard.load(folder)
+                recovery.recover(folder)
+            opened = cls(folder, generations.read_head(folder).facts, writer)
+            opened._open_published()
         except BaseException:
-            lock.close()
+            if writer is not None:
+                writer.close()
             raise
-        return cls(folder, facts, loaded, lock, write)
+        return opened
 
     @classmethod
-    def create(cls, folder: Path, facts: IndexFacts) -> EdgeStore:
-        """The index in ``folder``, made when there is none; opened for writing."""
-        if (folder / "index.json").is_file():
-            return cls.open(folder, write=True)
+    def create(cls, folder: Path, facts: IndexFacts, unpublished: bool = False) -> EdgeStore:
+        """The index in ``folder``, made when there is none; opened for writing. unpublished: nothing of what is
+        written is there for others, or after a kill, before the store is closed."""
+        if (folder / HEAD).is_file():
+            opened = cls.open(folder, write=True)
+            opened._unpublished = unpublished
+            return opened
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -95,30 +102,50 @@ class EdgeStore:
             raise IndexUnavailable(
                 f"{folder}: holds other files ({foreign[0]!r}) and no index. Give an empty or a new folder."
             )
-        lock = shard.lock(folder, write=True)
-        shard.check_space(folder)
-        shutil.rmtree(folder / "shard", ignore_errors=True)  # of a process killed before its index.json was written
-        store = cls(folder, facts, shard.create(folder / "shard", facts.dimensions), lock, write=True)
-        store._index_fields(facts.all_fields)
-        store._write_facts(facts)
-        return store
+        generations.check_links(folder)
+        writer = generations.lock_writer(folder)
+        made = cls(folder, facts, writer, unpublished)
+        try:
+            shard.check_space(folder)
+            made._remove_all()  # of a process killed before its index.json was written
+            made._shard = shard.create(generations.path_of(folder, 1), facts.dimensions, facts.all_fields)
+            if unpublished:
+                made._draft = 1
+            else:
+                made._shard.close()
+                generations.publish(folder, facts, 1)
+                made._open_published()
+        except BaseException:
+            writer.close()
+            raise
+        return made
 
     def declare(self, facts: IndexFacts) -> None:
-        self._index_fields({n: f for n, f in facts.fields.items() if n not in self.facts.fields})
-        self._write_facts(facts)
+        if new := {name: field for name, field in facts.fields.items() if name not in self.facts.fields}:
+            self._begin()
+            shard.index_fields(self._shard, new)
+        if self._draft is None:
+            self._head = replace(self._head, facts=facts)
+            generations.write_head(self.folder, self._head)
+        elif not self._unpublished:
+            generations.plan(self.folder, DRAFT, Plan(facts, self._draft))
         self.facts = facts
 
     def upsert(self, points: Sequence[Point]) -> None:
         vectors = check_vectors(points, self.facts.dimensions)
-        shard.check_space(self.folder)
         made = [
             edge.Point(id=point.id, vector=vector.tolist(), payload=_pack(point.payload))
             for point, vector in zip(points, vectors, strict=True)
         ]
         self._update(edge.UpdateOperation.upsert_points(made))
+        stored = {point.id for point in points}
+        self.thumbnails.unsettled -= stored
+        self._gone -= stored
 
-    def set_payload(self, id: str, payload: Payload) -> None:
-        self._update(edge.UpdateOperation.overwrite_payload([id], _pack(payload)))
+    def set_payloads(self, payloads: Mapping[str, Payload]) -> None:
+        self._update(
+            *(edge.UpdateOperation.overwrite_payload([id], _pack(payload)) for id, payload in payloads.items())
+        )
 
     def query(self, vector: NDArray[np.float32], limit: int, expression: Expression | None = None) -> list[Scored]:
         return self._query(edge.Query.Nearest(vector.tolist()), limit, expression)
@@ -150,7 +177,11 @@ class EdgeStore:
         offset = None
         while True:
             request = edge.ScrollRequest(
-                offset=offset, limit=_PAGE, filter=self._filter(expression), with_payload=wanted, with_vector=vectors
+                offset=offset,
+                limit=shard.PAGE,
+                filter=self._filter(expression),
+                with_payload=wanted,
+                with_vector=vectors,
             )
             records, offset = self._shard.scroll(request)
             for record in records:
@@ -167,58 +198,113 @@ class EdgeStore:
         return {self._unpacked(field, hit.value): hit.count for hit in self._shard.facet(request)}
 
     def delete(self, expression: Expression) -> int:
-        count = self.count(expression)
         condition = self._filter(expression)
         assert condition is not None
-        self.thumbnails.remove(self._ids(expression))
-        self._update(edge.UpdateOperation.delete_points_by_filter(condition))
-        return count
+        gone = self._ids(expression)
+        if gone:
+            self._update(edge.UpdateOperation.delete_points_by_filter(condition))
+            self._gone.update(gone)
+        return len(gone)
 
-    def erase(self, expression: Expression) -> int:
-        """The points that stay are written into a new shard, which takes the place of the old one."""
-        count = self.count(expression)
-        if not count:
+    def erase(self, expression: Expression, facts: IndexFacts) -> int:
+        if not (gone := self._ids(expression)):
+            self.declare(facts)
             return 0
-        self.thumbnails.remove(self._ids(expression))
-        new = self.folder / "shard.new"
-        shutil.rmtree(new, ignore_errors=True)
-        kept = EdgeStore(self.folder, self.facts, shard.create(new, self.facts.dimensions), self._lock, write=True)
-        kept._index_fields(self.facts.all_fields)
-        points = self.scroll(Not(expression), vectors=True)
-        while batch := list(islice(points, _PAGE)):
-            kept.upsert(batch)
-        kept._shard.close()
-        self._shard.close()
-        # From the first rename on, the new shard is whole: opening finishes the rest (shard.py).
-        (self.folder / "shard").rename(self.folder / "shard.old")
-        shard.finish_erasing(self.folder, write=True)
-        self._shard = shard.load(self.folder)
-        return count
+        self._finish()
+        try:
+            recovery.erase(self.folder, facts, gone)
+        finally:
+            self._open_published()
+        self.facts = facts
+        return len(gone)
 
     def optimise(self) -> None:
-        self._shard.optimize()
-        self._shard.flush()
+        if self._draft is not None:
+            self._shard.optimize()
+            self._shard.flush()
 
     def size_bytes(self) -> int:
-        blocks = sum(path.stat().st_blocks for path in self.folder.rglob("*") if path.is_file())
-        return blocks * 512  # POSIX st_blocks: what the files take, not what their holes pretend
+        return shard.size(self.folder)
+
+    def problems(self) -> Iterator[str]:
+        yield from generations.problems(self.folder, self._head)
+        yield from self.thumbnails.problems()
 
     def close(self) -> None:
+        try:
+            self._finish()
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+
+    def abandon(self) -> None:
         self._shard.close()
-        if self._write and shard.free(self.folder) >= shard.SPARE_BYTES:
-            # Loading removes the segments that were merged away; now, so that no search has to.
-            shard.load(self.folder).close()
-            # On a full disk: an index without a manifest is not checked.
-            with contextlib.suppress(OSError, IndexUnavailable):
-                manifest.write(self.folder)
-        self._lock.close()  # closing the file gives the lock back
+        self._held.close()
+        if (self.folder / HEAD).exists():  # it was empty, and is again
+            self.thumbnails.keep_only(())
+            generations.remove_others(self.folder, {generations.read_head(self.folder).generation})
+        else:
+            self._remove_all()
+            (self.folder / "lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # holds what is not ours
+                self.folder.rmdir()
+        assert self._writer is not None
+        self._writer.close()
+
+    def _remove_all(self) -> None:
+        for name in ("shard", "thumbnails"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _ids(self, expression: Expression) -> list[str]:
         return [point.id for point in self.scroll(expression, fields=[])]
 
-    def _update(self, operation: edge.UpdateOperation) -> None:
-        self._shard.update(operation)
+    def _open_published(self) -> None:
+        self._head, self._held, self._shard = generations.open_published(self.folder, self._writer is not None)
+
+    def _begin(self) -> None:
+        """Before the first change: go on with a draft."""
+        if self._draft is not None:
+            return
+        self._draft = generations.copy_published(self.folder, self._head)
+        if not self._unpublished:
+            generations.plan(self.folder, DRAFT, Plan(self.facts, self._draft))
+        self._shard.close()
+        self._held.close()
+        self._shard = shard.load(generations.path_of(self.folder, self._draft))
+        self._publish_at = time.monotonic() + PUBLISH_EVERY
+
+    def _update(self, *operations: edge.UpdateOperation) -> None:
+        shard.check_space(self.folder)
+        self._begin()
+        for operation in operations:
+            self._shard.update(operation)
         self._shard.flush()
+        if not self._unpublished and time.monotonic() >= self._publish_at:
+            self._publish_copy()
+
+    def _publish_copy(self) -> None:
+        """Let readers have what there is, and go on."""
+        assert self._draft is not None
+        started = time.monotonic()
+        if shard.free(self.folder) > 2 * shard.SPARE_BYTES + shard.size(generations.path_of(self.folder, self._draft)):
+            self._head = generations.publish_copy(self.folder, self.facts, self._draft)
+        now = time.monotonic()
+        self._publish_at = now + max(PUBLISH_EVERY, _PUBLISH_SHARE * (now - started))
+
+    def _finish(self) -> None:
+        """Close the engine's files; where they are a draft, that becomes the published generation."""
+        if self._draft is None:
+            self._shard.close()
+            self._held.close()
+            return
+        without_point = self.thumbnails.unsettled - shard.ids(self._shard, self.thumbnails.unsettled)
+        self._shard.close()
+        generations.publish(self.folder, self.facts, self._draft)
+        self.thumbnails.remove(self._gone | without_point)
+        (self.folder / DRAFT).unlink(missing_ok=True)
+        generations.remove_others(self.folder, {self._draft})
+        self._draft, self._gone = None, set()
+        self.thumbnails.unsettled.clear()
 
     def _filter(self, expression: Expression | None) -> edge.Filter | None:
         if expression is None:
@@ -226,14 +312,6 @@ class EdgeStore:
         dates = frozenset(n for n, f in self.facts.all_fields.items() if f.type is FieldType.DATE)
         made: edge.Filter = translate(expression, _FILTERS, dates)
         return made
-
-    def _index_fields(self, fields: Mapping[str, Field]) -> None:
-        for field in fields.values():
-            self._update(edge.UpdateOperation.create_field_index(field.name, _schema(field.type)))
-
-    def _write_facts(self, facts: IndexFacts) -> None:
-        with replacing(self.folder / "index.json", failure=IndexUnavailable) as draft:
-            draft.write_text(json.dumps(facts.as_json(), indent=2, ensure_ascii=False), "utf-8")
 
     def _unpack(self, payload: Mapping[str, Any] | None) -> Payload:
         return {
@@ -256,25 +334,3 @@ def _packed(value: Value) -> Any:
     if isinstance(value, list):
         return [_packed(part) for part in value]
     return _BOOLEANS[value] if isinstance(value, bool) else value
-
-
-def _schema(kind: FieldType) -> Any:
-    match kind:
-        case FieldType.KEYWORD | FieldType.BOOLEAN:
-            return edge.PayloadSchemaType.Keyword
-        case FieldType.INTEGER:
-            return edge.PayloadSchemaType.Integer
-        case FieldType.FLOAT:
-            return edge.PayloadSchemaType.Float
-        case FieldType.DATE:
-            return edge.PayloadSchemaType.Datetime
-        case FieldType.TEXT:
-            return edge.TextIndexParams(tokenizer=edge.TokenizerType.Word, lowercase=True)
-
-
-def _read_facts(folder: Path) -> IndexFacts:
-    try:
-        text = (folder / "index.json").read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise IndexUnavailable(f"{folder / 'index.json'}: cannot be read. Restore the index or index again.") from None
-    return IndexFacts.from_text(text, str(folder))

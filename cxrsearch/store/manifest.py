@@ -1,67 +1,95 @@
-"""What the files of an index in a folder were when its writer closed it, so that damage is an error, never an answer.
+"""What the files of a folder were when its writer left them, so that damage is an error, never an answer.
 
-    INDEX/manifest.json   {file relative to the index: [size, modification time in ns, sha256]}
-
-Opening compares size and time; a file whose time differs is hashed (the engine touches some files when it only
-reads). While a writer is at work, and after one that was killed, there is no manifest.
+Opening an index compares sizes and dates, and hashes a file whose date differs (the engine touches some files when it
+only reads). A bit that rotted under its old date is found by ``cxrsearch check``, which hashes everything.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
-import json
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cxrsearch.errors import IndexUnavailable
-from cxrsearch.files import replacing
 
-NAME = "manifest.json"
-_FILES = ("index.json", "shard")
+OF_A_MOMENT = ".atomicwrite"  # how folders begin that the engine makes for a moment, even when it only reads
+LOCK = "lock"
 
-
-def write(folder: Path) -> None:
-    """Describe the index's files as they are now. Raises IndexUnavailable."""
-    described = {name: [*_state(folder / name), _sha256(folder / name)] for name in _listed(folder)}
-    with replacing(folder / NAME, failure=IndexUnavailable) as draft:
-        draft.write_text(json.dumps(described), "utf-8")
+_BLOCK = 64 * 1024
+# Of each file relative to the folder: size, modification time in ns, checksum.
+Files = Mapping[str, tuple[int, int, str]]
 
 
-def remove(folder: Path) -> None:
-    """The files are about to change."""
-    (folder / NAME).unlink(missing_ok=True)
+def describe(folder: Path) -> Files:
+    return {name: (*_state(folder / name), _sha256(folder / name)) for name in listed(folder)}
 
 
-def check(folder: Path) -> None:
-    """Raises IndexUnavailable, naming the file, when one is missing, damaged or not of this index."""
-    try:
-        described = json.loads((folder / NAME).read_text("utf-8"))
-        known = {str(name): (int(size), int(time), str(sha256)) for name, (size, time, sha256) in described.items()}
-    except FileNotFoundError:
+def check(folder: Path, files: Files | None) -> None:
+    """Raises IndexUnavailable, naming the file, when one is missing, damaged or not of this folder. None: not known."""
+    for found in problems(folder, files):
+        raise IndexUnavailable(f"{found}. {ADVICE}")
+
+
+def problems(folder: Path, files: Files | None, every_byte: bool = False) -> Iterator[str]:
+    """What is wrong with each file, and which. every_byte: hash those too whose date is what it was."""
+    found = set(listed(folder))
+    if files is None:
         return
-    except (OSError, ValueError, TypeError, AttributeError):
-        raise _damaged(folder / NAME, "damaged") from None
-    found = set(_listed(folder))
-    for name in sorted(found - known.keys()):
-        raise _damaged(folder / name, "not a file of this index")
-    for name, (size, time, sha256) in known.items():
+    for name in sorted(found - files.keys()):
+        yield f"{folder / name}: not a file of this index"
+    for name, (size, time, sha256) in files.items():
         if name not in found:
-            raise _damaged(folder / name, "missing")
+            yield f"{folder / name}: missing"
+            continue
         state = _state(folder / name)
-        if state[0] != size or (state[1] != time and _sha256(folder / name) != sha256):
-            raise _damaged(folder / name, "damaged")
+        if state[0] != size or ((every_byte or state[1] != time) and _sha256(folder / name) != sha256):
+            yield f"{folder / name}: damaged"
 
 
-def _damaged(path: Path, what: str) -> IndexUnavailable:
-    return IndexUnavailable(f"{path}: {what}. Restore the index from a backup (cxrsearch restore) or index again.")
+ADVICE = "Restore the index from a backup (cxrsearch restore) or index again."
 
 
-def _listed(folder: Path) -> list[str]:
-    listed = []
-    for name in _FILES:
-        path = folder / name
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        listed += [p.relative_to(folder).as_posix() for p in inside if p.is_file()]
-    return listed
+def listed(folder: Path) -> list[str]:
+    """The names, relative to the folder, of its files. Raises IndexUnavailable for what is no regular file."""
+    names: list[str] = []
+
+    def walk(place: str, before: str) -> None:
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.name.startswith(OF_A_MOMENT) or is_generation(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    walk(entry.path, f"{before}{entry.name}/")
+                elif not entry.is_file(follow_symlinks=False):
+                    raise IndexUnavailable(f"{entry.path}: a link or no regular file; an index holds none. {ADVICE}")
+                elif entry.name != LOCK:
+                    names.append(before + entry.name)
+
+    with contextlib.suppress(FileNotFoundError):
+        walk(str(folder), "")
+    return sorted(names)
+
+
+def is_generation(name: str) -> bool:
+    """Whether a folder of this name is a generation; only in an index of 0.1.0 they stand among the engine's files."""
+    return name.removesuffix(".gone").isdecimal()
+
+
+def stretches(file: int) -> Iterator[tuple[int, int]]:
+    """Where a file holds data: from, to."""
+    end = 0
+    while True:
+        try:
+            start = os.lseek(file, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole follows
+                return
+            raise
+        end = os.lseek(file, start, os.SEEK_HOLE)
+        yield start, end
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -70,5 +98,14 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _sha256(path: Path) -> str:
+    """Of the blocks that are not all zeros: the engine's files are mostly holes, which need not be read, and a copy
+    that filled them is not damaged."""
+    sha256, done = hashlib.sha256(), 0
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        for start, end in stretches(file.fileno()):
+            for at in range(max(done, start - start % _BLOCK), end, _BLOCK):
+                block = os.pread(file.fileno(), _BLOCK, at)
+                if block != bytes(len(block)):
+                    sha256.update(at.to_bytes(8) + block)
+                done = at + _BLOCK
+    return sha256.hexdigest()

@@ -28,6 +28,8 @@ from cxrsearch.store.filters import Engine, translate
 from cxrsearch.store.thumbnails import Thumbnails
 
 _METADATA_KEY = "cxrsearch"
+# The facts of a collection whose copy or restore has not ended; the next one begins anew.
+_UNPUBLISHED = {"unpublished": True}
 _HNSW = models.HnswConfigDiff(m=32, ef_construct=256)
 _PAGE = 1_000
 # Transport errors are tried again after these pauses, in seconds; an answer from the server never is.
@@ -52,20 +54,33 @@ _FILTERS = Engine(
 class ServerStore:
     """A VectorStore on one collection of a Qdrant server. Use :meth:`connect`."""
 
-    def __init__(self, client: QdrantClient, collection: str, place: str, facts: IndexFacts | None = None) -> None:
-        """``place`` names the index in messages. With ``facts``, a missing collection is made.
+    def __init__(
+        self,
+        client: QdrantClient,
+        collection: str,
+        place: str,
+        facts: IndexFacts | None = None,
+        unpublished: bool = False,
+    ) -> None:
+        """``place`` names the index in messages. With ``facts``, a missing collection is made; ``unpublished``: it is
+        no index before it is closed.
 
         Raises IndexUnavailable.
         """
         self._client, self._collection, self._place = client, collection, place
         folder = settings.thumbnails()
         self.thumbnails = Thumbnails(folder / collection if folder is not None else None)
+        self._unpublished = False
+        if facts is not None and unpublished and self._metadata() == _UNPUBLISHED:
+            self._call(lambda: client.delete_collection(collection))
         if facts is not None and not self._call(lambda: client.collection_exists(collection)):
-            self._create(facts)
-        self.facts = self._read_facts()
+            self._create(facts, unpublished)
+            self.facts, self._unpublished = facts, unpublished
+        else:
+            self.facts = self._read_facts()
 
     @classmethod
-    def connect(cls, address: str, facts: IndexFacts | None = None) -> ServerStore:
+    def connect(cls, address: str, facts: IndexFacts | None = None, unpublished: bool = False) -> ServerStore:
         """Raises UsageError for an address that is none, IndexUnavailable when no server answers."""
         url = urlsplit(address)
         collection = url.path.strip("/")
@@ -81,12 +96,12 @@ class ServerStore:
         if settings.qdrant_api_key() and url.scheme == "http" and url.hostname not in _THIS_MACHINE:
             logging.getLogger("cxrsearch").warning(f"the API key goes to {url.hostname} unencrypted; use https")
         client = _client(server)
-        return cls(client, collection, f"{server}/{collection}", facts)
+        return cls(client, collection, f"{server}/{collection}", facts, unpublished)
 
     def declare(self, facts: IndexFacts) -> None:
         self._index_fields({n: f for n, f in facts.fields.items() if n not in self.facts.fields})
-        metadata = {_METADATA_KEY: facts.as_json()}
-        self._call(lambda: self._client.update_collection(self._collection, metadata=metadata))
+        if not self._unpublished:
+            self._write_metadata(facts.as_json())
         self.facts = facts
 
     def upsert(self, points: Sequence[Point]) -> None:
@@ -97,10 +112,12 @@ class ServerStore:
         ]
         self._call(lambda: self._client.upsert(self._collection, points=made, wait=True))
 
-    def set_payload(self, id: str, payload: Payload) -> None:
-        self._call(
-            lambda: self._client.overwrite_payload(self._collection, payload=dict(payload), points=[id], wait=True)
-        )
+    def set_payloads(self, payloads: Mapping[str, Payload]) -> None:
+        operations = [
+            models.OverwritePayloadOperation(overwrite_payload=models.SetPayload(payload=dict(payload), points=[id]))
+            for id, payload in payloads.items()
+        ]
+        self._call(lambda: self._client.batch_update_points(self._collection, operations, wait=True))
 
     def query(self, vector: NDArray[np.float32], limit: int, expression: Expression | None = None) -> list[Scored]:
         return self._query(vector.tolist(), limit, expression)
@@ -173,8 +190,9 @@ class ServerStore:
         self._call(lambda: self._client.delete(self._collection, points_selector=selector, wait=True))
         return count
 
-    def erase(self, expression: Expression) -> int:
+    def erase(self, expression: Expression, facts: IndexFacts) -> int:
         """Deleted; when its bytes leave the server's disk is up to its optimiser."""
+        self.declare(facts)  # first: a run that is killed here can be repeated
         return self.delete(expression)
 
     def optimise(self) -> None:
@@ -183,10 +201,22 @@ class ServerStore:
     def size_bytes(self) -> int | None:
         return None
 
+    def problems(self) -> Iterator[str]:
+        """Of the thumbnails; the server answers for its own files."""
+        return self.thumbnails.problems()
+
     def close(self) -> None:
+        if self._unpublished:
+            self._write_metadata(self.facts.as_json())
         self._client.close()
 
-    def _create(self, facts: IndexFacts) -> None:
+    def abandon(self) -> None:
+        if self._unpublished:
+            self._call(lambda: self._client.delete_collection(self._collection))
+            self.thumbnails.remove(self.thumbnails.unsettled)
+        self._client.close()
+
+    def _create(self, facts: IndexFacts, unpublished: bool) -> None:
         vectors = models.VectorParams(size=facts.dimensions, distance=models.Distance.DOT)
         optimizers = models.OptimizersConfigDiff(indexing_threshold=EXACT_BELOW_KB)
         self._call(
@@ -195,16 +225,29 @@ class ServerStore:
             )
         )
         self._index_fields(facts.all_fields)
-        metadata = {_METADATA_KEY: facts.as_json()}  # last: a collection without it is not an index yet
+        # Last: a collection without it is not an index yet.
+        self._write_metadata(_UNPUBLISHED if unpublished else facts.as_json())
+
+    def _write_metadata(self, facts: dict[str, Any]) -> None:
+        metadata = {_METADATA_KEY: facts}
         self._call(lambda: self._client.update_collection(self._collection, metadata=metadata))
+
+    def _metadata(self) -> Any:
+        if not self._call(lambda: self._client.collection_exists(self._collection)):
+            return None
+        return (self._call(lambda: self._client.get_collection(self._collection)).config.metadata or {}).get(
+            _METADATA_KEY
+        )
 
     def _read_facts(self) -> IndexFacts:
         if not self._call(lambda: self._client.collection_exists(self._collection)):
             raise IndexUnavailable(
                 f"{self._place}: no such index. Make one with: cxrsearch index DATASET --index {self._place}"
             )
-        metadata = self._call(lambda: self._client.get_collection(self._collection)).config.metadata or {}
-        return IndexFacts.from_json(metadata.get(_METADATA_KEY), self._place)
+        metadata = self._metadata()
+        if metadata == _UNPUBLISHED:
+            raise IndexUnavailable(f"{self._place}: a copy or restore into it has not ended. Run it again.")
+        return IndexFacts.from_json(metadata, self._place)
 
     def _index_fields(self, fields: Mapping[str, Field]) -> None:
         for field in fields.values():

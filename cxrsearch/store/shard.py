@@ -1,95 +1,189 @@
-"""The engine's files in an index's folder: who may open them, how they are made, loaded and replaced."""
+"""The engine's files in one folder: how they are made, loaded, copied and read without their words for our types."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import fcntl
+import os
 import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import qdrant_edge as edge
 
-from cxrsearch.errors import IndexInUse, IndexUnavailable
+from cxrsearch.clinical.fields import Field, FieldType
+from cxrsearch.errors import IndexUnavailable
+from cxrsearch.store import manifest
 from cxrsearch.store.contract import EXACT_BELOW_KB
 
+PAGE = 1_000
 _HNSW = edge.HnswIndexConfig(m=32, ef_construct=256, full_scan_threshold=10_000)
 # Less space than this is a full disk. The engine writes through memory maps, and a map that finds no room ends the
 # process, so there has to be room before it writes.
 SPARE_BYTES = 64 * 2**20
+_COPIED_AT_ONCE = 4 * 2**20
+_FICLONE = 0x40049409  # Linux: share the blocks of another file until one of the two is written (btrfs, XFS)
 
 
-def lock(folder: Path, write: bool) -> TextIO:
-    try:
-        # A reader of a read-only folder can lock too: flock needs no write permission.
-        file = open(folder / "lock", "a+" if write or not (folder / "lock").exists() else "r", encoding="ascii")  # noqa: SIM115
-    except OSError as error:
-        raise IndexUnavailable(f"{folder}: its lock file cannot be opened ({error.strerror})") from None
-    try:
-        fcntl.flock(file, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        who = "being searched or written" if write else "being written"
-        raise IndexInUse(f"{folder}: this index is {who} by another process. Try again when it is done.") from None
-    return file
-
-
-def create(path: Path, dimensions: int) -> edge.EdgeShard:
+def create(path: Path, dimensions: int, fields: Mapping[str, Field]) -> edge.EdgeShard:
+    """An empty shard in a new folder."""
     config = edge.EdgeConfig(
         vectors=edge.EdgeVectorParams(size=dimensions, distance=edge.Distance.Dot),
         wal_enabled=False,
         hnsw_config=_HNSW,
         optimizers=edge.EdgeOptimizersConfig(indexing_threshold=EXACT_BELOW_KB),
     )
-    path.mkdir()
-    return edge.EdgeShard.create(str(path), config)
+    path.mkdir(parents=True)
+    made = edge.EdgeShard.create(str(path), config)
+    index_fields(made, fields)
+    return made
 
 
-def finish_erasing(folder: Path, write: bool) -> None:
-    """What a process killed while erasing left to do: its new shard is whole once the old one was renamed."""
-    new, old = folder / "shard.new", folder / "shard.old"
-    if not new.exists() and not old.exists():
-        return
-    if not write:
-        raise IndexUnavailable(f"{folder}: deleting a patient was interrupted; run the same cxrsearch forget again.")
-    if not (folder / "shard").exists():
-        new.rename(folder / "shard")
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def load(folder: Path) -> edge.EdgeShard:
-    """The shard, loaded by one process at a time: after a crash, loading tidies the files up."""
+def load(path: Path) -> edge.EdgeShard:
+    """Raises IndexUnavailable. The engine writes here even when it is only going to read."""
+    if not (path / "edge_config.json").is_file():
+        raise IndexUnavailable(f"{path}: missing or incomplete. Restore the index or index again.")
     try:
-        turn = (folder / "lock").open("r+")
-        fcntl.lockf(turn, fcntl.LOCK_EX)  # independent of the flock that readers share
-    except OSError:
-        turn = None  # a read-only folder, where nothing can be tidied up
-    try:
-        return edge.EdgeShard.load(str(folder / "shard"))
+        return edge.EdgeShard.load(str(path))
     except Exception as error:  # the engine raises bare Exception
-        if turn is None:
-            raise IndexUnavailable(
-                f"{folder}: cannot be written, and the engine has to, even to search. Copy the index to another folder."
-            ) from None
+        why = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise IndexUnavailable(f"{path}: cannot be opened ({why}). Restore the index or index again.") from None
+
+
+def load_for_reading(path: Path) -> edge.EdgeShard:
+    """As :meth:`load`; where the folder cannot be written, a private copy, which is gone when the shard is closed.
+
+    Its files leave the temporary folder as soon as they are loaded: memory maps keep them, and a process that is
+    killed leaves nothing behind.
+    """
+    if all(os.access(path / name, os.W_OK) for name in (".", *manifest.listed(path))):
+        return load(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix="cxrsearch-") as place:
+            copy(path, Path(place) / "shard")
+            return load(Path(place) / "shard")
+    except OSError as error:
         raise IndexUnavailable(
-            f"{folder / 'shard'}: cannot be opened ({_first_line(error)}). Restore the index or index again."
+            f"{path}: cannot be written, so a copy has to be searched, and {tempfile.gettempdir()} has no room for one"
+            f" ({error.strerror}). Set TMPDIR to a folder with {size(path) // 2**20 + 1} MiB left."
         ) from None
-    finally:
-        if turn is not None:
-            turn.close()
+
+
+def tidy(path: Path) -> None:
+    """Have the engine do what it does when it loads, so that no reader's loading changes a file's content."""
+    load(path).close()
+
+
+def index_fields(shard: edge.EdgeShard, fields: Mapping[str, Field]) -> None:
+    for field in fields.values():
+        shard.update(edge.UpdateOperation.create_field_index(field.name, _schema(field.type)))
+    shard.flush()
+
+
+def ids(shard: edge.EdgeShard, among: Collection[str] | None = None) -> set[str]:
+    """Of every point, or of those asked for that there are."""
+    records = _records(shard, payload=False) if among is None else shard.retrieve(list(among), False, False)
+    return {str(record.id) for record in records}
+
+
+def copy_points(source: edge.EdgeShard, target: edge.EdgeShard, without: Collection[str]) -> None:
+    """Every point but those of the ids ``without``, payloads as the engine has them."""
+    batch: list[edge.Point] = []
+
+    def write() -> None:
+        target.update(edge.UpdateOperation.upsert_points(batch))
+        target.flush()
+        batch.clear()
+
+    for record in _records(source, payload=True):
+        if str(record.id) not in without:
+            batch.append(edge.Point(id=record.id, vector=record.vector, payload=record.payload or {}))
+        if len(batch) == PAGE:
+            write()
+    if batch:
+        write()
+
+
+def copy(source: Path, target: Path) -> None:
+    """The folder's regular files, their holes too; links are left out, and what the engine writes for a moment."""
+    target.mkdir()
+    for entry in os.scandir(source):
+        if entry.name.startswith(manifest.OF_A_MOMENT) or manifest.is_generation(entry.name):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            copy(Path(entry.path), target / entry.name)
+        elif entry.is_file(follow_symlinks=False):
+            _copy_file(Path(entry.path), target / entry.name)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    with source.open("rb") as old, target.open("xb") as new:
+        try:
+            fcntl.ioctl(new, _FICLONE, old.fileno())
+        except OSError:
+            new.truncate(os.fstat(old.fileno()).st_size)
+            for at, end in manifest.stretches(old.fileno()):
+                while at < end:
+                    at += os.pwrite(new.fileno(), os.pread(old.fileno(), min(end - at, _COPIED_AT_ONCE), at), at)
+
+
+def sync(folder: Path) -> None:
+    """Have the folder's disk hold what was written: in one step for all files, ten times as fast as file by file."""
+    syncfs = getattr(ctypes.CDLL(None), "syncfs", None)
+    if syncfs is None:  # not Linux
+        os.sync()
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    syncfs(opened)
+    os.close(opened)
+
+
+def size(path: Path) -> int:
+    """Bytes on disk: what the files take, not what their holes pretend."""
+    blocks = 0
+    for place, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # the engine's files of a moment
+                blocks += os.lstat(os.path.join(place, name)).st_blocks
+    return blocks * 512  # POSIX st_blocks
 
 
 def free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def check_space(folder: Path) -> None:
-    if (left := free(folder)) < SPARE_BYTES:
+def check_space(folder: Path, more: int = 0) -> None:
+    """Raises IndexUnavailable where fewer than ``more`` bytes can be written."""
+    if (left := free(folder)) < SPARE_BYTES + more:
+        needed = f", {(SPARE_BYTES + more) // 2**20} are needed" if more else ""
         raise IndexUnavailable(
-            f"{folder}: the disk is full ({left // 2**20} MiB left). What was stored is kept and can be searched;"
-            " make room and run the same command again."
+            f"{folder}: the disk is full ({left // 2**20} MiB left{needed})."
+            " Make room and run the same command again; what was stored before is kept."
         )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+def _records(shard: edge.EdgeShard, payload: bool) -> Iterator[Any]:
+    offset = None
+    while True:
+        request = edge.ScrollRequest(offset=offset, limit=PAGE, with_payload=payload, with_vector=payload)
+        records, offset = shard.scroll(request)
+        yield from records
+        if offset is None:
+            return
+
+
+def _schema(kind: FieldType) -> Any:
+    match kind:
+        case FieldType.KEYWORD | FieldType.BOOLEAN:
+            return edge.PayloadSchemaType.Keyword
+        case FieldType.INTEGER:
+            return edge.PayloadSchemaType.Integer
+        case FieldType.FLOAT:
+            return edge.PayloadSchemaType.Float
+        case FieldType.DATE:
+            return edge.PayloadSchemaType.Datetime
+        case FieldType.TEXT:
+            return edge.TextIndexParams(tokenizer=edge.TokenizerType.Word, lowercase=True)
