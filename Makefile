@@ -3,7 +3,7 @@
 # make check   linters, format and types
 # make quick   every test that is not slow
 # make bench   the figures of docs/reference/benchmarks.md
-# make results   the figures of docs/reference/results.md
+# make results   the figures of docs/reference/cxr-1.md and results.md
 # make transfer  the table of docs/how-to/transfer.md
 # make docs    the pages of docs/ as a site in site/, command reference included
 # make ablation  what each part of the method is worth: docs/reference/ablation.md
@@ -33,6 +33,7 @@ bench: .venv-dev/ready
 
 results: .venv-dev/ready
 	.venv-dev/bin/python -m benchmarks.results
+	.venv-dev/bin/python -m benchmarks.carry_over
 
 transfer: .venv-dev/ready
 	.venv-dev/bin/python -m benchmarks.transfer

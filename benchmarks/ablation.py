@@ -23,7 +23,8 @@ from trainer.config import Config
 from trainer.data import splits
 from trainer.data.images import Images
 from trainer.data.training_set import load
-from trainer.learning.fit import embed, fit
+from trainer.learning.embed import embed
+from trainer.learning.fit import fit
 from trainer.metrics.retrieval import retrieve
 
 DONE = Path(__file__).parent.parent / "runs" / "ablation.jsonl"
@@ -86,7 +87,7 @@ def _changed(network: dict[str, Any], learning: dict[str, Any]) -> Config:
 
 def _figures(config: Config, images: Images) -> list[float] | None:
     """Every figure of one run, None when its embedding collapsed."""
-    labelled = images.labels >= 0
+    labelled = images.labelled
     judged = splits.held_out(images, JUDGED, config.seed)
     seen = splits.learnt_from(images, judged)
     learnt, asked = images.part(seen & labelled), images.part(judged & labelled)

@@ -15,11 +15,13 @@ from torch import Tensor
 from cxrsearch.encoder import DEFAULT_MODEL, Encoder
 from trainer.config import Config, HeldOut, LearningSettings, NetworkSettings, TrainingDataset
 from trainer.data.images import Images
+from trainer.learning.embed import keep_freed_memory
 from trainer.learning.export import load_network
-from trainer.learning.fit import Trainer, architecture, keep_freed_memory, processes
+from trainer.learning.fit import architecture, of_batch
 from trainer.learning.network import Network
-from trainer.learning.objective import Objective
+from trainer.learning.objective import Known, Objective
 from trainer.learning.sampling import class_batches
+from trainer.learning.step import Trainer, processes
 
 ROUNDS, STEPS, BATCH = 3, 6, 60
 CONFIG = Config(
@@ -76,14 +78,17 @@ def _alternately(calls: dict[str, Callable[[], None]]) -> dict[str, float]:
 
 def _step() -> Callable[[], None]:
     accelerator, images = processes(), _images()
-    objective = Objective(CONFIG.learning, len(images.classes), CONFIG.network.dimensions)
+    known = Known(torch.from_numpy(images.findings), torch.zeros(len(images), dtype=torch.long))
+    objective = Objective(CONFIG.learning, known.findings, CONFIG.network.dimensions)
     trainer = Trainer(CONFIG, Network(architecture(CONFIG)), objective, 10_000, accelerator)
     generator, rng = torch.Generator(accelerator.device), np.random.default_rng(0)
-    batches = chain.from_iterable(class_batches(images.labels, images.owners, BATCH // 3, rng) for _ in count())
+    batches = chain.from_iterable(
+        class_batches(images.findings, np.array(images.sources), images.owners, BATCH // 3, rng) for _ in count()
+    )
 
     def step() -> None:
         batch = next(batches)
-        trainer.step(images.pixels[batch], generator, torch.from_numpy(images.labels[batch]), 1.0)
+        trainer.step(images.pixels[batch], generator, of_batch(known, batch, accelerator.device), 1.0)
 
     return step
 
@@ -95,7 +100,7 @@ def _bare_step() -> Callable[[], None]:
     images = torch.rand(BATCH, 3, size, size).contiguous(memory_format=torch.channels_last)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=processes().mixed_precision == "bf16"):
             features = _features(trunk, images)
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(features.float().mean())
@@ -139,10 +144,12 @@ def _images() -> Images:
         rng.integers(0, 255, (number, size, size), dtype=np.uint8),
         np.full((number, 2), size),
         np.ones(number, dtype=np.int64),
-        rng.integers(3, size=number),
+        np.eye(3, dtype=np.int8)[rng.integers(3, size=number)],
         [f"p{n}" for n in range(number)],
         [f"{n}.png" for n in range(number)],
         ["bench"] * number,
+        ["bench"] * number,
         [{} for _ in range(number)],
         [str(n) for n in range(number)],
+        np.zeros(number, dtype=bool),
     )

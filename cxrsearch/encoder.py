@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cxrsearch.errors import ModelError
 
 MODEL_FORMAT = 1
-DEFAULT_MODEL = Path(__file__).parent / "models" / "cxr-second"
+DEFAULT_MODEL = Path(__file__).parent / "models" / "cxr-1"
 
 
 @dataclass(frozen=True)

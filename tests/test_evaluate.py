@@ -28,7 +28,12 @@ def images_of(
 ) -> Images:
     """``count`` images: noise, or different phantoms; their patients, classes, names."""
     rng = np.random.default_rng(0)
+    labels = labels if labels is not None else [n % 2 for n in range(count)]
     pixels = rng.integers(0, 255, (count, size, size), dtype=np.uint8)
+
+    def known(label: int, of_class: int) -> int:
+        return -1 if label < 0 else int(label == of_class)
+
     if pictures:
         drawn = [Image.fromarray((draw(FINDINGS[n % 3], n, size=size) * 255).astype(np.uint8)) for n in range(count)]
         pixels = np.stack([np.asarray(picture.resize((size, size))) for picture in drawn])
@@ -37,12 +42,14 @@ def images_of(
         pixels,
         np.full((count, 2), 512),
         rng.integers(1000, 9000, count),
-        np.array(labels if labels is not None else [n % 2 for n in range(count)]),
+        np.array([[known(label, 0), known(label, 1)] for label in labels], dtype=np.int8),
         patients if patients is not None else [f"p{n}" for n in range(count)],
         keys if keys is not None else [f"{n}.png" for n in range(count)],
         datasets or ["set"] * count,
+        datasets or ["set"] * count,
         [{"site": "north" if n % 3 else "south"} for n in range(count)],
         [str(n) for n in range(count)],
+        np.zeros(count, dtype=bool),
     )
 
 
@@ -153,10 +160,10 @@ def test_folds_are_evaluated_with_baselines_and_a_page(cxrsearch: Run, tmp_path:
             "the encoder",
             "the encoder, lungs blacked out",
             "the encoder, border blacked out",
-            "an untrained encoder",
+            "ImageNet trunk, frozen",
             "32 x 32 thumbnails",
-            "image shape",
             "border only (outer 1/16)",
+            "image shape",
             "the majority class",
         ]
     assert found["queries"] == 48
@@ -176,7 +183,7 @@ def test_folds_are_evaluated_with_baselines_and_a_page(cxrsearch: Run, tmp_path:
     assert again.out == ran.out
     other = cxrsearch("evaluate", config, "--folds", 2, "--by", "image", "--out", out)
     assert other.code == 4
-    assert "another configuration or protocol" in other.err
+    assert "holds a run of another protocol" in other.err
     random = cxrsearch("evaluate", config, "--folds", 2, "--by", "image", "--out", tmp_path / "random")
     assert "LEAKAGE: patients are in training and test at once" in random.out
     assert "These figures flatter" in (tmp_path / "random" / "evaluation.html").read_text("utf-8")
@@ -212,7 +219,8 @@ def test_one_site_is_left_out_at_a_time(cxrsearch: Run, tmp_path: Path) -> None:
     [
         ([], "give one of --model DIR, --folds N, --leave-out FIELD"),
         (["--folds", "3", "--leave-out", "site"], "give one of"),
-        (["--folds", "3", "--all"], "--all goes with --model"),
+        (["--folds", "3", "--all"], "--all, --external and --agreement go with --model"),
+        (["--model", "m", "--external", "kermany"], "give a CONFIG.toml, or --external"),
     ],
 )
 def test_an_evaluation_has_one_protocol(cxrsearch: Run, tmp_path: Path, arguments: list[str], message: str) -> None:

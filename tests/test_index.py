@@ -162,7 +162,7 @@ def test_what_cannot_be_used_gives_exit_code_4_and_one_or_two_lines(
 def test_an_index_of_another_model_is_refused(cxrsearch: Run, cohort: Path, index: Path, other_model: Path) -> None:
     ran = cxrsearch("index", cohort, "--index", index, "--model", other_model)
     assert ran.code == 6
-    assert "made by model cxr-second" in ran.err
+    assert "made by model cxr-1" in ran.err
     assert "not by other" in ran.err
 
 

@@ -147,7 +147,7 @@ def test_every_mistake_has_its_message_and_code(
 def test_another_model_than_the_index_was_made_by(cxrsearch: Run, cohort: Path, index: Path, other_model: Path) -> None:
     ran = cxrsearch("search", image_of(cohort), "--index", index, "--model", other_model)
     assert ran.code == 6
-    assert "made by model cxr-second" in ran.err
+    assert "made by model cxr-1" in ran.err
 
 
 def test_a_model_folder_that_was_changed_is_refused(

@@ -162,7 +162,7 @@ def test_quiet_and_verbose(cxrsearch: Run, cohort: Path, tmp_path: Path, index: 
     loud = cxrsearch("search", image_of(cohort), "--index", index, "--report", tmp_path / "r.html", "-v")
     for said in (
         r"opened .*index",
-        "loaded cxr-second",
+        "loaded cxr-1",
         "read and embedded",
         "found 10 images",
         r"wrote .*r.html",

@@ -20,19 +20,25 @@ from trainer.config import Config
 from trainer.data import splits
 from trainer.data.images import Images
 from trainer.data.training_set import load
-from trainer.learning.fit import embed, fit
+from trainer.learning.embed import embed
+from trainer.learning.fit import fit
 from trainer.learning.network import Architecture, Network
 from trainer.learning.sampling import augment, class_batches
 
 SMALL = "cxr-RN14-w8"
 
 
+def one_of_each(labels: np.ndarray) -> np.ndarray:
+    """(N,) class numbers -> (N, C) findings: present in one class, absent in the others."""
+    return np.eye(labels.max() + 1, dtype=np.int8)[labels]
+
+
 def test_a_batch_has_every_class_and_no_patient_twice_while_there_are_enough() -> None:
     rng = np.random.default_rng(0)
     labels = np.array([0] * 50 + [1] * 12)
     patients = np.array([f"a{n // 2}" for n in range(50)] + [f"b{n}" for n in range(12)])
-    batches = list(class_batches(labels, patients, 6, rng))
-    assert len(batches) == 9  # the largest class once: ceil(50 / 6)
+    batches = list(class_batches(one_of_each(labels), np.full(62, "x"), patients, 6, rng))
+    assert len(batches) == 6  # as many places as images: ceil(62 / 12)
     for batch in batches:
         assert sorted(labels[i] for i in batch) == [0] * 6 + [1] * 6
     first = batches[0]
@@ -51,12 +57,23 @@ def test_variation_keeps_shape_range_and_upright() -> None:
     torch.testing.assert_close(varied, again)
 
 
-def test_many_classes_take_turns() -> None:
-    labels = np.repeat(np.arange(20), 10)
-    batches = list(class_batches(labels, np.arange(200).astype(str), 5, np.random.default_rng(0)))
+def test_of_many_groups_each_batch_has_some_and_rare_ones_more_often_than_their_size() -> None:
+    labels = np.concatenate([np.repeat(np.arange(19), 10), [19, 19]])
+    sources = np.where(np.arange(192) % 2 == 0, "north", "south")
+    batches = list(class_batches(one_of_each(labels), sources, np.arange(192).astype(str), 5, np.random.default_rng(0)))
     assert {len(batch) for batch in batches} == {40}
-    assert all(len(set(labels[batch].tolist())) == 8 for batch in batches)
-    assert {int(label) for batch in batches for label in labels[batch]} == set(range(20))
+    for batch in batches:
+        groups = {(sources[i], labels[i]) for i in batch}
+        assert len(groups) == 8  # of one source and one class each
+    many = [
+        label
+        for seed in range(40)
+        for batch in class_batches(
+            one_of_each(labels), sources, np.arange(192).astype(str), 5, np.random.default_rng(seed)
+        )
+        for label in labels[batch]
+    ]
+    assert 0.3 < many.count(19) / many.count(0) < 0.8  # the images alone would give 0.2
 
 
 def test_a_mirror_is_a_choice() -> None:
@@ -244,7 +261,7 @@ def test_a_collapse_is_noticed(small: tuple[Config, Images], monkeypatch: pytest
     class Dead(nn.Module):
         """Brings every embedding to one point, as multi-similarity loss alone can."""
 
-        def forward(self, embedding: torch.Tensor, labels: torch.Tensor, done: float) -> torch.Tensor:
+        def forward(self, embedding: torch.Tensor, known: object, done: float) -> torch.Tensor:
             return (embedding - torch.nn.functional.one_hot(torch.tensor(0), embedding.shape[1])).square().sum()
 
     config, images = small
@@ -257,7 +274,6 @@ def test_a_collapse_is_noticed(small: tuple[Config, Images], monkeypatch: pytest
     "learning",
     [
         {"objective": "triplet"},
-        {"objective": "triplet", "miner": False},
         {"objective": "cross-entropy"},
         {"miner": False},
         {"warm_up": "before"},
@@ -281,7 +297,7 @@ def test_the_epoch_is_chosen_by_validation_patients(small: tuple[Config, Images]
     config, images = small
     choosing = splits.held_out(images, 0.3, 0)
     found = fit(changed(config, epochs=5), images.part(~choosing), images.part(choosing))
-    scores = [line["validation_map_at_r"] for line in found.history]
+    scores = [line["validation_map"] for line in found.history]
     assert found.epoch == int(np.argmax(scores)) + 1
 
 
@@ -361,4 +377,18 @@ def test_a_run_folder_of_another_configuration_is_left_alone(cxrsearch: Run, tmp
     (tmp_path / "run" / "config.json").write_text("{}")
     ran = cxrsearch("train", configuration(tmp_path, 6, 1), "--out", tmp_path / "run")
     assert ran.code == 4
-    assert "holds a run of another configuration; give another --out" in ran.err
+    assert "holds a run of another configuration" in ran.err
+    assert "give another --out" in ran.err
+
+
+def test_a_run_folder_belongs_to_its_images_and_to_whether_leaks_were_allowed(cxrsearch: Run, tmp_path: Path) -> None:
+    config, out = configuration(tmp_path, 24, 1), tmp_path / "run"
+    assert cxrsearch("train", config, "--out", out).code == 0
+    ran = cxrsearch("train", config, "--out", out, "--allow-leakage")
+    assert ran.code == 4
+    assert "another leakage allowed" in ran.err
+    table = tmp_path / "set" / "facts.csv"
+    table.write_text(table.read_text("utf-8").replace("COVID-19", "No Finding", 1), "utf-8")
+    ran = cxrsearch("train", config, "--out", out)
+    assert ran.code == 4
+    assert "another images" in ran.err

@@ -27,18 +27,28 @@ class TrainingDataset(_Strict):
     """A dataset: a mapping (TOML path or shipped name) and the folder its images are in.
 
     labelled: False for images that are learnt from without labels, and tell whose near duplicates are whose.
+    judged: False for images that are learnt from and never judged on, so that their patients need not be known.
+    source: the hospital or collection, where several datasets are of one; the mapping's name where it is not given.
+    knows: the classes that this dataset speaks of, so that an image which it does not put in one of them is not in it;
+    of other classes nothing is known. Not given: the classes that its images are in.
+    leave_out: CSV files whose first column names images not to be used, such as ones with contradicted labels.
     """
 
     mapping: str
     root: str | None = None
     labelled: bool = True
+    judged: bool = True
+    source: str | None = None
+    knows: list[str] = []
+    leave_out: list[str] = []
 
 
 class NetworkSettings(_Strict):
     """A tower and what is put on it.
 
     tower: any open_clip vision tower, or one of trainer/learning/towers.
-    pretrained: an open_clip tag or a local file of weights.
+    pretrained: an open_clip tag, a local file of weights, or "package:NAME" for an installed Python package that
+    carries one.
     image_size: in pixels. dimensions: D of the embedding.
     attention: False weighs all places alike.
     """
@@ -53,12 +63,17 @@ class NetworkSettings(_Strict):
 class LearningSettings(_Strict):
     """How to learn.
 
-    objective: what shapes the embedding once warm. miner: hard pairs only (or hard triplets), else all of them.
-    warm_up: normalised softmax alone for the first ``warm_up_part`` of the epochs and then beside the objective,
-    or alone and then gone ("before"), or nothing ("none": multi-similarity loss may then collapse).
-    objective_weight: of the objective against the softmax beside it.
+    objective: what shapes the embedding once warm. miner: hard pairs only, for multi-similarity, else all of them.
+    warm_up: a classifier of the findings alone for the first ``warm_up_part`` of the epochs and then beside the
+    objective, or alone and then gone ("before"), or nothing ("none": multi-similarity loss may then collapse).
+    objective_weight: of the objective against the classifier beside it.
+    distillation: how strongly images that were near before learning are kept near; 0 not at all. Only sensible with
+    pretrained weights.
     self_supervised_epochs: over all images, labelled or not, before anything else.
     images_per_class: K of the P classes x K images in a batch.
+    trunk_rate: the part of the learning rate at which a pretrained trunk learns.
+    frozen: the part of a pretrained trunk, from the image on, that is left as it came: 1 for all of it.
+    mirror: whether images are mirrored half the time. A radiologist tells right from left.
     decay: of the moving average of the weights, which is what is kept.
     """
 
@@ -73,7 +88,10 @@ class LearningSettings(_Strict):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    mirror: bool = True
+    mirror: bool = False
+    trunk_rate: Annotated[float, Field(gt=0, le=1)] = 0.3
+    frozen: Annotated[float, Field(ge=0, le=1)] = 0.0
+    distillation: Annotated[float, Field(ge=0)] = 0.0
 
 
 class HeldOut(_Strict):
@@ -87,7 +105,7 @@ class HeldOut(_Strict):
 class Config(_Strict):
     """A whole configuration. ``classes`` maps a class to the label values in it; ``label`` and ``site`` are fields.
 
-    Without ``classes`` every value of the label is a class.
+    Without ``classes`` every value of the label is a class. An image may be in several, and a value in several too.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -123,6 +141,7 @@ class Config(_Strict):
                 update={
                     "root": None if source.root is None else str(base / source.root),
                     "mapping": str(base / source.mapping) if source.mapping.endswith(".toml") else source.mapping,
+                    "leave_out": [str(base / path) for path in source.leave_out],
                 }
             )
             for source in config.data

@@ -1,6 +1,6 @@
 """A training run and its folder.
 
-RUN/config.json      the configuration as run
+RUN/config.json      the configuration as run, and what else it is a run of
 RUN/metrics.jsonl    a line of figures an epoch
 RUN/checkpoint.pt    while it runs: what a killed run goes on from
 RUN/curves.png       loss, spread, validation
@@ -20,15 +20,20 @@ from typing import Any
 import numpy as np
 
 from cxrsearch import __version__, files
-from cxrsearch.errors import InputError
+from cxrsearch.statistics import Figure
 from trainer import plots
 from trainer.config import Config
 from trainer.data import splits
+from trainer.data.claim import claim
 from trainer.data.images import Images
-from trainer.data.training_set import LeftOut, load
-from trainer.evaluation.evaluate import GALLERIES, HELD_OUT, Evaluation, Judging, judge
+from trainer.data.training_set import LEAKAGE, LeftOut, load
+from trainer.evaluation.evaluate import HELD_OUT
+from trainer.evaluation.judge import GALLERIES, Evaluation, Judging, judge
+from trainer.learning.embed import embed
 from trainer.learning.export import export
-from trainer.learning.fit import Fit, Line, embed, fit, processes
+from trainer.learning.fit import Fit, Line, fit
+from trainer.learning.pretrained import licence
+from trainer.learning.step import processes
 
 # Figures of an evaluation that go on the card; the evaluation's own JSON has all.
 ON_CARD = (
@@ -40,8 +45,10 @@ ON_CARD = (
     "vote_accuracy",
     "macro_sensitivity",
     "macro_auc",
+    "auc",
+    "map",
+    "ndcg_at_10",
 )
-LEAKAGE = "images without a patient number were taken as patients of their own (--allow-leakage)"
 
 
 @dataclass(frozen=True)
@@ -67,9 +74,11 @@ def train(
     the run was started, for the model's card. Raises InputError.
     """
     config = Config.load(path)
-    _claim(config, folder)
     images, left_out = load(config, allow_leakage, advance)
-    labelled = images.labels >= 0
+    writing = processes().is_main_process  # of several, one writes
+    if writing:
+        claim(folder, config, images, "a training run", allow_leakage)
+    labelled = images.labelled
     test = splits.held_out(images, config.held_out.test, config.seed)
     rest = splits.learnt_from(images, test)
     choosing = np.zeros(len(images), dtype=bool)
@@ -78,7 +87,6 @@ def train(
         chosen = splits.held_out(images.part(others), config.held_out.validation, config.seed + 1)
         choosing[others[chosen]] = True
     seen = rest & ~choosing
-    writing = processes().is_main_process  # of several, one writes
     with (folder / "metrics.jsonl" if writing else Path(os.devnull)).open("w", encoding="utf-8") as lines:
 
         def both(line: Line) -> None:
@@ -86,7 +94,7 @@ def train(
             lines.flush()
             log(line)
 
-        validation = images.part(choosing & labelled) if choosing.any() else None
+        validation = images.part(choosing & images.judgeable) if choosing.any() else None
         result = fit(
             config, images.part(seen & labelled), validation, images.part(seen), folder / "checkpoint.pt", both
         )
@@ -94,7 +102,7 @@ def train(
     if not writing:
         return Run(result, evaluation, left_out)
     if test.any():
-        judging = Judging(result.network, np.flatnonzero(seen & labelled), np.flatnonzero(test & labelled))
+        judging = Judging(result.network, np.flatnonzero(seen & labelled), np.flatnonzero(test & images.judgeable))
         evaluation = judge(config.name, HELD_OUT, images, [judging], LEAKAGE if allow_leakage else "")
     files.write(folder / "curves.png", plots.curves(result.history))
     shown = np.flatnonzero((test if test.any() else rest) & labelled)
@@ -116,7 +124,7 @@ def map_of(config: Config, images: Images, numbers: Any, embeddings: Any) -> byt
     known = [
         site if site is not None else name for site, name in zip(part.values(config.site), part.datasets, strict=True)
     ]
-    labels = [images.classes[label] for label in part.labels]
+    labels = [images.classes[label] if label >= 0 else "none of these" for label in part.labels]
     return plots.embedding_map(embeddings, {config.label: labels, config.site: known}, config.seed)
 
 
@@ -128,7 +136,8 @@ def _card(
     card: dict[str, Any] = {
         "name": config.name,
         "backbone": f"open_clip {config.network.tower}, {start}",
-        "trained_on": [source.mapping for source in config.data],
+        "weights_licence": licence(config.network.pretrained),
+        "trained_on": [Path(source.mapping).stem for source in config.data],
         "classes": config.classes,
         "images": sizes,
         "learning": config.learning.model_dump(mode="json"),
@@ -147,26 +156,21 @@ def _card(
             **{key: evaluation.facts[key] for key in ("queries", "patients", "hardware")},
             **{
                 gallery: {
-                    method: {
-                        name: [round(figure.value, 4), round(figure.low, 4), round(figure.high, 4)]
-                        for name, figure in evaluation.figures(gallery, method).items()
-                        if name in ON_CARD
-                    }
-                    for method in evaluation.retrievals[gallery]
+                    method: _rounded(evaluation.figures(gallery, method)) for method in evaluation.retrievals[gallery]
                 }
                 for gallery in GALLERIES
+            },
+            "by source": {
+                source: {method: _rounded(figures) for method, figures in galleries["archive"].items()}
+                for source, galleries in evaluation.by_source.items()
             },
         }
     return card
 
 
-def _claim(config: Config, folder: Path) -> None:
-    """A run folder belongs to one configuration. Raises InputError where it is another's."""
-    mark, mine = folder / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if mark.exists() and mark.read_text("utf-8") != mine:
-            raise InputError(f"{folder}: holds a run of another configuration; give another --out")
-        mark.write_text(mine, "utf-8")
-    except OSError as error:
-        raise InputError(f"{folder}: no run can be written there ({error.strerror})") from None
+def _rounded(figures: dict[str, Figure]) -> dict[str, list[float]]:
+    return {
+        name: [round(figure.value, 4), round(figure.low, 4), round(figure.high, 4)]
+        for name, figure in figures.items()
+        if name in ON_CARD
+    }

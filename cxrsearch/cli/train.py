@@ -18,7 +18,7 @@ def train(
 ) -> None:
     """Train an encoder on labelled datasets. Run it again to continue a stopped run.
 
-    Example: cxrsearch train trainer/configs/second.toml --out runs/second
+    Example: cxrsearch train trainer/configs/cxr-1.toml --out runs/cxr-1
     """
     from cxrsearch.cli.command_line import command_line
     from cxrsearch.cli.training_output import needs_train_extra, print_epoch, print_evaluation, print_left_out

@@ -12,10 +12,11 @@ from cxrsearch.errors import UsageError
 
 if TYPE_CHECKING:
     from trainer.data.training_set import LeftOut
-    from trainer.evaluation.evaluate import Evaluation
+    from trainer.evaluation.agree import ScoreAgreement
+    from trainer.evaluation.judge import Evaluation
 
 log = logging.getLogger(LOGGER)
-_COLUMNS = ("vote", "P@1", "P@10", "mAP@10", "R-prec.", "MAP@R", "sens.", "AUC")
+_COLUMNS = ("vote", "P@1", "P@10", "mAP@10", "mAP", "R-prec.", "MAP@R", "sens.", "nDCG@10", "AUC")
 
 
 @contextmanager
@@ -37,10 +38,9 @@ def print_epoch(figures: dict[str, float], name: str = "") -> None:
     else:
         words.append(f"epoch {figures['epoch']:3.0f}/{figures['epochs']:.0f}")
     words += [f"loss {figures['loss']:.3f}", f"spread {figures['spread']:.3f}"]
-    if "validation_map_at_r" in figures:
-        words.append(
-            f"validation MAP@R {figures['validation_map_at_r']:.3f} P@1 {figures['validation_precision_at_1']:.3f}"
-        )
+    if "validation_map" in figures:
+        precision = figures["validation_precision_at_10"]
+        words.append(f"validation mAP {figures['validation_map']:.3f} P@10 {precision:.3f}")
     words.append(f"{figures['images_per_second']:.0f} images/s")
     if "seconds" in figures:
         left = (figures["epochs"] - figures["epoch"]) * figures["seconds"]
@@ -54,18 +54,45 @@ def print_left_out(left: LeftOut) -> None:
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Both galleries' tables, baselines below the encoder, each figure with its interval."""
+    """Both galleries' tables, baselines below the encoder, each figure with its interval; then each source's."""
     from cxrsearch.report.rows import write_table
-    from trainer.evaluation.page import WORDS, rows
+    from trainer.evaluation.page import WORDS, columns, rows
 
     facts = evaluation.facts
     print(f"{evaluation.protocol}: {facts['queries']} images of {facts['patients']} patients, {facts['hardware']}")
     if evaluation.leakage:
         print(f"LEAKAGE: {evaluation.leakage}")
+    names = columns(evaluation)
+    present = [name for name in _COLUMNS if name in names.values()]
     for gallery in evaluation.retrievals:
         title, words = WORDS[gallery]
         shown = [
-            {"": row["method"], **{name: row[name].written() for name in _COLUMNS if name in row}}
+            {"": row["method"], **{name: row[name].written() for name in present if name in row}}
             for row in rows(evaluation, gallery)
         ]
-        write_table(shown, ["", *_COLUMNS], f"{title}. {words}")
+        write_table(shown, ["", *present], f"{title}. {words}")
+    for source, galleries in evaluation.by_source.items():
+        gallery, methods = next(iter(galleries.items()))
+        shown = [
+            {"": method, **{words: figures[name].written() for name, words in names.items() if name in figures}}
+            for method, figures in methods.items()
+        ]
+        write_table(shown, ["", *present], f"Queries from {source}. {WORDS[gallery][0]}")
+
+
+def print_agreement(found: ScoreAgreement) -> None:
+    """A row for the encoder and each baseline."""
+    from cxrsearch.report.rows import write_table
+
+    names = {
+        "rank_correlation": "rank corr.",
+        "side_correlation": "of the sides' difference",
+        "absolute_difference": "abs. difference",
+    }
+    shown = [
+        {"": method, **{words: figures[name].written() for name, words in names.items() if name in figures}}
+        for method, figures in found.methods.items()
+    ]
+    facts = found.facts
+    title = f"{', '.join(facts['fields'])}: {facts['images']} images of {facts['patients']} patients"
+    write_table(shown, ["", *names.values()], title)

@@ -14,7 +14,7 @@ from trainer.audit import contradictions
 from trainer.audit.shortcuts import SMALLEST_CLASS, Shortcut, shortcuts
 from trainer.data.images import Images
 from trainer.data.patients import NearDuplicate, near_duplicates, patient_groups
-from trainer.data.training_set import labelled, read
+from trainer.data.training_set import found_in_classes, read
 
 # Enough to tell duplicates and shortcuts by, and twenty times quicker to read than a radiograph's own size.
 SIZE = 192
@@ -86,7 +86,7 @@ def audit(
 ) -> Audit:
     """Look for every risk. ``label`` and ``site`` are fields; "dataset" stands for the site where no image has one."""
     found, unreadable = read(sets, SIZE, advance)
-    images = labelled(found, label, {})
+    images = found_in_classes(found, label, {})
     if not any(images.values(site)):
         site = "dataset"
     pairs = near_duplicates(images)

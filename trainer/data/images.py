@@ -16,24 +16,27 @@ class Images:
     """N radiographs.
 
     pixels: (N, S, S) uint8, canonical. shapes: (N, 2), height and width as read. file_bytes: (N,).
-    labels: (N,), the number of the class in ``classes``, -1 where it has none.
+    findings: (N, C) int8 over ``classes``: 1 present, 0 absent, -1 not known.
     patients: N names, None where nothing tells whose it is. keys: N paths relative to the dataset's folder.
-    datasets: N names. payloads: N, the clinical facts of each. digests: N sha256 of the files.
+    datasets: N names. sources: N names of the hospital or collection. payloads: N, the clinical facts of each.
+    digests: N sha256 of the files. only_learnt: (N,), True for images that nothing is judged on.
     """
 
     classes: tuple[str, ...]
     pixels: NDArray[np.uint8]
     shapes: NDArray[np.int64]
     file_bytes: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    findings: NDArray[np.int8]
     patients: list[str | None]
     keys: list[str]
     datasets: list[str]
+    sources: list[str]
     payloads: list[Payload]
     digests: list[str]
+    only_learnt: NDArray[np.bool_]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.keys)
 
     def part(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> Images:
         """The images of a mask (N,) or of numbers, in that order."""
@@ -43,13 +46,37 @@ class Images:
             self.pixels[index],
             self.shapes[index],
             self.file_bytes[index],
-            self.labels[index],
+            self.findings[index],
             [self.patients[i] for i in index],
             [self.keys[i] for i in index],
             [self.datasets[i] for i in index],
+            [self.sources[i] for i in index],
             [self.payloads[i] for i in index],
             [self.digests[i] for i in index],
+            self.only_learnt[index],
         )
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) the number of the first class that each image is in, -1 where it is in none that is known."""
+        present = self.findings == 1
+        first = present.argmax(axis=1) if present.shape[1] else np.zeros(len(self), dtype=np.int64)
+        return np.where(present.any(axis=1), first, -1).astype(np.int64)
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """(N,) whether anything at all is known of its classes."""
+        return np.asarray((self.findings >= 0).any(axis=1))
+
+    @property
+    def judgeable(self) -> NDArray[np.bool_]:
+        """(N,) which images may be judged on."""
+        return self.labelled & ~self.only_learnt
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether every labelled image is in exactly one class."""
+        return bool(((self.findings[self.labelled] == 1).sum(axis=1) == 1).all())
 
     @property
     def owners(self) -> NDArray[np.str_]:
@@ -57,9 +84,9 @@ class Images:
         return np.array([p if p is not None else f"?{n}" for n, p in enumerate(self.patients)])
 
     def values(self, field: str) -> list[str | None]:
-        """N values of a field (the first, where an image has several) as text; ``dataset`` is one too."""
-        if field == "dataset":
-            return list(self.datasets)
+        """N values of a field (the first, where an image has several) as text; ``dataset`` and ``source`` are such."""
+        if field in ("dataset", "source"):
+            return list(self.datasets if field == "dataset" else self.sources)
         found = (values_of(payload, field) for payload in self.payloads)
         return [str(values[0]) if values else None for values in found]
 

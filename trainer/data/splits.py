@@ -25,7 +25,7 @@ def folds(images: Images, count: int, by: Literal["patient", "image"], seed: int
     Classes are spread evenly. by "patient": no patient is in two folds; "image": at random, whoever's they are.
     Raises InputError.
     """
-    labelled = np.flatnonzero(images.labels >= 0)
+    labelled = np.flatnonzero(images.judgeable & (images.labels >= 0))
     labels, owners = images.labels[labelled], images.owners[labelled]
     rarest = min(Counter(labels.tolist()).values())
     if rarest < count or len(set(owners.tolist())) < count:
@@ -44,7 +44,7 @@ def sites(images: Images, field: str) -> Iterator[tuple[str, Mask]]:
     Raises InputError.
     """
     values = np.array([value if value is not None else "" for value in images.values(field)])
-    labelled = images.labels >= 0
+    labelled = images.judgeable
     sizes = Counter(values[labelled & (values != "")].tolist())
     enough = [value for value, number in sorted(sizes.items()) if number >= SMALLEST_SITE]
     if not enough or len(sizes) < 2:
@@ -59,7 +59,7 @@ def sites(images: Images, field: str) -> Iterator[tuple[str, Mask]]:
 def held_out(images: Images, part: float, seed: int) -> Mask:
     """Which images belong to ``part`` of the patients, drawn at random; unlabelled images of theirs too."""
     owners = images.owners
-    labelled = np.unique(owners[images.labels >= 0])
+    labelled = np.unique(owners[images.judgeable])
     size = round(len(labelled) * part)
     return np.isin(owners, np.random.default_rng(seed).permutation(labelled)[:size])
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 import numpy as np
 
 from cxrsearch.clinical.fields import Payload, values_of
 from cxrsearch.errors import ImageError, InputError
 from cxrsearch.imaging.radiograph import DEFAULT_GATES
+from cxrsearch.text import nearest
 from indexer import dataset as datasets
 from indexer.readers import ReaderConfig, Readers, Task
-from trainer.config import Config
+from trainer.config import Config, TrainingDataset
 from trainer.data.images import Images
 from trainer.data.patients import near_duplicates, patient_groups
+
+LEAKAGE = "images without a patient number were taken as patients of their own (--allow-leakage)"
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,14 @@ class LeftOut:
     unreadable: int = 0
     unlabelled: int = 0
     no_patient: int = 0
+    listed: int = 0
 
     def __str__(self) -> str:
         words = {
             "cannot be read": self.unreadable,
             "without a class": self.unlabelled,
             "without a patient number": self.no_patient,
+            "on a list of what to leave out": self.listed,
         }
         return ", ".join(f"{number} {what}" for what, number in words.items() if number)
 
@@ -42,25 +49,27 @@ def load(
     """Every image of the configuration that can be read and learnt from.
 
     An image without a patient number gets its patient from its near duplicates (``trainer/data/patients.py``); one that
-    has none, and a class, could be in training and in test at once, and is left out. With ``allow_leakage`` it
-    stays, as if its patient had no other image.
+    has none, and a class, could be in training and in test at once, and is left out, unless its dataset is never judged
+    on. With ``allow_leakage`` it stays, as if its patient had no other image.
 
     advance: told how many of how many files are done. Raises InputError when fewer than two classes are left.
     """
     sets = [datasets.load(s.mapping, None if s.root is None else Path(s.root)) for s in config.data]
     found, unreadable = read(sets, config.network.image_size, advance)
-    images = labelled(found, config.label, config.classes)
-    taught = {data.mapping.name for data, source in zip(sets, config.data, strict=True) if source.labelled}
-    of_taught = np.array([name in taught for name in images.datasets])
+    described = {data.mapping.name: source for data, source in zip(sets, config.data, strict=True)}
+    sources = [described[name].source or name for name in found.datasets]
+    only_learnt = np.array([not described[name].judged for name in found.datasets], dtype=bool)
+    found = replace(found, sources=sources, only_learnt=only_learnt)
+    images = found_in_classes(found, config.label, config.classes, described)
+    images, left_out = _without(images, described)
     groups = patient_groups(images, near_duplicates(images))
-    images = replace(images, labels=np.where(of_taught, images.labels, -1), patients=groups)
-    classed = images.labels >= 0
-    without_class = int((of_taught & ~classed).sum())
-    lost = classed & np.array([patient is None for patient in images.patients])
-    left = LeftOut(unreadable, without_class)
+    images = replace(images, patients=groups)
+    taught = np.array([described[name].labelled for name in images.datasets], dtype=bool)
+    lost = images.judgeable & np.array([patient is None for patient in images.patients], dtype=bool)
+    left = LeftOut(unreadable, int((taught & ~images.labelled).sum()), listed=left_out)
     if not allow_leakage:
         images, left = images.part(~lost), replace(left, no_patient=int(lost.sum()))
-    if len(set(images.labels[images.labels >= 0].tolist())) < 2:
+    if sum(((images.findings == 1).sum(axis=0) > 0).tolist()) < 2:
         raise InputError(
             f"{config.name}: fewer than two classes have images with a patient number; nothing to learn ({left})."
             " Map the patient in the dataset TOML; --allow-leakage takes each image for a patient of its own."
@@ -114,18 +123,63 @@ def read(
         np.asarray(np.stack(pixels), dtype=np.uint8),
         np.array(shapes),
         np.array(sizes),
-        np.full(len(keys), -1),
+        np.zeros((len(keys), 0), dtype=np.int8),
         patients,
         keys,
         names,
+        names,
         payloads,
         digests,
+        np.zeros(len(keys), dtype=bool),
     ), unreadable
 
 
-def labelled(images: Images, label: str, classes: Mapping[str, Sequence[str]]) -> Images:
-    """The images with their class by the field ``label``; every value of it is one where no classes are given."""
-    found = [{str(value) for value in values_of(payload, label)} for payload in images.payloads]
-    groups = classes or {value: [value] for value in sorted(set().union(*found))}
-    numbers = [next((n for n, values in enumerate(groups.values()) if own & set(values)), -1) for own in found]
-    return replace(images, classes=tuple(groups), labels=np.array(numbers, dtype=np.int64))
+def found_in_classes(
+    images: Images,
+    label: str,
+    classes: Mapping[str, Sequence[str]],
+    described: Mapping[str, TrainingDataset] = MappingProxyType({}),
+) -> Images:
+    """The images with what is known of their classes, by the field ``label``.
+
+    classes: the values of the field that put an image in a class; without any, every value is a class. A dataset knows
+    of the classes that its description lists, else of those that any of its images is in; of these, an image that has
+    a value of the field is in those its values say, and in no other. Raises InputError for a class that is unknown.
+    """
+    values = [{str(value) for value in values_of(payload, label)} for payload in images.payloads]
+    groups = classes or {value: [value] for value in sorted(set().union(*values))}
+    names = tuple(groups)
+    present = np.array([[bool(own & set(group)) for group in groups.values()] for own in values], dtype=bool)
+    present = present.reshape(len(images), len(names))
+    findings = np.full(present.shape, -1, dtype=np.int8)
+    datasets = np.array(images.datasets)
+    has_value = np.array([bool(own) for own in values])
+    for name in sorted(set(images.datasets)):
+        description = described.get(name, TrainingDataset(mapping=name))
+        strange = [word for word in description.knows if word not in names]
+        if strange:
+            raise InputError(f"{name}: knows {strange[0]!r}, which is no class.{nearest(strange[0], names)}")
+        mine = datasets == name
+        known = np.isin(names, description.knows) if description.knows else present[mine].any(axis=0)
+        told = mine & (has_value if description.knows else present.any(axis=1))
+        if description.labelled:
+            findings[np.ix_(told, known)] = present[np.ix_(told, known)]
+    return replace(images, classes=names, findings=findings)
+
+
+def _without(images: Images, described: Mapping[str, TrainingDataset]) -> tuple[Images, int]:
+    """The images that no list of their dataset leaves out, and how many are left out. Raises InputError."""
+    listed: dict[str, set[str]] = {}
+    for name, description in described.items():
+        listed[name] = set()
+        for path in description.leave_out:
+            try:
+                lines = Path(path).read_text("utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise InputError(f"{path}: a list of images to leave out, which cannot be read ({error})") from None
+            listed[name] |= {PurePosixPath(row[0].strip()).name for row in csv.reader(lines) if row}
+    out = np.array(
+        [PurePosixPath(key).name in listed[name] for key, name in zip(images.keys, images.datasets, strict=True)],
+        dtype=bool,
+    )
+    return images.part(~out), int(out.sum())

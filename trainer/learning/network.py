@@ -11,12 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import open_clip
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cxrsearch.errors import InputError
 from cxrsearch.text import nearest
+from trainer.learning.pretrained import PACKAGE, load_package
 
 # Small towers of our own, in open_clip's own form, for learning from random weights.
 TOWERS = Path(__file__).parent / "towers"
@@ -56,9 +60,10 @@ class Network(nn.Module):
     """
 
     def __init__(self, architecture: Architecture, pretrained: str | None = None) -> None:
-        """``pretrained``: an open_clip tag or a file of weights for the trunk. Raises InputError."""
+        """``pretrained``: what the trunk's weights are (trainer/config.py). Raises InputError."""
         super().__init__()
         self.architecture = architecture
+        self._keeps_statistics = pretrained is not None
         self.trunk = _trunk(architecture, pretrained)
         channels = self._keep_what_is_used()
         self.normalise = nn.BatchNorm2d(channels)
@@ -68,11 +73,15 @@ class Network(nn.Module):
             nn.init.zeros_(self.attend.weight)  # attention begins even over the image
             nn.init.zeros_(self.attend.bias)  # type: ignore[arg-type]
 
+    def train(self, mode: bool = True) -> Network:
+        """A pretrained trunk keeps the channel statistics it came with: a batch here is too small and too alike."""
+        super().train(mode)
+        if self._keeps_statistics:
+            self.trunk.eval()
+        return self
+
     def forward(self, images: Tensor) -> NetworkOutput:
-        mean = images.mean(dim=(2, 3), keepdim=True)
-        deviation = (images - mean).square().mean(dim=(2, 3), keepdim=True).sqrt()
-        images = (images - mean) / (deviation + 1e-3)
-        local = self.normalise(self._features(images))
+        local = self.normalise(self.features(images))
         weights = self.attend(local) if self.attend is not None else torch.zeros_like(local[:, :1])
         attention = weights.flatten(2).softmax(dim=-1).view(local.shape[0], 1, *local.shape[2:])
         places = self.project(local) * attention
@@ -80,19 +89,39 @@ class Network(nn.Module):
         length = total.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
         return NetworkOutput(total / length, places / length[:, :, None, None], attention[:, 0])
 
-    def _features(self, images: Tensor) -> Tensor:
+    def freeze(self, part: float) -> None:
+        """Leave the first ``part`` (0..1) of the trunk's weights, in the order an image meets them, as they are."""
+        weights = list(self.trunk.parameters())
+        for weight in weights[: round(len(weights) * part)]:
+            weight.requires_grad_(False)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 1, S, S) in 0..1 -> (B, C, h, w), the trunk's last two scales on the grid of the finer one."""
+        finer, coarser = self._scales(images)
+        if coarser.shape[2:] != finer.shape[2:]:
+            coarser = functional.interpolate(coarser, finer.shape[2:], mode="bilinear", align_corners=False)
+        return torch.cat([finer, coarser], dim=1)
+
+    def last_features(self, images: Tensor) -> Tensor:
+        """(B, 1, S, S) in 0..1 -> (B, C, h, w), the trunk's last scale alone."""
+        return self._scales(images)[1]
+
+    def _scales(self, images: Tensor) -> list[Tensor]:
+        mean = images.mean(dim=(2, 3), keepdim=True)
+        deviation = (images - mean).square().mean(dim=(2, 3), keepdim=True).sqrt()
+        images = (images - mean) / (deviation + 1e-3)
         # gray to the three channels that open_clip trunks (and their pretrained weights) expect
         trunk: Any = self.trunk
-        found = trunk.forward_intermediates(images.expand(-1, 3, -1, -1), indices=1, intermediates_only=True)
-        last: Tensor = found["image_intermediates"][-1]
-        return last
+        found = trunk.forward_intermediates(images.expand(-1, 3, -1, -1), indices=2, intermediates_only=True)
+        scales: list[Tensor] = found["image_intermediates"]
+        return scales
 
     def _keep_what_is_used(self) -> int:
         """Drop the trunk's weights that its feature map does not depend on (pooling, the text side's projection);
         give the feature map's number of channels."""
         size = self.architecture.image_size
         self.trunk.eval()  # pretrained statistics stay as they are
-        features = self._features(torch.zeros(1, 1, size, size))
+        features = self.features(torch.rand(1, 1, size, size))
         torch.autograd.backward(features.sum())
         self.trunk.train()
         for module in list(self.trunk.modules()):
@@ -107,21 +136,31 @@ class Network(nn.Module):
         return int(features.shape[1])
 
 
+def pictures(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """(B, S, S) uint8 -> (B, 1, S, S) float32 in 0..1, on the device."""
+    one = torch.from_numpy(pixels).to(device).float().div_(255).unsqueeze(1)
+    return one.contiguous(memory_format=torch.channels_last)
+
+
 def _trunk(architecture: Architecture, pretrained: str | None) -> nn.Module:
     open_clip.add_model_config(TOWERS)
     name, known = architecture.tower, open_clip.list_models()
     if name not in known:
         own = ", ".join(sorted(path.stem for path in TOWERS.glob("*.json")))
         raise InputError(f"network.tower: open_clip has no {name!r}.{nearest(name, known)} Our own: {own}.")
+    package = pretrained is not None and pretrained.startswith(PACKAGE)
+    asked = pretrained is not None and not package
     logging.getLogger().addFilter(_about_random_weights)
     try:
         model = open_clip.create_model(
             name,
-            pretrained,
+            pretrained if asked else None,
             force_image_size=architecture.image_size,
-            require_pretrained=pretrained is not None,
-            load_weights=pretrained is not None,
+            require_pretrained=asked,
+            load_weights=asked,
         )
+        if pretrained is not None and package:
+            load_package(getattr(model.visual, "trunk", model.visual), pretrained.removeprefix(PACKAGE))
     except Exception as error:  # open_clip and the hubs it asks raise whatever went wrong
         what = f"pretrained {pretrained!r}" if pretrained else f"image_size {architecture.image_size}"
         reason = " ".join(str(error).split())[:200]

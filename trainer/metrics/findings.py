@@ -44,6 +44,20 @@ class FindingsRetrieval:
     average_precision: Floats
     ndcg: Floats
 
+    def part(self, chosen: NDArray[np.bool_]) -> FindingsRetrieval:
+        """Some of the queries."""
+        rows = (self.truth, self.owners, self.votes, self.precision, self.average_precision, self.ndcg)
+        return FindingsRetrieval(self.findings, *(row[chosen] for row in rows))  # type: ignore[arg-type]
+
+    def means(self) -> dict[str, float]:
+        """``precision_at_10`` and ``map``, each the mean over the findings that any query has; 0 where none has."""
+        found = {"precision_at_10": self.precision, "map": self.average_precision}
+        columns = {
+            name: [column[~np.isnan(column)].mean() for column in values.T if not np.isnan(column).all()]
+            for name, values in found.items()
+        }
+        return {name: float(np.mean(means)) if means else 0.0 for name, means in columns.items()}
+
     def figures(self, seed: int = 0, rounds: int = BOOTSTRAPS) -> dict[str, Figure]:
         """``auc``, ``precision_at_10`` and ``map``, each the mean over the findings, ``ndcg_at_10``, and the AUC of
         each finding as ``auc/NAME``.
@@ -94,6 +108,12 @@ def retrieve_findings(
                 rows = block.start + present
                 precision[rows, number], average[rows, number] = of_finding
     return FindingsRetrieval(tuple(findings), truth, owners, votes, precision, average, ndcg)
+
+
+def joined_findings(parts: Sequence[FindingsRetrieval]) -> FindingsRetrieval:
+    """The queries of several folds as one."""
+    names = ("truth", "owners", "votes", "precision", "average_precision", "ndcg")
+    return FindingsRetrieval(parts[0].findings, *(np.concatenate([getattr(p, n) for p in parts]) for n in names))
 
 
 def _precisions(score: Floats, has: NDArray[np.bool_]) -> tuple[Floats, Floats]:

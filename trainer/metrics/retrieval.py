@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.statistics import Figure, Floats, figure, ratio, resampled
+from cxrsearch.statistics import Figure, Floats, ece, figure, ratio, resampled
+from trainer.metrics.neighbours import mean_of_nearest
 from trainer.metrics.probabilities import auc
 
 NEIGHBOURS = 10
@@ -49,6 +50,18 @@ class Retrieval:
         """The mean of every metric over the queries that have an answer; 0 where none has."""
         known = {name: values[~np.isnan(values)] for name, values in self.values.items()}
         return {name: float(values.mean()) if len(values) else 0.0 for name, values in known.items()}
+
+    def part(self, chosen: NDArray[np.bool_]) -> Retrieval:
+        """Some of the queries."""
+        return Retrieval(
+            self.classes,
+            self.labels[chosen],
+            self.owners[chosen],
+            {name: values[chosen] for name, values in self.values.items()},
+            self.votes[chosen],
+            self.neighbours[chosen],
+            self.scores[chosen],
+        )
 
     def figures(self, seed: int = 0, rounds: int = BOOTSTRAPS) -> dict[str, Figure]:
         """Every metric, with per-class ``sensitivity/C``, ``ppv/C``, ``auc/C`` and macro averages of these."""
@@ -125,16 +138,14 @@ def constant(labels: NDArray[np.int64], owners: NDArray[np.str_], classes: Seque
 def calibration(retrieval: Retrieval, bins: int = 10) -> tuple[list[tuple[float, float, int]], float]:
     """Whether a vote's share is how often it is right: (mean share, part that is right, queries) of each bin of equal
     width, and the expected calibration error (Guo et al., ICML 2017, arXiv 1706.04599)."""
-    share = retrieval.votes.max(axis=1)
-    right = (retrieval.predicted == retrieval.labels).astype(np.float64)
+    share, right = retrieval.votes.max(axis=1), retrieval.predicted == retrieval.labels
     place = np.minimum((share * bins).astype(int), bins - 1)
     rows = [
         (float(share[place == b].mean()), float(right[place == b].mean()), int((place == b).sum()))
         for b in range(bins)
         if (place == b).any()
     ]
-    error = sum(abs(said - was) * number for said, was, number in rows) / max(len(share), 1)
-    return rows, float(error)
+    return rows, float(ece(share, right, np.ones((1, len(share))))[0])
 
 
 def _likeness(queries: NDArray[np.float32], gallery: NDArray[np.float32], kind: str) -> Floats:
@@ -169,9 +180,7 @@ def _judge(
     values["r_precision"] = (relevant & within).sum(axis=1) / size
     values["map_at_r"] = (precision * (relevant & within)).sum(axis=1) / size
     nearest, scores = order[:, :NEIGHBOURS], ranked[:, :NEIGHBOURS]
-    weights = np.where(np.isfinite(scores), np.maximum(scores, 0.0) + 1e-9, 0.0)
-    votes = np.stack([(weights * (gallery[nearest] == c)).sum(axis=1) for c in range(classes)], axis=1)
-    votes /= np.maximum(votes.sum(axis=1, keepdims=True), 1e-300)
+    votes = np.nan_to_num(mean_of_nearest(score, np.eye(classes)[gallery], NEIGHBOURS))
     values["vote_accuracy"] = (votes.argmax(axis=1) == labels).astype(np.float64)
     values = {name: np.where(answered, value, np.nan) for name, value in values.items()}
     missing = NEIGHBOURS - nearest.shape[1]

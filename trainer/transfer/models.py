@@ -15,6 +15,8 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFo
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from trainer.metrics.neighbours import mean_of_nearest
+
 Floats = NDArray[np.float64]
 
 INNER_FOLDS = 4
@@ -92,13 +94,8 @@ def predicted(model: Pipeline, table: pd.DataFrame, classes: int) -> Floats:
 
 def neighbours_vote(known: NDArray[np.float32], truth: Floats, asked: NDArray[np.float32], classes: int) -> Floats:
     """(N, max(classes, 1)): what the ten most similar known cases say, weighted by similarity."""
-    score = asked.astype(np.float64) @ known.astype(np.float64).T
-    nearest = np.argsort(-score, axis=1, kind="stable")[:, :NEIGHBOURS]
-    weight = np.maximum(np.take_along_axis(score, nearest, axis=1), 0) + 1e-9
-    weight /= weight.sum(axis=1, keepdims=True)
-    if not classes:
-        return np.asarray((weight * truth[nearest]).sum(axis=1)[:, None], dtype=np.float64)
-    return np.stack([(weight * (truth[nearest] == c)).sum(axis=1) for c in range(classes)], axis=1)
+    values = np.eye(classes)[truth.astype(int)] if classes else truth[:, None]
+    return mean_of_nearest(asked.astype(np.float64) @ known.astype(np.float64).T, values, NEIGHBOURS)
 
 
 def _inner_folds(truth: Floats, owners: NDArray[np.str_], classes: int) -> int:

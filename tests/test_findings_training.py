@@ -1,0 +1,279 @@
+"""Learning from several findings, each known to some datasets: pairs, where learning begins, what is judged how."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from factories import Run, cloud, write_clouds
+
+from cxrsearch.encoder import Encoder
+from cxrsearch.errors import InputError
+from trainer.config import Config
+from trainer.data.images import Images
+from trainer.data.training_set import load
+from trainer.evaluation import baselines
+from trainer.learning.embed import embed
+from trainer.learning.fit import fit
+from trainer.learning.network import Architecture, Network
+from trainer.learning.objective import Known, Objective, hard_pairs, pairs_of
+from trainer.learning.start import begin_at_principal_components
+
+SEVERAL = """
+name = "several"
+seed = 1
+
+[[data]]
+mapping = "north/dataset.toml"
+source = "hospital"
+knows = ["nothing", "opacity", "COVID-19"]
+
+[[data]]
+mapping = "south/dataset.toml"
+knows = ["nothing", "opacity"]
+leave_out = ["south/out.csv"]
+{south}
+
+[classes]
+nothing = ["No Finding"]
+opacity = ["Pneumonia", "COVID-19"]
+"COVID-19" = ["COVID-19"]
+
+[network]
+tower = "cxr-RN14-w8"
+image_size = 64
+dimensions = 16
+
+[learning]
+epochs = 2
+images_per_class = 4
+
+[held_out]
+validation = 0.2
+test = 0.3
+"""
+
+
+def several(folder: Path, south: str = "") -> Path:
+    """Two hospitals; that of the south does not tell COVID-19 from other pneumonia."""
+    for name in ("north", "south"):
+        toml = write_clouds(folder / name, 30)
+        text = (
+            toml.read_text("utf-8")
+            .replace('"clouds"', f'"{name}"')
+            .replace("[patient]\n", f'[patient]\nnamespace = "{name}"\n')
+        )
+        toml.write_text(text, "utf-8")
+    table = folder / "north" / "facts.csv"
+    toml = folder / "north" / "dataset.toml"
+    toml.write_text(
+        toml.read_text("utf-8").replace('type = "keyword"\n', 'type = "keyword"\nseparator = "|"\n', 1), "utf-8"
+    )
+    table.write_text(table.read_text("utf-8").replace(",COVID-19,", ",COVID-19|Pneumonia,"), "utf-8")
+    rng = np.random.default_rng(9)
+    for path in sorted((folder / "south").glob("*.png")):
+        # A name that two datasets have counts as one picture.
+        cloud(rng, "MRN0" in path.name).save(path.with_name(f"S{path.name}"))
+        path.unlink()
+    table = folder / "south" / "facts.csv"
+    table.write_text(table.read_text("utf-8").replace("MRN", "SMRN"), "utf-8")
+    (folder / "south" / "out.csv").write_text("file,why\nSMRN1-0.png,contradicted\n", "utf-8")
+    (folder / "config.toml").write_text(SEVERAL.format(south=south), "utf-8")
+    return folder / "config.toml"
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Images]:
+    config = Config.load(several(tmp_path_factory.mktemp("several")))
+    return config, load(config)[0]
+
+
+def test_a_dataset_says_nothing_of_a_class_that_it_does_not_know(loaded: tuple[Config, Images]) -> None:
+    _, images = loaded
+    assert images.classes == ("nothing", "opacity", "COVID-19")
+    rows = {(d, k): f for d, k, f in zip(images.datasets, images.keys, images.findings.tolist(), strict=True)}
+    assert rows["north", "MRN2-0.png"] == [0, 1, 1]
+    assert rows["north", "MRN4-0.png"] == [0, 1, 0]
+    assert rows["north", "MRN1-0.png"] == [1, 0, 0]
+    assert rows["south", "SMRN2-0.png"] == [0, 1, -1]
+    assert set(images.sources) == {"hospital", "south"}
+
+
+def test_images_on_a_list_are_left_out_and_counted(tmp_path: Path) -> None:
+    config = Config.load(several(tmp_path))
+    images, left = load(config)
+    assert ("south", "SMRN1-0.png") not in set(zip(images.datasets, images.keys, strict=True))
+    assert ("north", "MRN1-0.png") in set(zip(images.datasets, images.keys, strict=True))
+    assert "1 on a list of what to leave out" in str(left)
+    (tmp_path / "south" / "out.csv").unlink()
+    with pytest.raises(InputError, match=r"out\.csv: a list of images to leave out, which cannot be read"):
+        load(config)
+
+
+def test_a_class_that_is_no_class_is_refused(tmp_path: Path) -> None:
+    path = several(tmp_path)
+    path.write_text(path.read_text("utf-8").replace('"nothing", "opacity"]', '"nothing", "opacty"]'), "utf-8")
+    with pytest.raises(InputError, match=r"south: knows 'opacty', which is no class.*opacity"):
+        load(Config.load(path))
+
+
+def test_images_that_nothing_is_judged_on_need_no_patient_and_are_never_held_out(tmp_path: Path) -> None:
+    from trainer.data import splits
+
+    path = several(tmp_path, "judged = false")
+    toml = tmp_path / "south" / "dataset.toml"
+    toml.write_text(re.sub(r"\[patient\].*?\n\n?(?=\[fields)", "", toml.read_text("utf-8"), flags=re.DOTALL), "utf-8")
+    images, left = load(Config.load(path))
+    assert left.no_patient == 0
+    south = np.array(images.datasets) == "south"
+    assert (images.labelled & south).sum() == 39
+    test = splits.held_out(images, 0.5, 0)
+    assert (test & images.judgeable).any()
+    assert not (test & south).any()
+
+
+def test_pairs_share_a_finding_or_are_of_one_source_and_known_to_share_none() -> None:
+    findings = torch.tensor([[1, 0, -1], [1, 1, 0], [0, 1, 0], [0, -1, 1], [-1, -1, 1], [0, 1, 0]], dtype=torch.int8)
+    sources = torch.tensor([0, 0, 0, 0, 0, 1])
+    alike, unlike = pairs_of(Known(findings, sources))
+    pairs = lambda mask: {(int(a), int(b)) for a, b in mask.nonzero() if a < b}  # noqa: E731
+    assert pairs(alike) == {(0, 1), (1, 2), (1, 5), (2, 5), (3, 4)}
+    # 0 and 3: of the third finding nothing is known of 0. 2 and 3: nor of the second of 3. 0 and 5: two sources.
+    assert pairs(unlike) == {(0, 2)}
+    assert bool((alike == alike.T).all())
+    assert bool((unlike == unlike.T).all())
+
+
+def test_only_hard_pairs_are_kept() -> None:
+    angles = torch.tensor([0.0, 0.1, 1.2, 0.2, 3.1])
+    embedding = torch.stack([angles.cos(), angles.sin()], dim=1)
+    alike, unlike = torch.zeros(5, 5, dtype=torch.bool), torch.zeros(5, 5, dtype=torch.bool)
+    alike[0, 1] = alike[0, 2] = unlike[0, 3] = unlike[0, 4] = True
+    kept, apart = hard_pairs(embedding, alike, unlike)
+    assert kept[0].tolist() == [False, True, True, False, False]  # nearest unlike cos 0.2; 0.1 is within the margin
+    assert apart[0].tolist() == [False, False, False, True, False]  # cos 3.1 is far below the farthest alike
+
+
+def test_the_loss_does_not_depend_on_what_is_not_known(loaded: tuple[Config, Images]) -> None:
+    config, _ = loaded
+    findings = torch.tensor([[1, 0, -1], [0, 1, -1], [1, 0, -1], [0, 1, 1]], dtype=torch.int8)
+    torch.manual_seed(0)
+    objective = Objective(config.learning, findings, 16)
+    embedding = torch.nn.functional.normalize(torch.randn(4, 16), dim=1).requires_grad_()
+    loss = objective(embedding, Known(findings, torch.zeros(4, dtype=torch.long)), 0.0)
+    loss.backward()
+    objective.classes.data[2] += 5  # the third finding is known of the last image alone
+    other = objective(embedding.detach()[:3], Known(findings[:3], torch.zeros(3, dtype=torch.long)), 0.0)
+    objective.classes.data[2] -= 7
+    same = objective(embedding.detach()[:3], Known(findings[:3], torch.zeros(3, dtype=torch.long)), 0.0)
+    torch.testing.assert_close(other, same)
+    assert embedding.grad is not None
+
+
+def test_distillation_is_least_where_neighbours_are_as_before(loaded: tuple[Config, Images]) -> None:
+    config, _ = loaded
+    learning = config.learning.model_copy(update={"distillation": 1.0, "objective": "cross-entropy"})
+    without = learning.model_copy(update={"distillation": 0.0})
+    findings, sources = torch.ones(8, 3, dtype=torch.int8), torch.zeros(8, dtype=torch.long)
+    start = torch.nn.functional.normalize(torch.randn(8, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    costs = []
+    for embedding in (start, start.flip(0)):
+        torch.manual_seed(0)
+        kept = Objective(learning, findings, 16)(embedding, Known(findings, sources, start), 1.0)
+        torch.manual_seed(0)
+        costs.append((kept - Objective(without, findings, 16)(embedding, Known(findings, sources), 1.0)).item())
+    assert costs[0] == pytest.approx(0, abs=1e-5)
+    assert costs[1] > 0.1
+
+
+def test_weights_of_a_package_are_loaded_and_learning_begins_where_they_are() -> None:
+    network = Network(Architecture("efficientnet-lite0", 64, 8), baselines.FROZEN_WEIGHTS)
+    other = Network(Architecture("efficientnet-lite0", 64, 8))
+    state, untaught = network.trunk.state_dict(), other.trunk.state_dict()
+    assert any(not torch.equal(state[name], untaught[name]) for name in state)
+    rng = np.random.default_rng(0)
+    pictures = np.stack([np.asarray(cloud(rng, n % 2 == 0).resize((64, 64))) for n in range(40)])
+    begin_at_principal_components(network, pictures, 0)
+    vectors = embed(network, pictures)
+    # Centred and along principal components: similarities are spread out, and stripes are told from none.
+    similarity = vectors @ vectors.T
+    assert np.median(similarity) < 0.5
+    np.fill_diagonal(similarity, -1)
+    assert (similarity.argmax(axis=1) % 2 == np.arange(40) % 2).mean() > 0.8
+
+
+def test_a_package_that_is_not_there_or_does_not_fit_says_so() -> None:
+    with pytest.raises(InputError, match=r"pretrained 'package:no-such-thing' cannot be used"):
+        Network(Architecture("efficientnet-lite0", 64, 8), "package:no-such-thing")
+    with pytest.raises(InputError, match=r"tensors are not this tower's"):
+        Network(Architecture("cxr-RN14-w8", 64, 8), baselines.FROZEN_WEIGHTS)
+
+
+def test_a_frozen_trunk_stays_as_it_came(loaded: tuple[Config, Images]) -> None:
+    config, images = loaded
+    network = config.network.model_copy(
+        update={"tower": "efficientnet-lite0", "pretrained": baselines.FROZEN_WEIGHTS, "dimensions": 8}
+    )
+    learning = config.learning.model_copy(update={"frozen": 1.0, "distillation": 1.0, "epochs": 1})
+    found = fit(config.model_copy(update={"network": network, "learning": learning}), images)
+    came = Network(Architecture("efficientnet-lite0", 64, 8), baselines.FROZEN_WEIGHTS).trunk.state_dict()
+    for name, value in found.network.trunk.state_dict().items():
+        torch.testing.assert_close(value, came[name])
+
+
+@pytest.mark.slow
+def test_several_findings_are_judged_at_once_and_by_source(cxrsearch: Run, tmp_path: Path) -> None:
+    config, out = several(tmp_path), tmp_path / "run"
+    ran = cxrsearch("train", config, "--out", out)
+    assert ran.code == 0, ran.err
+    assert "nDCG@10" in ran.out
+    assert "ImageNet trunk, frozen" in ran.out
+    card = json.loads((out / "model" / "model.json").read_text("utf-8"))
+    assert set(card["figures"]["by source"]) == {"hospital", "south"}
+    assert Encoder(out / "model").card.dimensions == 16
+    left = cxrsearch("evaluate", config, "--leave-out", "source", "--out", tmp_path / "left")
+    assert left.code == 0, left.err
+    assert "without source hospital" in left.err
+    found = json.loads((tmp_path / "left" / "evaluation.json").read_text("utf-8"))
+    assert "map" in found["sources"]["south"]["unseen"]["32 x 32 thumbnails"]
+    page = (tmp_path / "left" / "evaluation.html").read_text("utf-8")
+    assert "Queries from south" in page
+
+
+@pytest.mark.slow
+def test_an_archive_that_was_not_learnt_from_is_searched_by_patient(cxrsearch: Run, tmp_path: Path) -> None:
+    config = several(tmp_path)
+    assert cxrsearch("train", config, "--out", tmp_path / "run").code == 0
+    write_clouds(tmp_path / "elsewhere", 40)
+    judge = ["evaluate", "--model", tmp_path / "run" / "model", "--external", tmp_path / "elsewhere" / "dataset.toml"]
+    ran = cxrsearch(*judge, "--out", tmp_path / "external")
+    assert ran.code == 0, ran.err
+    found = json.loads((tmp_path / "external" / "evaluation.json").read_text("utf-8"))
+    assert "nothing was learnt from" in found["protocol"]
+    assert found["patients"] == 10  # a quarter of 40
+    assert set(found["classes"]) == {"COVID-19", "No Finding", "Pneumonia"}
+
+
+def test_agreement_with_scores_is_beside_random_neighbours(cxrsearch: Run, tmp_path: Path) -> None:
+    from cxrsearch.encoder import DEFAULT_MODEL
+
+    toml, rng = write_clouds(tmp_path / "set", 30), np.random.default_rng(0)
+    table = tmp_path / "set" / "facts.csv"
+    head, *rows = table.read_text("utf-8").splitlines()
+    scored = [f"{row},{3 if 'No' not in row else 0},{rng.integers(4)}" for row in rows]
+    table.write_text("\n".join([f"{head},right,left", *scored]) + "\n", "utf-8")
+    text = '\n[fields.right]\ncolumn = "right"\ntype = "float"\n[fields.left]\ncolumn = "left"\ntype = "float"\n'
+    toml.write_text(toml.read_text("utf-8") + text, "utf-8")
+    judge = ["evaluate", "--model", DEFAULT_MODEL, "--external", toml, "--out", tmp_path / "out"]
+    ran = cxrsearch(*judge, "--agreement", "right,left")
+    assert ran.code == 0, ran.err
+    found = json.loads((tmp_path / "out" / "agreement.json").read_text("utf-8"))
+    assert found["images"] == 40
+    assert set(found["methods"]) == {"the encoder", "ImageNet trunk, frozen", "32 x 32 thumbnails", "random neighbours"}
+    own = found["methods"]["the encoder"]["rank_correlation"]
+    assert own["low"] <= own["value"] <= own["high"]
+    ran = cxrsearch(*judge, "--agreement", "right,lft")
+    assert ran.code == 4
+    assert "0 images have a number in all of these fields" in ran.err

@@ -1,0 +1,46 @@
+"""A run folder belongs to what determines its results, and to nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from cxrsearch import files
+from cxrsearch.errors import InputError
+from trainer.config import Config
+from trainer.data.images import Images
+
+CLAIM = "config.json"
+
+
+def claim(folder: Path, config: Config, images: Images, protocol: str, allow_leakage: bool) -> None:
+    """Write what a run in ``folder`` is of: the configuration, the protocol, whether leaks were allowed, and a digest
+    of the images, what is known of them, and whose they are.
+
+    Raises InputError where the folder holds a run of something else, and says what differs.
+    """
+    mine = {
+        "configuration": config.model_dump(mode="json"),
+        "protocol": protocol,
+        "leakage allowed": allow_leakage,
+        "images": _digest(images),
+    }
+    mark = folder / CLAIM
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        theirs = json.loads(mark.read_text("utf-8")) if mark.exists() else mine
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: no run can be written there ({error})") from None
+    other = [name for name, value in mine.items() if not isinstance(theirs, dict) or theirs.get(name) != value]
+    if other:
+        raise InputError(f"{folder}: holds a run of another {', '.join(other)}; give another --out")
+    files.write(mark, json.dumps(mine, indent=2) + "\n")
+
+
+def _digest(images: Images) -> str:
+    """The same for the same files with the same classes, sources and patients in the same order."""
+    whole = hashlib.sha256(images.findings.tobytes() + images.only_learnt.tobytes())
+    for row in zip(images.digests, images.keys, images.datasets, images.sources, images.owners.tolist(), strict=True):
+        whole.update(json.dumps([*row, images.classes]).encode())
+    return whole.hexdigest()

@@ -1,0 +1,81 @@
+"""Whether the neighbours that an encoder finds agree with an image in scores that a reader gave it, zone by zone."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxrsearch import __version__
+from cxrsearch.encoder import read_card
+from cxrsearch.errors import InputError
+from cxrsearch.statistics import Figure
+from trainer.data.images import Images
+from trainer.evaluation import baselines
+from trainer.evaluation.judge import ENCODER, FROZEN, THUMBNAILS, hardware
+from trainer.learning.embed import embed
+from trainer.learning.export import load_network
+from trainer.metrics.agreement import agreement
+
+# Fewer images with scores tell nothing.
+FEWEST = 20
+_RANDOM = "random neighbours"
+
+
+@dataclass(frozen=True)
+class ScoreAgreement:
+    """name: the model. methods: the encoder first, then its baselines, each with its figures."""
+
+    name: str
+    methods: dict[str, dict[str, Figure]]
+    facts: dict[str, Any]
+
+
+def agree(images: Images, fields: list[str], model: Path, seed: int) -> ScoreAgreement:
+    """Search every image that has all the scores among the others, its own patient left out.
+
+    fields: numbers; those of the right lung first where they are zones. Raises InputError, ModelError.
+    """
+    values = [[payload.get(name) for name in fields] for payload in images.payloads]
+    numbers = np.array(
+        [[v if isinstance(v, int | float) and not isinstance(v, bool) else np.nan for v in row] for row in values],
+        dtype=np.float64,
+    ).reshape(len(images), len(fields))
+    known = np.flatnonzero(~np.isnan(numbers).any(axis=1))
+    scored = images.part(known)
+    if len(scored) < FEWEST:
+        raise InputError(
+            f"--agreement {','.join(fields)}: {len(scored)} images have a number in all of these fields; at least"
+            f" {FEWEST} are needed"
+        )
+    scores = numbers[known]
+    rng = np.random.default_rng(seed)
+    random = rng.normal(size=(len(scored), 64)).astype(np.float32)
+    vectors = {
+        ENCODER: embed(load_network(model), scored.pixels),
+        FROZEN: baselines.frozen_trunk(scored),
+        THUMBNAILS: baselines.thumbnails(scored),
+        _RANDOM: random / np.linalg.norm(random, axis=1, keepdims=True),
+    }
+    found = {name: agreement(one, scores, scored.owners, fields).figures(seed) for name, one in vectors.items()}
+    facts = {
+        "fields": fields,
+        "images": len(scored),
+        "patients": len(set(scored.owners.tolist())),
+        "seed": seed,
+        "version": __version__,
+        "day": datetime.date.today().isoformat(),
+        "hardware": hardware(),
+    }
+    return ScoreAgreement(read_card(model).name, found, facts)
+
+
+def as_json(found: ScoreAgreement) -> dict[str, Any]:
+    methods = {
+        method: {name: {"value": one.value, "low": one.low, "high": one.high} for name, one in figures.items()}
+        for method, figures in found.methods.items()
+    }
+    return {"name": found.name, "protocol": "agreement with a reader's scores", **found.facts, "methods": methods}

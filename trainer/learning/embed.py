@@ -1,0 +1,46 @@
+"""Pictures -> embeddings or features of a network, many at a time."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainer.learning.network import Network, pictures
+
+
+def embed(network: Network, pixels: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float32]:
+    """(N, S, S) uint8 -> (N, D) float32 of unit length."""
+    keep_freed_memory()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    with torch.inference_mode():
+        found = [
+            network(pictures(pixels[start : start + batch], device)).embedding.cpu().numpy()
+            for start in range(0, len(pixels), batch)
+        ]
+    return np.concatenate(found)
+
+
+def pooled_features(network: Network, pixels: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float32]:
+    """(N, S, S) uint8 -> (N, C) float32: the mean over the places of the trunk's last feature map."""
+    network.eval()
+    with torch.inference_mode():
+        found = [
+            network.last_features(pictures(pixels[start : start + batch], torch.device("cpu"))).mean(dim=(2, 3)).numpy()
+            for start in range(0, len(pixels), batch)
+        ]
+    return np.concatenate(found)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory for the next step: without this a fifth of a CPU step is page faults.
+
+    M_MMAP_MAX and M_TRIM_THRESHOLD of mallopt(3); another C library than glibc is left as it is.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-4, 0)
+        libc.mallopt(-1, 2**31 - 1)
