@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.errors import ModelError
+from cxrsearch.onnx_graph import check_graph
 
 MODEL_FORMAT = 1
+# The largest encoder that anybody would index with takes two on one slow core.
+SECONDS_PER_PICTURE = 60
 DEFAULT_MODEL = Path(__file__).parent / "models" / "cxr-1"
 
 
@@ -80,6 +84,10 @@ class Encoder:
             raise ModelError(f"{folder / 'encoder.onnx'}: missing; get the model folder again") from None
         if hashlib.sha256(model).hexdigest() != self.card.fingerprint:
             raise ModelError(f"{folder / 'encoder.onnx'}: not the file its card names (wrong sha256); get it again")
+        try:
+            check_graph(model)
+        except ValueError as error:
+            raise ModelError(f"{folder / 'encoder.onnx'}: cannot be run: {error}") from None
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -100,10 +108,29 @@ class Encoder:
 
     def embed(self, pictures: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """(B, D) float32, unit length. ``pictures``: canonical pixels, each (S, S) float32 in 0..1."""
-        (embedding,) = self._session.run(["embedding"], {self._input: np.stack(pictures)[:, None]})
-        return np.asarray(embedding, dtype=np.float32)
+        (embedding,) = self._run(["embedding"], pictures)
+        return embedding
 
     def encode(self, pictures: Sequence[NDArray[np.float32]]) -> Encoded:
         """As :meth:`embed`, with the places that the embedding is the sum of."""
-        run = self._session.run(["embedding", "places", "attention"], {self._input: np.stack(pictures)[:, None]})
-        return Encoded(*(np.asarray(array, dtype=np.float32) for array in run))
+        return Encoded(*self._run(["embedding", "places", "attention"], pictures))
+
+    def _run(self, wanted: list[str], pictures: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Raises ModelError when it takes too long: an encoder is somebody else's program."""
+        import onnxruntime
+
+        limit = onnxruntime.RunOptions()
+        seconds = SECONDS_PER_PICTURE * len(pictures)
+        timer = threading.Timer(seconds, setattr, (limit, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        try:
+            found = self._session.run(wanted, {self._input: np.stack(pictures)[:, None]}, limit)
+        except Exception:
+            if limit.terminate:
+                what = f"takes more than {seconds:g} s for {len(pictures)} pictures"
+                raise ModelError(f"model {self.card.name}: {what}; use another, or a faster machine") from None
+            raise
+        finally:
+            timer.cancel()
+        return [np.asarray(array, dtype=np.float32) for array in found]

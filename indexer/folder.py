@@ -10,11 +10,11 @@ import glob
 import os
 import re
 import unicodedata
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cxrsearch.errors import ImageError, MappingError, Reason
+from cxrsearch.imaging import isolated
 from cxrsearch.store import holds_index
 from cxrsearch.text import tidy
 
@@ -30,7 +30,7 @@ Place = tuple[str, Path, ImageError | None]
 def files(root: Path, patterns: Sequence[str]) -> Iterator[Place]:
     """Every file that the globs find; a DICOMDIR is followed to the files it lists, and is none itself.
 
-    Raises MappingError for a DICOMDIR that cannot be read and a glob that is none.
+    Raises ImageError for a DICOMDIR that cannot be read, MappingError for a glob that is none.
     """
     try:
         found = {p for pattern in patterns for p in root.glob(pattern) if is_file(p) and not _litter(p)}
@@ -42,7 +42,8 @@ def files(root: Path, patterns: Sequence[str]) -> Iterator[Place]:
     names = {p.relative_to(root).as_posix(): p for p in found if p.name != "DICOMDIR"}
     for directory in sorted(p for p in found if p.name == "DICOMDIR"):
         folder = directory.parent.relative_to(root)
-        names |= {(folder / name).as_posix(): directory.parent / name for name in referenced_files(directory)}
+        listed = isolated.referenced_files(directory)
+        names |= {(folder / name).as_posix(): directory.parent / name for name in listed}
     for name, path in sorted(names.items()):
         key = _composed(name)
         if not is_text(name):
@@ -100,24 +101,6 @@ def _composed(name: str) -> str:
 
 def _apart(name: str) -> str:
     return unicodedata.normalize("NFD", name)
-
-
-def referenced_files(directory: Path) -> list[str]:
-    """The files a DICOMDIR lists (PS3.3 F.3.2.2, Referenced File ID), relative to its folder.
-
-    Read as a data set: pydicom's FileSet is not for files one does not trust. Raises MappingError.
-    """
-    import pydicom
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            records = pydicom.dcmread(directory).get("DirectoryRecordSequence") or []
-            ids = [record.get("ReferencedFileID") for record in records]
-            parts = [[part] if isinstance(part, str) else list(map(str, part)) for part in ids if part]
-    except Exception as error:
-        raise MappingError(f"{directory.name}: not a DICOMDIR that can be read ({type(error).__name__})") from None
-    return sorted({"/".join(part) for part in parts})
 
 
 def _litter(path: Path) -> bool:

@@ -9,24 +9,24 @@ this reaches more than 90 %.) A decoder that ends its process, or takes too long
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.encoder import Encoder, read_card
+from cxrsearch.encoder import SECONDS_PER_PICTURE, Encoder, read_card
 from cxrsearch.errors import ImageError, Reason
 from cxrsearch.imaging.canonical import canonical, grey, jpeg, pixel_digest
-from cxrsearch.imaging.radiograph import Gates, Radiograph
+from cxrsearch.imaging.isolated import SECONDS_PER_FILE, Broken, Isolated
+from cxrsearch.imaging.radiograph import Gates
 from cxrsearch.imaging.read import decode, digest, read_bytes
 from cxrsearch.store.thumbnails import SIDE
 from indexer.record import Record
@@ -35,10 +35,7 @@ from indexer.record import Record
 CHUNK = 16
 # Chunks given out per process, so that none waits for the writer.
 _AHEAD = 3
-# The slowest syntax takes half a second for a large radiograph.
-SECONDS_PER_FILE = 60
-# Address space of a worker; reading the largest allowed image takes under 2 GiB.
-MEMORY_BYTES = 6 * 2**30
+_WORK = f"{__name__}:work"
 
 
 @dataclass(frozen=True)
@@ -109,118 +106,156 @@ class Readers:
 
     def __init__(self, workers: int, config: ReaderConfig) -> None:
         self.workers, self.config = workers, config
-        self.pool = self._start(workers)
+        self._threads = ThreadPoolExecutor(workers)  # each waits for a process of its own
+        self._of_thread = threading.local()
+        self._processes: list[Isolated] = []
+        self._stopped = False
 
     def read(self, tasks: Iterator[Task]) -> Iterator[tuple[Task, Outcome]]:
         waiting: deque[tuple[list[Task], Future[list[Outcome]]]] = deque()
         while chunk := list(islice(tasks, CHUNK)):
-            waiting.append((chunk, self.pool.submit(read_files, chunk)))
+            waiting.append((chunk, self._threads.submit(self._read, chunk)))
             if len(waiting) >= self.workers * _AHEAD:
                 yield from self._next(waiting)
         while waiting:
             yield from self._next(waiting)
 
     def stop(self) -> None:
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        self._stopped = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for process in self._processes:
+            process.kill()
+        self._threads.shutdown()
 
     def _next(self, waiting: deque[tuple[list[Task], Future[list[Outcome]]]]) -> list[tuple[Task, Outcome]]:
         chunk, future = waiting.popleft()
+        return list(zip(chunk, future.result(), strict=True))
+
+    def _read(self, tasks: list[Task]) -> list[Outcome]:
+        """In a thread. What a file did to its reader, it has to do to one that has read nothing before: then it is the
+        file's own doing, and the verdict does not depend on what stood beside it."""
         try:
-            return list(zip(chunk, future.result(), strict=True))
-        except BrokenProcessPool:
-            # Which file it was is not known: this chunk is read one by one, the others once more in a new pool.
-            outcomes = [(task, self._read_alone(task)) for task in chunk]
-            self.pool = self._start(self.workers)
-            again = [(other, self.pool.submit(read_files, other)) for other, _ in waiting]
-            waiting.clear()
-            waiting.extend(again)
-            return outcomes
+            return self._ask(tasks)
+        except Broken as broken:
+            if self._stopped:
+                raise
+            if len(tasks) == 1:
+                return [broken.verdict(tasks[0].label)] if broken.fresh else self._read(tasks)
+            if broken.step >= len(tasks):  # while embedding: any of them
+                return [self._read([task])[0] for task in tasks]
+            alone = self._read([tasks[broken.step]])
+            others = self._read(tasks[: broken.step] + tasks[broken.step + 1 :])
+            return others[: broken.step] + alone + others[broken.step :]
 
-    def _read_alone(self, task: Task) -> Outcome:
-        with self._start(1) as alone:
+    def _ask(self, tasks: list[Task]) -> list[Outcome]:
+        process = getattr(self._of_thread, "process", None)
+        if process is None:
+            process = self._of_thread.process = Isolated(_WORK, self.config)
+            self._processes.append(process)
+        if self._stopped:
+            raise Broken(0, False, False)
+        outcomes: list[Outcome | None] = []
+        for facts, contents in process.ask(tasks):
+            if len(outcomes) < len(tasks):
+                outcomes.append(_early(facts))
+            else:
+                outcomes[facts["file"]] = _embedded(facts, contents)
+        if len(outcomes) != len(tasks) or None in outcomes:
+            raise RuntimeError("a reader process left a file out")
+        return [outcome for outcome in outcomes if outcome is not None]
+
+
+# ------------------------------------------------------------------ what crosses the border of the processes
+
+
+def _early(facts: dict[str, Any]) -> Outcome | None:
+    """The outcome of a file that is not to be embedded; None of one that is."""
+    if "reason" in facts:
+        return ImageError(Reason(facts["reason"]), facts["message"])
+    return None if facts["embedding"] else ReadFile(facts["sha256"], None, facts["size"], facts["header"])
+
+
+def _embedded(facts: dict[str, Any], contents: list[bytearray]) -> ReadFile:
+    """contents: of each image its array, and its thumbnail where that was wanted."""
+    images, parts = [], iter(contents)
+    for width, height, projection, pixels, dtype, shape, pictured in facts["images"]:
+        array = np.frombuffer(next(parts), dtype=dtype).reshape(shape)
+        thumbnail = bytes(next(parts)) if pictured else None
+        images.append(PreparedImage(array, width, height, projection, pixels, thumbnail))
+    return ReadFile(facts["sha256"], images, facts["size"], facts["header"])
+
+
+# ------------------------------------------------------------------ in a reader process
+
+
+def work(config: ReaderConfig) -> Callable[[list[Task]], Iterator[tuple[dict[str, Any], list[Any]]]]:
+    """Reads and embeds chunks: one answer for each file, once it is read, and one more for each embedded file."""
+    encoder = None if isinstance(config.model, int) else Encoder(config.model, threads=1)
+    size = config.model if isinstance(config.model, int) else read_card(config.model).image_size
+
+    def answer(tasks: list[Task]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
+        files: list[_Small] = []
+        for number, task in enumerate(tasks):
             try:
-                return alone.submit(read_files, [task]).result()[0]
-            except BrokenProcessPool:
-                return ImageError(
-                    Reason.READER_DIED,
-                    f"{task.label}: reading it ended the process that did, or took more than {SECONDS_PER_FILE} s",
-                )
+                found = _read_file(task, number, config, size)
+            except ImageError as error:
+                yield {"reason": str(error.reason), "message": str(error)}, []
+                continue
+            if isinstance(found, _Small):
+                files.append(found)
+                yield {"embedding": True}, []
+            else:
+                yield {"embedding": False, "sha256": found.sha256, "size": found.size, "header": dict(found.header)}, []
+        pictures = [picture for file in files for picture in file.pictures]
+        if not pictures:
+            return
+        signal.alarm(SECONDS_PER_PICTURE * len(pictures) + SECONDS_PER_FILE)  # this answer takes a batch
+        embedded = encoder.embed(pictures) if encoder else np.rint(np.stack(pictures) * 255).astype(np.uint8)
+        arrays = iter(embedded)
+        for file in files:
+            yield file.answer([next(arrays) for _ in file.pictures])
 
-    def _start(self, workers: int) -> ProcessPoolExecutor:
-        # Not forked: a fork of a process with threads may deadlock.
-        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _ready, (self.config,))
-
-
-_config: ReaderConfig
-_encoder: Encoder | None
-_size: int
-
-
-def _ready(config: ReaderConfig) -> None:
-    global _config, _encoder, _size
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    _config = config
-    _encoder = None if isinstance(config.model, int) else Encoder(config.model, threads=1)
-    _size = config.model if isinstance(config.model, int) else read_card(config.model).image_size
-
-
-def read_files(tasks: list[Task]) -> list[Outcome]:
-    """In a process of the pool: each file read, and all their pictures embedded at once."""
-    outcomes = [_read_file(task) for task in tasks]
-    pictures = [picture for found in outcomes if isinstance(found, _DecodedFile) for picture in found.pictures]
-    arrays = iter(_arrays(pictures) if pictures else ())
-    return [found.prepared(arrays) if isinstance(found, _DecodedFile) else found for found in outcomes]
-
-
-def _arrays(pictures: list[NDArray[np.float32]]) -> NDArray[np.float32] | NDArray[np.uint8]:
-    if _encoder is not None:
-        return _encoder.embed(pictures)
-    return np.rint(np.stack(pictures) * 255).astype(np.uint8)
+    return answer
 
 
 @dataclass(frozen=True)
-class _DecodedFile:
-    """A file between reading and embedding."""
+class _Small:
+    """A file between reading and embedding: nothing of the size of its pictures is kept.
 
+    number: of the file in its chunk. sizes: of each image its width, height and projection.
+    """
+
+    number: int
     sha256: str
-    images: list[Radiograph]
+    size: int
+    header: Mapping[str, str]
+    sizes: list[tuple[int, int, str | None]]
     pictures: list[NDArray[np.float32]]
     thumbnails: list[bytes | None]
-    size: int
 
-    def prepared(self, arrays: Iterator[NDArray[np.float32] | NDArray[np.uint8]]) -> ReadFile:
-        images = [
-            PreparedImage(next(arrays), image.width, image.height, image.projection, pixel_digest(picture), thumbnail)
-            for image, picture, thumbnail in zip(self.images, self.pictures, self.thumbnails, strict=True)
-        ]
-        return ReadFile(self.sha256, images, self.size, self.images[0].header)
-
-
-def _read_file(task: Task) -> _DecodedFile | Outcome:
-    signal.alarm(SECONDS_PER_FILE)  # unanswered, it ends the process: also inside a decoder's own code
-    try:
-        return _decode_file(task)
-    except ImageError as error:
-        return error
-    except MemoryError:
-        return ImageError(Reason.TOO_LARGE, f"{task.label}: reading it takes more than {MEMORY_BYTES // 2**30} GiB")
-    finally:
-        signal.alarm(0)
+    def answer(self, arrays: list[NDArray[Any]]) -> tuple[dict[str, Any], list[Any]]:
+        images, contents = [], []
+        for size, array, picture, thumbnail in zip(self.sizes, arrays, self.pictures, self.thumbnails, strict=True):
+            shape = [str(array.dtype), list(array.shape)]
+            images.append([*size, pixel_digest(picture), *shape, thumbnail is not None])
+            contents += [np.ascontiguousarray(array), *([] if thumbnail is None else [thumbnail])]
+        facts = {"file": self.number, "sha256": self.sha256, "size": self.size, "header": dict(self.header)}
+        return facts | {"images": images}, contents
 
 
-def _decode_file(task: Task) -> _DecodedFile | ReadFile:
+def _read_file(task: Task, number: int, config: ReaderConfig, size: int) -> _Small | ReadFile:
     record, known = task.record, task.known
     if record.problem is not None:
         raise record.problem
     data = read_bytes(record.path, task.label)
-    sha256 = _config.file(digest(data))
+    sha256 = config.file(digest(data))
     same = known is not None and known.sha256 == sha256
-    if same and (not _config.keywords or (known is not None and known.row_hash == task.row_hash)):
+    if same and (not config.keywords or (known is not None and known.row_hash == task.row_hash)):
         return ReadFile(sha256, None, len(data))
-    images = decode(data, task.label, _config.keywords, _config.gates)
+    images = decode(data, task.label, config.keywords, config.gates)
     if same:
         return ReadFile(sha256, None, len(data), images[0].header)
-    pictures = [canonical(image, _size) for image in images]
-    thumbnails = [jpeg(grey(image, SIDE)) if _config.thumbnails else None for image in images]
-    return _DecodedFile(sha256, images, pictures, thumbnails, len(data))
+    sizes = [(image.width, image.height, image.projection) for image in images]
+    pictures = [canonical(image, size) for image in images]
+    thumbnails = [jpeg(grey(image, SIDE)) if config.thumbnails else None for image in images]
+    return _Small(number, sha256, len(data), images[0].header, sizes, pictures, thumbnails)

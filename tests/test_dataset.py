@@ -92,7 +92,7 @@ FIELD = "[fields.age]\ncolumn = 'age'\ntype = 'integer'\n"
     ("toml", "table", "message"),
     [
         (TABLE + FIELD, "file,Age\na,1\n", r"fields.age.column: table.csv has no column 'age'. Did you mean 'Age'\?"),
-        (TABLE, "image\na\n", r"images.path \(\{file\}\): table.csv has no column 'file'. .*Its columns: image"),
+        (TABLE, "image\na\n", r"images.path \(\{file\}\): table.csv has no column 'file'. It has 1"),
         (TABLE + "[select]\nmod = 'X'\n", "file\na\n", "select.mod: table.csv has no column 'mod'"),
         (TABLE + FIELD, "file,age\na,1\nb,old\nc,old\n", r"column 'age', row 3: the value 'old' is no number \(2 rows"),
         (TABLE + FIELD, "file,age\na,1.5\n", "row 2: the value '1.5' is no integer"),

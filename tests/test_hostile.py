@@ -29,6 +29,7 @@ from cxrsearch.encoder import DEFAULT_MODEL, Encoder
 from cxrsearch.errors import ImageError, IndexUnavailable, MappingError, ModelError, WhereError
 from cxrsearch.imaging.read import decode
 from cxrsearch.store import open_store
+from cxrsearch.text import clean
 from indexer.dataset import load
 from indexer.phantoms import draw, write_dicom
 
@@ -148,8 +149,60 @@ def test_a_model_that_refers_to_a_file_outside_is_refused(tmp_path: Path) -> Non
     for key, value in (("location", "../secret.bin"), ("offset", "0")):
         entry = tensor.external_data.add()
         entry.key, entry.value = key, value
-    with pytest.raises(ModelError, match="cannot be run"):
+    with pytest.raises(ModelError, match="data outside the file"):
         Encoder(with_encoder(tmp_path / "model", model.SerializeToString()))
+
+
+def test_a_model_that_loops_branches_or_brings_its_own_operators_is_refused(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    empty = helper.make_graph([], "g", [], [])
+    made = [
+        helper.make_node("If", ["c"], ["y"], then_branch=empty, else_branch=empty),
+        helper.make_node("Loop", ["m", "c"], ["y"], body=empty),
+        helper.make_node("Anything", ["x"], ["y"], domain="of.my.own"),
+        helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft"),
+    ]
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    for number, node in enumerate(made):
+        graph = helper.make_graph([node], "g", [given], [output])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        with pytest.raises(ModelError, match=r"loops or branches|not ONNX's own"):
+            Encoder(with_encoder(tmp_path / str(number), model.SerializeToString()))
+    function = helper.make_function("own", "f", ["x"], ["y"], [helper.make_node("Identity", ["x"], ["y"])], [])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [given], [output])
+    model = helper.make_model(graph, functions=[function], ir_version=8)
+    with pytest.raises(ModelError, match="functions of its own"):
+        Encoder(with_encoder(tmp_path / "functions", model.SerializeToString()))
+
+
+def test_an_encoder_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder(DEFAULT_MODEL, threads=1)
+    picture = np.zeros((encoder.card.image_size,) * 2, np.float32)
+    assert encoder.embed([picture]).shape == (1, encoder.card.dimensions)
+    monkeypatch.setattr("cxrsearch.encoder.SECONDS_PER_PICTURE", 1e-4)
+    with pytest.raises(ModelError, match="takes more than"):
+        encoder.embed([picture] * 20)
+
+
+def test_an_error_quotes_no_more_of_a_table_than_the_name_of_a_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "environ"
+    secret.write_bytes(b"TOKEN=hunter2\0HOME=/root,PATH=/bin\0")
+    (tmp_path / "set.toml").write_text(f"name = 's'\nimages = {{ table = '{secret}', path = '{{file}}' }}\n")
+    with pytest.raises(MappingError) as caught:
+        load(str(tmp_path / "set.toml"))
+    assert "'file'" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert "PATH" not in str(caught.value)
+
+
+def test_signs_that_reorder_text_are_removed() -> None:
+    for sign in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069":
+        assert clean(f"exe{sign}gnp.") == "exegnp."
+    assert clean("\u05e9\u05dc\u05d5\u05dd") == "\u05e9\u05dc\u05d5\u05dd"  # letters written from right to left stay
 
 
 def test_a_model_of_other_inputs_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -17,6 +18,7 @@ from factories import Ran, Run, points
 from PIL import Image
 
 from cxrsearch.clinical.expression import Equals
+from cxrsearch.imaging.read import read_bytes
 from cxrsearch.store.edge import EdgeStore
 from indexer import readers
 from indexer.phantoms import draw, write_cohort, write_dicom
@@ -171,7 +173,7 @@ def test_a_file_that_kills_its_reader_costs_that_file_alone(
 ) -> None:
     toml = write_cohort(tmp_path / "set", patients=9, size=96)
     images = sorted(toml.parent.rglob("*.dcm"))
-    monkeypatch.setattr(readers, "read_files", _deadly_read)
+    monkeypatch.setattr(readers, "_WORK", f"{__name__}:deadly_work")
     monkeypatch.setenv("DEADLY_FILE", images[2].name)
     ran = cxrsearch("index", toml, "--index", tmp_path / "index")
     assert ran.code == 3
@@ -180,14 +182,16 @@ def test_a_file_that_kills_its_reader_costs_that_file_alone(
     assert json.loads(line)["reason"] == "reader-died"
 
 
-_read_files = readers.read_files
-
-
-def _deadly_read(tasks: list[readers.Task]) -> list[readers.Outcome]:
+def deadly_work(config: readers.ReaderConfig) -> Any:
     """Reads like a decoder with a memory error: on one file the process is gone."""
-    if any(task.record.path.name == os.environ["DEADLY_FILE"] for task in tasks):
-        os.kill(os.getpid(), signal.SIGSEGV)
-    return _read_files(tasks)
+
+    def deadly_read(path: Path, label: str) -> bytes:
+        if path.name == os.environ["DEADLY_FILE"]:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return read_bytes(path, label)
+
+    readers.read_bytes = deadly_read
+    return readers.work(config)
 
 
 def start(toml: Path, index: Path) -> subprocess.Popen[str]:

@@ -83,6 +83,8 @@ def test_dcmtk_shows_the_same_picture(tmp_path: Path) -> None:
         if way.tone in ("none", "modality") or way.shape or way.overstated or (way.syntax == "rle" and way.junk):
             continue
         (tmp_path / "way.dcm").write_bytes(build(way))
+        if way.tone == "voi" and way.vr == "SS":  # no VR of LUT Data by PS3.6; signed, DCMTK takes it
+            continue
         which = "+Wl" if way.tone == "voi" else "+Wi"
         command = ["dcmj2pnm", "--quiet", "+on2", which, "1", str(tmp_path / "way.dcm"), str(tmp_path / "way.png")]
         if subprocess.run(command, capture_output=True, check=False).returncode != 0:

@@ -71,6 +71,10 @@ def search(
 
     Example: cxrsearch search scan.dcm --index chest --where 'site = "Daegu"' --vote outcome
     """
+    from cxrsearch.imaging import isolated
+
+    isolated.prepare(Path(images[0]))  # it starts while the model and the index are opened
+
     from cxrsearch.archive import Question, open_archive
     from cxrsearch.cli.command_line import command_line
     from cxrsearch.errors import ImageError

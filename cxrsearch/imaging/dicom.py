@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,19 +53,44 @@ def decode_dicom(data: bytes, name: str, keywords: Sequence[str], gates: Gates) 
 
     Raises ImageError. No header value ever enters its message.
     """
-    check_inflation(data, MAX_FILE_BYTES, name)
-    try:
-        dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
-    except Exception as error:
-        what = f"{name}: not a readable DICOM file ({type(error).__name__})"
-        raise ImageError(Reason.NOT_AN_IMAGE, what) from None
+    dataset = _dataset(data, name)
     try:
         return _decode(dataset, name, keywords, gates)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # pydicom converts values when they are asked for, and broken ones then
         what = f"{name}: its header cannot be used ({type(error).__name__})"
         raise ImageError(Reason.UNSUPPORTED, what) from None
+
+
+def _dataset(data: bytes, name: str) -> Dataset:
+    check_inflation(data, MAX_FILE_BYTES, name)
+    try:
+        return pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
+    except MemoryError:
+        raise
+    except Exception as error:
+        what = f"{name}: not a readable DICOM file ({type(error).__name__})"
+        raise ImageError(Reason.NOT_AN_IMAGE, what) from None
+
+
+def referenced_files(data: bytes, name: str) -> list[str]:
+    """The files that a DICOMDIR lists (PS3.3 F.3.2.2, Referenced File ID), relative to its folder.
+
+    Read as a data set: pydicom's FileSet is not for files one does not trust. Raises ImageError.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = _dataset(data, name)
+        try:
+            ids = [record.get("ReferencedFileID") for record in dataset.get("DirectoryRecordSequence") or []]
+            parts = [[part] if isinstance(part, str) else list(map(str, part)) for part in ids if part]
+        except MemoryError:
+            raise
+        except Exception as error:
+            what = f"{name}: not a DICOMDIR that can be read ({type(error).__name__})"
+            raise ImageError(Reason.NOT_AN_IMAGE, what) from None
+    return sorted({"/".join(part) for part in parts})
 
 
 def _decode(dataset: Dataset, name: str, keywords: Sequence[str], gates: Gates) -> Decoded:

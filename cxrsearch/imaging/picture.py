@@ -39,7 +39,7 @@ def decode_picture(data: bytes, name: str) -> tuple[NDArray[np.float32], str]:
         decoded = _deep(data, name)
         gray, turned, kind = _shallow(data, name) if decoded is None else decoded
         return np.ascontiguousarray(_TURNS.get(turned, np.asarray)(gray)), kind
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
         raise ImageError(

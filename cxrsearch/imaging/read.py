@@ -54,7 +54,7 @@ def decode(data: bytes, name: str, keywords: Sequence[str] = (), gates: Gates = 
 
 def _decode(data: bytes, name: str, keywords: Sequence[str], gates: Gates) -> list[Radiograph]:
     sha256 = digest(data)
-    if data[128:132] == b"DICM" or data[:2] in (b"\x08\x00", b"\x02\x00", b"\x00\x08"):
+    if is_dicom(data):
         from cxrsearch.imaging.dicom import decode_dicom  # 0.3 s of import that a PNG does not need
 
         found = decode_dicom(data, name, keywords, gates)
@@ -70,6 +70,11 @@ def _decode(data: bytes, name: str, keywords: Sequence[str], gates: Gates) -> li
     if any(image.pixels.size == 0 or float(np.ptp(image.pixels)) <= 0 for image in images):
         raise ImageError(Reason.BLANK, f"{name}: every pixel has the same value")
     return images
+
+
+def is_dicom(beginning: bytes) -> bool:
+    """Whether a file that begins so, in 132 bytes, is to be read as DICOM: with a preamble, or by its first tag."""
+    return beginning[128:132] == b"DICM" or beginning[:2] in (b"\x08\x00", b"\x02\x00", b"\x00\x08")
 
 
 def digest(data: bytes) -> str:

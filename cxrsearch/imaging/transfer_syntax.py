@@ -7,6 +7,7 @@ the container, stored bits and their sign (PS3.5 8.1.1), luminance of color (PS3
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from cxrsearch.errors import ImageError, Reason
 from cxrsearch.imaging.codestream import MAX_COMPONENTS, Codestream, check_whole, describe
@@ -40,7 +42,6 @@ _PLUGINS = {
 # JPEG extended (12 bits) and lossless: imagecodecs reads them bit-exactly, no plugin of pydicom does safely.
 _IMAGECODECS = {"1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}
 _RLE = "1.2.840.10008.1.2.5"
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
 
 
@@ -49,32 +50,21 @@ def check_inflation(data: bytes, limit: int, name: str) -> None:
 
     pydicom inflates the whole of it before anything else can be asked of the file.
     """
-    syntax, end = _meta(data)
-    if syntax != _DEFLATED:
+    stream = io.BytesIO(data)
+    try:
+        read_preamble(stream, force=True)
+        # As dcmread does it: where the transfer syntax stands, and what stands before it, is the file's to choose.
+        syntax = _read_file_meta_info(stream).get("TransferSyntaxUID")
+    except Exception:  # dcmread will say what is wrong
+        return
+    if syntax != DeflatedExplicitVRLittleEndian:
         return
     inflated = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        if len(inflated.decompress(data[end:], limit + 1)) > limit:
+        if len(inflated.decompress(data[stream.tell() :], limit + 1)) > limit:
             raise ImageError(Reason.TOO_LARGE, f"{name}: inflates to more than {limit // 2**20} MiB")
     except zlib.error:
         raise ImageError(Reason.TRUNCATED, f"{name}: its deflated data set is damaged") from None
-
-
-def _meta(data: bytes) -> tuple[bytes, int]:
-    """The transfer syntax that the File Meta Information names, and where this ends (PS3.10 7.1).
-
-    It is explicit VR little endian whatever follows. Its group length may be missing or wrong, so elements are walked.
-    """
-    syntax, at = b"", 132
-    while data[132 - 4 : 132] == b"DICM" and data[at : at + 2] == b"\x02\x00" and at + 8 <= len(data):
-        long = data[at + 4 : at + 6] in (b"OB", b"OW", b"SQ", b"UN", b"UT")
-        start = at + (12 if long else 8)
-        # A file that ends inside the length gives a shorter one, and the walk ends there.
-        length = int.from_bytes(data[at + 8 : start] if long else data[at + 6 : start], "little")
-        if data[at + 2 : at + 4] == b"\x10\x00":
-            syntax = data[start : start + length].rstrip(b"\x00 ")
-        at = start + length
-    return syntax, at
 
 
 def stored_values(dataset: Dataset, rows: int, columns: int, frames: int, name: str) -> Iterator[NDArray[Any]]:
@@ -98,6 +88,8 @@ def stored_values(dataset: Dataset, rows: int, columns: int, frames: int, name: 
                 if coded is not None and syntax == _JPEG_BASELINE:
                     check_whole(decode_jpeg(streams[number]), streams[number], coded, decode_jpeg)
             yield _luminance(dataset, _stored_bits(dataset, samples, coded), syntax in _IMAGECODECS)
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise whatever damage makes them raise
         raise ImageError(
             Reason.TRUNCATED, f"{name}: its pixel data cannot be decoded ({syntax.name}, {type(error).__name__})"

@@ -16,9 +16,9 @@ from cxrsearch.clinical.identity import Identity, other_patients
 from cxrsearch.encoder import Encoder
 from cxrsearch.errors import ImageError, Reason
 from cxrsearch.imaging.canonical import canonical
+from cxrsearch.imaging.isolated import read
 from cxrsearch.imaging.places import Parts, parts
 from cxrsearch.imaging.radiograph import DEFAULT_GATES, Gates, Radiograph
-from cxrsearch.imaging.read import read
 from cxrsearch.imaging.regions import WHOLE, Region
 from cxrsearch.retrieval.own_patient import OwnPatient, copies, keywords, own_patient
 from cxrsearch.store.contract import Scored, VectorStore

@@ -14,8 +14,8 @@ from cxrsearch.clinical.fields import Payload
 from cxrsearch.clinical.identity import load_identity
 from cxrsearch.errors import ImageError
 from cxrsearch.imaging.canonical import canonical, grey
+from cxrsearch.imaging.isolated import decode, read
 from cxrsearch.imaging.radiograph import Radiograph
-from cxrsearch.imaging.read import decode, digest, read_bytes
 from cxrsearch.store.contract import VectorStore
 
 if TYPE_CHECKING:
@@ -88,10 +88,10 @@ class StoredImages:
         try:
             if not path.resolve().is_relative_to(root.resolve()):
                 return None  # an index from a stranger names what it likes
-            data = read_bytes(path)
-            if self._identity is None or self._identity.file(digest(data)) != payload.get("image_sha256"):
+            images = read(path)
+            if self._identity is None or self._identity.file(images[0].sha256) != payload.get("image_sha256"):
                 return None
             frame = int(str(payload.get("frame", 1)))
-            return next(image for image in decode(data, path.name) if image.frame == frame)
+            return next(image for image in images if image.frame == frame)
         except (ImageError, OSError, ValueError, RuntimeError, StopIteration):  # RuntimeError: links in a circle
             return None
