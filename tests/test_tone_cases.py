@@ -93,7 +93,7 @@ def test_dcmtk_shows_the_same_picture(tmp_path: Path) -> None:
         (image,) = decode(build(way), "way")
         assert np.abs(image.pixels - shown).mean() < 0.01, way  # it works in the pixels' own few levels
         compared += 1
-    assert compared > 100
+    assert compared > 50
 
 
 # ------------------------------------------------------------------ single faults
