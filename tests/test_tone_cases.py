@@ -11,6 +11,7 @@ import struct
 import subprocess
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,22 +74,20 @@ needs_dcmtk = pytest.mark.skipif(shutil.which("dcmj2pnm") is None, reason="needs
 @needs_dcmtk
 @pytest.mark.slow
 def test_dcmtk_shows_the_same_picture(tmp_path: Path) -> None:
-    """It masks no padding, does not see stored bits above overlays in every stream, and writes no stretched rows here:
-    of what it can show, every file drawn is compared."""
+    """Of what it can show: it masks no padding, and has its own percentiles and functions."""
     compared = 0
-    for seed in range(COMBINATIONS):
-        way = sample(seed)
-        if way.syntax not in ("implicit", "explicit", "big", "deflated", "rle") or way.padding or way.aspect:
+    for seed in range(500):
+        way = replace(sample(seed), padding=None, aspect=None, shape=False, overstated=False)
+        if way.syntax not in ("implicit", "explicit", "big", "deflated", "rle") or (way.syntax == "rle" and way.junk):
             continue
-        if way.tone in ("none", "modality") or way.shape or way.overstated or (way.syntax == "rle" and way.junk):
+        if way.tone in ("none", "modality", "exact", "sigmoid"):
             continue
-        (tmp_path / "way.dcm").write_bytes(build(way))
         if way.tone == "voi" and way.vr == "SS":  # no VR of LUT Data by PS3.6; signed, DCMTK takes it
             continue
+        (tmp_path / "way.dcm").write_bytes(build(way))
         which = "+Wl" if way.tone == "voi" else "+Wi"
         command = ["dcmj2pnm", "--quiet", "+on2", which, "1", str(tmp_path / "way.dcm"), str(tmp_path / "way.png")]
-        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-            continue
+        subprocess.run(command, capture_output=True, check=True)
         shown = np.asarray(Image.open(tmp_path / "way.png"), dtype=np.float32) / 65535
         (image,) = decode(build(way), "way")
         assert np.abs(image.pixels - shown).mean() < 0.01, way  # it works in the pixels' own few levels
