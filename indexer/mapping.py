@@ -295,7 +295,9 @@ def load_mapping(dataset: str) -> tuple[DatasetMapping, Path]:
     if path.is_dir():
         return _parse(_shipped_text("dicom-folder"), "dicom-folder"), path
     if path.name == "DICOMDIR" and path.is_file():
-        return _parse(_shipped_text("dicom-folder").replace('"**/*"', '"DICOMDIR"'), "dicom-folder"), path.parent
+        mapping = _parse(_shipped_text("dicom-folder"), "dicom-folder")
+        images = mapping.images.model_copy(update={"glob": ["DICOMDIR"]})
+        return mapping.model_copy(update={"images": images}), path.parent
     if path.suffix == ".toml" or path.exists():
         try:
             if path.stat().st_size > _LARGEST_TOML:

@@ -28,8 +28,9 @@ def models(format: Output = Format.TABLE) -> None:
                 "pixels": card.image_size,
                 "dimensions": card.dimensions,
                 "MB": round(sum(path.stat().st_size for path in folder.iterdir()) / 1e6, 1),
+                "AUC": own.get("auc", own.get("macro_auc", [None]))[0],
+                "mAP": own.get("map", [None])[0],
                 "MAP@R": own.get("map_at_r", [None])[0],
-                "P@1": own.get("precision_at_1", [None])[0],
                 "trained on": list(card.described.get("trained_on", [])),
                 "folder": str(folder),
             }

@@ -165,11 +165,17 @@ def _provenance(
 
 
 def _figures(card: ModelCard) -> dict[str, dict[str, str]]:
-    """Of the card: what the encoder and its floors reach on patients held out."""
-    wanted = {"precision_at_1": "P@1", "map_at_r": "MAP@R", "vote_accuracy": "vote"}
+    """Of the card: what the encoder and its baselines reach on patients held out."""
+    titles = {
+        "precision_at_1": "P@1",
+        "map_at_r": "MAP@R",
+        "vote_accuracy": "vote",
+        "auc": "AUC, mean of the findings",
+        "map": "mAP",
+    }
     unseen = card.described.get("figures", {}).get("unseen", {})
     return {
-        str(method): {title: Figure(*row[name]).written() for name, title in wanted.items() if name in row}
+        str(method): {title: Figure(*row[name]).written() for name, title in titles.items() if name in row}
         for method, row in unseen.items()
     }
 

@@ -53,24 +53,24 @@ def _interval(share: Share) -> str | None:
 def vote_words(vote: Vote, calibration: Calibration | None) -> list[str]:
     """What has to be said beside the rows."""
     unknown = f" and {vote.unknown} images of unknown patients" if vote.unknown else ""
-    said = [
+    lines = [
         f"{vote.patients} patients{unknown} vote;"
         f" {text_of(vote.field)} is known of {vote.known:.0%} of the cohort's images"
     ]
     if vote.abstains:
-        return [*said, *(f"no probability: {why}" for why in vote.abstains)]
+        return [*lines, *(f"no probability: {why}" for why in vote.abstains)]
     own = calibration.fields[vote.field] if calibration is not None else None
     if own is not None and calibration is not None:
         likely = ", ".join(text_of(share.value) for share in vote.shares if share.likely)
-        said.append(f"likely at {own.coverage:.0%}: {likely}")
+        lines.append(f"likely at {own.coverage:.0%}: {likely}")
         brier, base = own.figures["Brier"].value, own.figures["Brier of the base rate"].value
         how = "better than" if own.useful else "not shown to be better than"
         held_out = f"on {own.patients[2]} patients of the index held out, {how} the base rate alone"
-        said.append(f"{held_out} (Brier {brier:.3f}, {base:.3f}); coverage {own.figures['coverage'].value:.0%}")
+        lines.append(f"{held_out} (Brier {brier:.3f}, {base:.3f}); coverage {own.figures['coverage'].value:.0%}")
         if calibration.learnt_from:
             datasets = ", ".join(map(text_of, calibration.learnt_from))
-            said.append(f"the encoder learnt from {datasets}, so this looks better than it is")
-    return said
+            lines.append(f"the encoder learnt from {datasets}, so this looks better than it is")
+    return lines
 
 
 def calibration_rows(calibration: Calibration) -> list[dict[str, Any]]:
@@ -86,15 +86,15 @@ def written(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def calibration_words(calibration: Calibration) -> list[str]:
-    said = [
+    lines = [
         f"calibrated on {calibration.made} with {calibration.images} images, seed {calibration.seed}; figures are of"
         " patients held out",
         f"novelty: 95 % of the index's patients have another at {calibration.novelty:.3f} or nearer",
     ]
-    said += [f"not calibrated: {text_of(name)}: {why}" for name, why in calibration.refused.items()]
+    lines += [f"not calibrated: {text_of(name)}: {why}" for name, why in calibration.refused.items()]
     if calibration.learnt_from:
-        said.append(
+        lines.append(
             f"the encoder learnt from {', '.join(map(text_of, calibration.learnt_from))}, which this index holds: these"
             " figures are better than new patients will give"
         )
-    return said
+    return lines

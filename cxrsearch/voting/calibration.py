@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.statistics import Figure
 
-CALIBRATION_FORMAT = 1
+CALIBRATION_FORMAT = 2
 # The part of new patients whose true value is to be among the likely ones.
 COVERAGE = 0.9
 
@@ -43,12 +43,12 @@ class Kernel:
 
 @dataclass(frozen=True)
 class FieldCalibration:
-    """Of one field. floor: the least probability of a likely value, 0..1; patients: who taught the kernel, who set the
-    floor, on whom the figures were measured; figures: Brier, Brier of the base rate, gain
+    """Of one field. threshold: the least probability of a likely value, 0..1; patients: who taught the kernel, who set
+    the threshold, on whom the figures were measured; figures: Brier, Brier of the base rate, gain
     (the second less the first), ECE, coverage, likely values."""
 
     kernel: Kernel
-    floor: float
+    threshold: float
     coverage: float
     patients: tuple[int, int, int]
     figures: Mapping[str, Figure]
@@ -59,9 +59,9 @@ class FieldCalibration:
         return self.figures["gain"].low > 0
 
 
-def likely(said: NDArray[np.float64], floor: float) -> NDArray[np.bool_]:
-    """The conformal set of (..., C) probabilities: every value at or above the floor, and in any case the likeliest."""
-    return np.asarray((said >= floor) | (said == said.max(axis=-1, keepdims=True)))
+def likely(probabilities: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+    """The conformal set of (..., C) probabilities: every value from the threshold up, and in any case the likeliest."""
+    return np.asarray((probabilities >= threshold) | (probabilities == probabilities.max(axis=-1, keepdims=True)))
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _field(data: Mapping[str, Any]) -> FieldCalibration:
     teaching, setting, measuring = map(int, data["patients"])
     return FieldCalibration(
         Kernel(reach, float(kernel["prior"]), _number(kernel["sharpness"])),
-        _number(data["floor"]),
+        _number(data["threshold"]),
         _number(data["coverage"]),
         (teaching, setting, measuring),
         {str(name): _figure(figure) for name, figure in data["figures"].items()},

@@ -1,7 +1,7 @@
 """Learning on an index how its neighbours' vote becomes a probability, and how far away is too far.
 
 The patients who have a field are dealt into three parts, one image each: the first teaches the kernel (least log loss
-over a grid), the second sets the floor of the conformal set (split conformal prediction: Vovk, Gammerman and Shafer,
+over a grid), the second sets the threshold of the conformal set (split conformal: Vovk, Gammerman and Shafer,
 "Algorithmic learning in a random world", 2005; the score is one less the probability of the true value), the third is
 what the figures are measured on. Nothing is fitted again afterwards. Every patient is asked as a search asks: own
 images left out, all others may vote.
@@ -28,7 +28,7 @@ from cxrsearch.voting.calibration import COVERAGE, Calibration, FieldCalibration
 from cxrsearch.voting.nearness import others
 from cxrsearch.voting.vote import VOTERS, ballot, in_parts, voters
 
-# A third of these patients sets the floor, and a third measures: with fewer, neither means anything.
+# A third of these patients sets the threshold, and a third measures: with fewer, neither means anything.
 FEWEST_PATIENTS = 60
 # Each of at least two values has to be known of so many patients; rarer ones stay, as they are in the cohort.
 FEWEST_OF_A_VALUE = 10
@@ -66,14 +66,14 @@ class _Answers:
 
 
 def calibrate(
-    store: VectorStore, trained_on: Sequence[str], seed: int = 0, asked: Callable[[str], None] = lambda name: None
+    store: VectorStore, trained_on: Sequence[str], seed: int = 0, progress: Callable[[str], None] = lambda name: None
 ) -> Calibration:
     """Ask the index about its own patients. trained_on: names of the datasets that the encoder learnt from.
 
-    asked: told what is being worked on. Raises InputError for an index of fewer than FEWEST_PATIENTS patients.
+    progress: told what is being worked on. Raises InputError for an index of fewer than FEWEST_PATIENTS patients.
     """
     rng = np.random.default_rng(seed)
-    asked("novelty")
+    progress("novelty")
     everyone = _one_each(store, None, [], rng)
     if len(everyone) < FEWEST_PATIENTS:
         raise InputError(f"only {len(everyone)} patients are in this index; {FEWEST_PATIENTS} are needed to calibrate")
@@ -82,7 +82,7 @@ def calibrate(
     refused: dict[str, str] = {}
     for field in store.facts.fields.values():
         if field.type in (FieldType.KEYWORD, FieldType.BOOLEAN):
-            asked(field.name)
+            progress(field.name)
             found = _of_field(store, field, seed)
             if isinstance(found, str):
                 refused[field.name] = found
@@ -112,9 +112,9 @@ def _of_field(store: VectorStore, field: Field, seed: int) -> FieldCalibration |
     of_truth = np.sort((truth.probabilities(kernel) * _one_hot(truth.truth, rng)).sum(axis=1))[::-1]
     rank = min(len(of_truth) - 1, math.ceil((len(of_truth) + 1) * COVERAGE) - 1)
     # A hair lower: patients alike in every voter tie, and rounding must not put some of them below it.
-    floor = float(of_truth[rank]) * (1 - _ROUNDING)
-    figures = _measure(answers.part(measuring), kernel, floor, rng)
-    return FieldCalibration(kernel, floor, COVERAGE, (len(teaching), len(setting), len(measuring)), figures)
+    threshold = float(of_truth[rank]) * (1 - _ROUNDING)
+    figures = _measure(answers.part(measuring), kernel, threshold, rng)
+    return FieldCalibration(kernel, threshold, COVERAGE, (len(teaching), len(setting), len(measuring)), figures)
 
 
 def _one_each(
@@ -142,8 +142,8 @@ def _answers(
     scores = np.full((len(patients), VOTERS), -np.inf)
     says = np.zeros((len(patients), VOTERS, len(values)))
     for number, point in enumerate(patients):
-        asked = voters(store, _vector(point), field, others(point))
-        scores[number, : len(asked)], says[number, : len(asked)] = ballot(asked, values)
+        neighbours = voters(store, _vector(point), field, others(point))
+        scores[number, : len(neighbours)], says[number, : len(neighbours)] = ballot(neighbours, values)
     truth = np.array([in_parts(values_of(point.payload, field), values) for point in patients])
     return _Answers(scores, says, truth, base)
 
@@ -159,11 +159,11 @@ def _learn(answers: _Answers) -> Kernel:
     return kernels[int(np.argmin(losses))]
 
 
-def _measure(answers: _Answers, kernel: Kernel, floor: float, rng: np.random.Generator) -> dict[str, Figure]:
-    said = answers.probabilities(kernel)
+def _measure(answers: _Answers, kernel: Kernel, threshold: float, rng: np.random.Generator) -> dict[str, Figure]:
+    probabilities = answers.probabilities(kernel)
     true = _one_hot(answers.truth, rng)
-    among, best = likely(said, floor), said.argmax(axis=1)
-    of_vote, of_base = (((part - true) ** 2).sum(axis=1) for part in (said, answers.base))
+    among, best = likely(probabilities, threshold), probabilities.argmax(axis=1)
+    of_vote, of_base = (((part - true) ** 2).sum(axis=1) for part in (probabilities, answers.base))
     per_patient = {
         "Brier": of_vote,
         "Brier of the base rate": of_base,
@@ -171,9 +171,9 @@ def _measure(answers: _Answers, kernel: Kernel, floor: float, rng: np.random.Gen
         "coverage": (among & (true > 0)).any(axis=1),
         "likely values": among.sum(axis=1),
     }
-    weights = resampled(np.arange(len(said)).astype(str), _RESAMPLES, int(rng.integers(2**31)))
+    weights = resampled(np.arange(len(probabilities)).astype(str), _RESAMPLES, int(rng.integers(2**31)))
     series = {name: weights @ column / weights.sum(axis=1) for name, column in per_patient.items()}
-    series["ECE"] = ece(said.max(axis=1), true[np.arange(len(said)), best] > 0, weights)
+    series["ECE"] = ece(probabilities.max(axis=1), true[np.arange(len(probabilities)), best] > 0, weights)
     return {name: figure(one) for name, one in series.items()}
 
 

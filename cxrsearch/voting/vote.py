@@ -124,43 +124,47 @@ def count(
     than keyword or boolean.
     """
     check_field(field)
-    asked = voters(store, vector, field.name, both(others, where))
+    neighbours = voters(store, vector, field.name, both(others, where))
     base = counts.shares(store, field.name, where)
     known = counts.known(store, field.name, where)
     own = calibration.fields.get(field.name) if calibration is not None else None
     sites = store.values("site", where) if _has_sites(store) else {}
-    reasons = [*abstains, *_reasons(asked, calibration, own, field.name, sites)]
+    reasons = [*abstains, *_reasons(neighbours, calibration, own, field.name, sites)]
     kernel = own.kernel if own is not None else UNCALIBRATED
-    scores, says = ballot(asked, list(base))
+    scores, says = ballot(neighbours, list(base))
     weights, rates = kernel.weights(scores), np.array(list(base.values()))
-    tally, said = weights @ says, kernel.probabilities(weights @ says, rates)
+    tally, probabilities = weights @ says, kernel.probabilities(weights @ says, rates)
     # How many equal voters these are worth (Kish), and what the prior counts for.
     effective = float(weights.sum() ** 2 / max((weights**2).sum(), 1e-300)) + kernel.prior
     answers = own is not None and not reasons and len(base) > 0
-    best = likely(said, own.floor) if own is not None and answers else None
+    best = likely(probabilities, own.threshold) if own is not None and answers else None
     shares = []
     for number, value in enumerate(base):
-        of_known = sum(bool(part) and voter.is_known for part, voter in zip(says[:, number], asked, strict=True))
+        of_known = sum(bool(part) and voter.is_known for part, voter in zip(says[:, number], neighbours, strict=True))
         unknown = int((says[:, number] > 0).sum()) - of_known
         share = Share(value, float(tally[number] / (tally.sum() or 1.0)), of_known, unknown, base[value])
         if best is not None:
-            low, high = wilson(float(said[number]) * effective, effective)
-            share = replace(share, probability=float(said[number]), low=low, high=high, likely=bool(best[number]))
+            low, high = wilson(float(probabilities[number]) * effective, effective)
+            share = replace(
+                share, probability=float(probabilities[number]), low=low, high=high, likely=bool(best[number])
+            )
         shares.append(share)
     shares.sort(key=lambda one: (-(one.probability or 0.0), -one.weight, -one.base, str(one.value)))
-    nearest = asked[0].score if asked else None
+    nearest = neighbours[0].score if neighbours else None
     coverage = own.coverage if own is not None and answers else None
-    patients = sum(voter.is_known for voter in asked)
-    unknown = len(asked) - patients
+    patients = sum(voter.is_known for voter in neighbours)
+    unknown = len(neighbours) - patients
     return Vote(
         field.name, () if silent else tuple(shares), patients, unknown, known, nearest, tuple(reasons), coverage
     )
 
 
-def ballot(asked: Sequence[Voter], values: Sequence[Scalar]) -> tuple[Floats, Floats]:
+def ballot(neighbours: Sequence[Voter], values: Sequence[Scalar]) -> tuple[Floats, Floats]:
     """Similarities (V,) and what each voter says of C values, (V, C): a voter of several gives each an equal part."""
-    scores = np.array([voter.score for voter in asked], dtype=np.float64)
-    return scores, np.array([in_parts(voter.values, values) for voter in asked]).reshape(len(asked), len(values))
+    scores = np.array([voter.score for voter in neighbours], dtype=np.float64)
+    return scores, np.array([in_parts(voter.values, values) for voter in neighbours]).reshape(
+        len(neighbours), len(values)
+    )
 
 
 def in_parts(own: Sequence[Scalar], values: Sequence[Scalar]) -> list[float]:
@@ -169,7 +173,7 @@ def in_parts(own: Sequence[Scalar], values: Sequence[Scalar]) -> list[float]:
 
 
 def _reasons(
-    asked: Sequence[Voter],
+    neighbours: Sequence[Voter],
     calibration: Calibration | None,
     own: FieldCalibration | None,
     field: str,
@@ -182,17 +186,17 @@ def _reasons(
     elif own is None:
         why = calibration.refused.get(field, "it is no declared field, or came later; run cxrsearch calibrate again")
         found.append(f"not calibrated: {why}")
-    if calibration is not None and asked and asked[0].score < calibration.novelty:
+    if calibration is not None and neighbours and neighbours[0].score < calibration.novelty:
         found.append(
-            f"neighbours are too far: the nearest is at {asked[0].score:.3f}, while 95 % of this index's own patients"
-            f" have another patient at {calibration.novelty:.3f} or nearer"
+            f"neighbours are too far: the nearest is at {neighbours[0].score:.3f}, while 95 % of this index's own"
+            f" patients have another patient at {calibration.novelty:.3f} or nearer"
         )
-    if (patients := sum(voter.is_known for voter in asked)) < FEWEST:
-        unknown = f" and {len(asked) - patients} images of unknown patients" if patients < len(asked) else ""
+    if (patients := sum(voter.is_known for voter in neighbours)) < FEWEST:
+        unknown = f" and {len(neighbours) - patients} images of unknown patients" if patients < len(neighbours) else ""
         found.append(f"too few neighbours: {patients} patients{unknown}, {FEWEST} patients are needed")
-    elif len({voter.site for voter in asked}) == 1 and (site := asked[0].site) is not None and sites:
+    elif len({voter.site for voter in neighbours}) == 1 and (site := neighbours[0].site) is not None and sites:
         share = sites[site] / sum(sites.values())
-        if surprising(share, len(asked)):
+        if surprising(share, len(neighbours)):
             found.append(f"all neighbours are from one site ({site}), which has {share:.0%} of the cohort")
     return found
 
