@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import regex
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -29,6 +30,7 @@ from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Scalar, V
 from cxrsearch.clinical.identity import Numbering, part_of_path
 from cxrsearch.errors import MappingError
 from cxrsearch.text import nearest, tidy
+from indexer.pattern import part_of
 from indexer.privacy import Privacy, identifying
 
 Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
@@ -57,8 +59,8 @@ class ValueSource(_Strict):
     def _compiles(cls, pattern: str | None) -> str | None:
         if pattern is not None:
             try:
-                re.compile(pattern)
-            except (re.error, OverflowError, RecursionError) as error:
+                regex.compile(pattern)
+            except (regex.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"no regular expression: {error}") from None
         return pattern
 
@@ -92,8 +94,7 @@ class ValueSource(_Strict):
         """The text that carries the value: cleaned, the pattern's first group taken; None when missing."""
         text = tidy(raw)
         if self.pattern is not None and self._known(text, missing):
-            found = re.search(self.pattern, text)
-            text = "" if found is None else tidy(found.group(1 if found.re.groups else 0) or "")
+            text = tidy(part_of(self.pattern, text))
         return text if self._known(text, missing) else None
 
     def unmatched(self, raw: str, missing: frozenset[str]) -> bool:

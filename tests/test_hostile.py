@@ -186,6 +186,16 @@ def test_an_encoder_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         encoder.embed([picture] * 20)
 
 
+def test_a_pattern_that_would_never_end_is_an_error_of_the_mapping(tmp_path: Path) -> None:
+    (tmp_path / "set.toml").write_text(
+        "name = 's'\nimages = { table = 't.csv', path = '{file}' }\n"
+        "[fields.note]\ncolumn = 'note'\ntype = 'keyword'\npattern = '^(x|xx)+$'\n"
+    )
+    (tmp_path / "t.csv").write_text("file,note\na.png," + "x" * 60 + "!\n")
+    with pytest.raises(MappingError, match="takes more than 2 s"):
+        load(str(tmp_path / "set.toml"))
+
+
 def test_an_error_quotes_no_more_of_a_table_than_the_name_of_a_column(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
