@@ -57,8 +57,6 @@ def transfer(
     """
     from cxrsearch.cli.command_line import command_line
     from cxrsearch.cli.training_output import needs_train_extra
-    from cxrsearch.clinical.expression import And, Or
-    from cxrsearch.clinical.where import parse
     from cxrsearch.errors import UsageError
     from cxrsearch.report import page
     from cxrsearch.report.rows import write
@@ -71,33 +69,13 @@ def transfer(
         raise UsageError("give --leave-out, or --fit-on and --test-on")
     page.check_name(out, "--out")
     with needs_train_extra("transfer", "analysis"):
-        from trainer.transfer import cases as casing
         from trainer.transfer import report as transfer_report
-        from trainer.transfer import transfer as transferring
+        from trainer.transfer.protocols import Options, predict_outcome
 
-    trusted = tuple(_names(trust) or ())
+    options = Options(_names(inputs), tuple(_names(trust) or ()), leave_out, fit_on, test_on, repeats, seed)
     with open_store(index) as store:
-        fields, facts, images = store.facts.all_fields, store.facts, StoredImages(store)
-        expression = parse(where, fields, store) if where is not None else None
-        given = {"--fit-on": fit_on, "--test-on": test_on}
-        sides = [parse(text, fields, store, option) for option, text in given.items() if text is not None]
-        if sides:
-            expression = And((Or(tuple(sides)), *([expression] if expression is not None else [])))
-        cases = casing.load(store, target, expression, _names(inputs), trusted)
-        ids = [{point.id for point in store.scroll(side, fields=[])} for side in sides]
-    if not sides:
-        transferring.check_events(cases)
-    cases = transferring.without_leaks(cases, trusted, seed)
-    if sides:
-        import numpy as np
-
-        learnt, judged = (np.array([id in known for id in cases.ids]) for known in ids)
-        words = f"fitted on {fit_on}, judged on {test_on}"
-        found = transferring.from_one_to_another(cases, learnt & ~judged, judged, words, seed)
-    elif leave_out is not None:
-        found = transferring.leaving_out(cases, leave_out, seed)
-    else:
-        found = transferring.in_folds(cases, repeats, seed)
+        facts, images = store.facts, StoredImages(store)
+        found = predict_outcome(store, target, where, options)
     command = command_line(ctx)
     if out is not None:
         transfer_report.write(out, found, images, command, seed)

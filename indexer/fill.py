@@ -1,0 +1,68 @@
+"""A dataset into the index at a place: made where there is none, declared, filled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from cxrsearch import settings
+from cxrsearch.clinical.identity import load_identity
+from cxrsearch.encoder import Encoder
+from cxrsearch.errors import InputError
+from cxrsearch.files import replacing
+from cxrsearch.store import create_store, is_url
+from cxrsearch.store.contract import DatasetFacts, IndexFacts
+from indexer import pipeline
+from indexer.dataset import Dataset
+from indexer.summary import Summary
+
+
+def fill(
+    data: Dataset,
+    index: str,
+    model: Path,
+    options: pipeline.Options,
+    rejected: Path | None = None,
+    retry_rejected: bool = False,
+    renamed: bool = False,
+) -> tuple[Summary, Path]:
+    """Put a dataset into the index at ``index``, a folder or an address, with the model in the folder ``model``.
+
+    rejected: where the list of rejected files goes; by default into the index, or the working folder beside a server.
+    retry_rejected: read only the files on that list. renamed: the user named the dataset, which may have moved.
+    Gives the summary, and where the list is. Raises InputError, IndexUnavailable, ModelError, ModelMismatch.
+    """
+    card = Encoder(model).card  # runs it once here: each process has one of its own
+    identity = load_identity(settings.key_file(), create=True)
+    assert identity is not None
+    mapping = data.mapping
+    facts = DatasetFacts(
+        mapping.patient_namespace,
+        "" if mapping.privacy.paths == "hashed" else str(data.root.resolve()),
+        tuple(mapping.identifiers),
+        mapping.numberings.get("patient"),
+        identity.place(data.root),
+    )
+    list_of_rejected = rejected or (Path("rejected.jsonl") if is_url(index) else Path(index) / "rejected.jsonl")
+    if retry_rejected:
+        options = replace(options, only=_labels(list_of_rejected))
+    empty = IndexFacts(card.name, card.fingerprint, card.dimensions, {}, {})
+    with create_store(index, empty.declaring(mapping.name, facts, mapping.declared)) as store:
+        store.facts.check_model(card.name, card.fingerprint)
+        declared = store.facts.declaring(mapping.name, facts, mapping.declared, moved=renamed)
+        if declared != store.facts:
+            store.declare(declared)
+        # A run that fails leaves the old list, so that --retry-rejected can be run again.
+        with replacing(list_of_rejected, private=True) as draft, draft.open("w", encoding="utf-8") as lines:
+            return pipeline.run(data, store, model, identity, lines, options), list_of_rejected
+
+
+def _labels(path: Path) -> frozenset[str]:
+    """The files that the last run rejected. Raises InputError."""
+    try:
+        return frozenset(str(json.loads(line)["path"]) for line in path.read_text("utf-8").splitlines())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no list of rejected files; index without --retry-rejected") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: not a list of rejected files; index without --retry-rejected") from None
