@@ -16,7 +16,8 @@ from cxrsearch.clinical.identity import Identity, Numbering
 from cxrsearch.errors import ImageError, MappingError, Reason
 from cxrsearch.text import tidy
 from indexer.folder import PLACEHOLDER, file_of, files, is_file, is_text
-from indexer.mapping import DatasetMapping, FieldMapping, load_mapping
+from indexer.mapping import DatasetMapping, FieldMapping
+from indexer.mapping_file import load_mapping
 from indexer.record import Record
 from indexer.table import SHOWN, Line, Table, read_table
 

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import datetime
 import re
-import tomllib
 import unicodedata
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import regex
@@ -20,7 +17,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -28,7 +24,6 @@ from pydantic import Field as Declared
 
 from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Scalar, Value, convert, valid_field_name, years
 from cxrsearch.clinical.identity import Numbering, part_of_path
-from cxrsearch.errors import MappingError
 from cxrsearch.text import nearest, tidy
 from indexer.pattern import part_of
 from indexer.privacy import Privacy, identifying
@@ -37,7 +32,6 @@ Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance
 # Words that are compared with cells, and names of columns: as cells are read.
 Word = Annotated[str, AfterValidator(tidy)]
 Words = Annotated[list[Word], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
-_LARGEST_TOML = 1_000_000
 
 
 class _Strict(BaseModel):
@@ -278,74 +272,3 @@ class DatasetMapping(_Strict):
     @property
     def dicom_keywords(self) -> tuple[str, ...]:
         return tuple(sorted({s.dicom for s in self.sources.values() if s.dicom is not None}))
-
-
-def shipped() -> list[str]:
-    """Names of the mappings that come with the package."""
-    folder = resources.files("indexer") / "datasets"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-
-
-def load_mapping(dataset: str) -> tuple[DatasetMapping, Path]:
-    """The mapping named by a TOML file, a shipped name or a folder of DICOM files, and the folder
-    its image root is relative to.
-
-    Raises MappingError.
-    """
-    path = Path(dataset)
-    if path.is_dir():
-        return _parse(_shipped_text("dicom-folder"), "dicom-folder"), path
-    if path.name == "DICOMDIR" and path.is_file():
-        mapping = _parse(_shipped_text("dicom-folder"), "dicom-folder")
-        images = mapping.images.model_copy(update={"glob": ["DICOMDIR"]})
-        return mapping.model_copy(update={"images": images}), path.parent
-    if path.suffix == ".toml" or path.exists():
-        try:
-            if path.stat().st_size > _LARGEST_TOML:
-                raise MappingError(f"{dataset}: larger than 1 MB; a dataset TOML holds a mapping, not data")
-            return _parse(path.read_text("utf-8"), dataset), path.parent
-        except UnicodeDecodeError:
-            raise MappingError(
-                f"{dataset}: not a text file in UTF-8; write a dataset TOML (docs/reference/mapping.md)"
-            ) from None
-        except OSError as error:
-            raise MappingError(f"{dataset}: cannot be read ({error.strerror})") from None
-    if dataset in shipped():
-        return _parse(_shipped_text(dataset), dataset), Path()
-    raise MappingError(
-        f"{dataset}: no such file, and no shipped mapping of that name.{nearest(dataset, shipped())}"
-        f" Shipped: {', '.join(shipped())}."
-    )
-
-
-def _shipped_text(name: str) -> str:
-    return (resources.files("indexer") / "datasets" / f"{name}.toml").read_text("utf-8")
-
-
-def _parse(text: str, name: str) -> DatasetMapping:
-    try:
-        return DatasetMapping.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise MappingError(f"{name}: not valid TOML: {error}") from None
-    except RecursionError:
-        raise MappingError(f"{name}: nested too deeply for a dataset TOML") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the mapping"
-        what = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            known = _keys_at(first["loc"])
-            what = f"no such key.{nearest(str(first['loc'][-1]), known)}"
-        raise MappingError(f"{name}: {place}: {what}") from None
-
-
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    models: dict[str, type[BaseModel]] = {
-        "images": ImageLocation,
-        "patient": Identifier,
-        "study": Identifier,
-        "fields": FieldMapping,
-        "privacy": Privacy,
-    }
-    model = models.get(str(location[0]), DatasetMapping) if len(location) > 1 else DatasetMapping
-    return list(model.model_fields)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from cxrsearch.errors import MappingError, Reason
 from indexer.dataset import load
-from indexer.mapping import FieldMapping, shipped
+from indexer.mapping import FieldMapping
+from indexer.mapping_file import shipped
 
 TABLE = 'name = "t"\n[images]\ntable = "table.csv"\npath = "{file}"\n'
 
