@@ -227,6 +227,36 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(small: tuple[Conf
     np.testing.assert_allclose(embed(rest.network, images.pixels), embed(whole.network, images.pixels), atol=1e-4)
 
 
+def test_learning_without_labels_goes_on_after_a_kill(small: tuple[Config, Images], tmp_path: Path) -> None:
+    config, images = small
+    config = changed(config, self_supervised_epochs=3, epochs=1)
+    whole = fit(config, images, unlabelled=images)
+
+    class Killed(Exception):
+        pass
+
+    def kill(line: dict[str, float]) -> None:
+        if line.get("self_supervised_epoch") == 2:
+            raise Killed
+
+    checkpoint = tmp_path / "checkpoint.pt"
+    with pytest.raises(Killed):
+        fit(config, images, unlabelled=images, checkpoint=checkpoint, log=kill)
+    lines: list[dict[str, float]] = []
+    rest = fit(config, images, unlabelled=images, checkpoint=checkpoint, log=lines.append)
+    assert [line.get("self_supervised_epoch") for line in lines] == [1, 2, 3, None]
+    assert [line["loss"] for line in rest.history] == pytest.approx([line["loss"] for line in whole.history], rel=1e-4)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_few_images_are_learnt_from_without_labels_too(small: tuple[Config, Images]) -> None:
+    config, images = small
+    lines: list[dict[str, float]] = []
+    few = changed(config, self_supervised_epochs=1, epochs=1)
+    fit(few, images, unlabelled=images.part(np.arange(5)), log=lines.append)
+    assert np.isfinite(lines[0]["loss"])
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_when_run_again(tmp_path: Path) -> None:
     config, out = configuration(tmp_path, 24, 30), tmp_path / "run"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ COLLAPSED_SPREAD = 0.02
 # Epochs in which a network may still be finding its feet.
 _BEFORE_JUDGING = 3
 
+# Beside a checkpoint: what a run goes on from that was killed while it learned without labels.
+WITHOUT_LABELS = "without-labels.pt"
+
 Line = dict[str, float]
 
 
@@ -59,8 +62,9 @@ def fit(
 ) -> Fit:
     """Learn from ``images``, after learning from ``unlabelled`` without labels where the configuration says so.
 
-    validation: other patients' images, which choose the epoch by MAP@R among themselves; without, the last is kept.
-    checkpoint: a file written after every epoch, from which a killed run goes on.
+    validation: other patients' images, which choose the epoch by mean average precision among themselves; without, the
+    last is kept. checkpoint: a file written after every epoch, from which a killed run goes on; while it learns without
+    labels, the file ``WITHOUT_LABELS`` beside it.
     Raises InputError when the embedding collapses.
     """
     keep_freed_memory()
@@ -72,16 +76,18 @@ def fit(
     if config.network.pretrained:
         begin_at_principal_components(network, images.pixels, config.seed)
         network.freeze(learning.frozen)
+    beside = None if checkpoint is None else checkpoint.with_name(WITHOUT_LABELS)
     if unlabelled is not None and learning.self_supervised_epochs and not resumed:
-        network = _pretrain_self_supervised(config, network, unlabelled, accelerator, log)
-    known = _known(config, network, images)
+        network = _pretrain_self_supervised(config, network, unlabelled, accelerator, beside, log)
+    known = _known(config, network, images, start=not resumed)
     objective = Objective(learning, known.findings, config.network.dimensions)
     steps = sum(1 for _ in _batches(config, images, 0, accelerator))
     trainer = Trainer(config, network, objective, steps * learning.epochs, accelerator)
     best: dict[str, Any] = {"score": -1.0, "epoch": 0}
     history: list[Line] = []
     if checkpoint is not None and resumed:
-        best, history = _restored(trainer, checkpoint)
+        kept = _restored(trainer, checkpoint)
+        best, history, known = kept["best"], kept["history"], replace(known, start=kept["start"])
         for line in history:
             log(line)
     for epoch in range(len(history) + 1, learning.epochs + 1):
@@ -104,7 +110,9 @@ def fit(
             best = {"score": score, "epoch": epoch, "weights": weights}
         if accelerator.is_main_process:
             if checkpoint is not None:
-                _save({"trainer": trainer.state(), "best": best, "history": history}, checkpoint)
+                state = {"trainer": trainer.state(), "best": best, "history": history, "start": known.start}
+                _save(state, checkpoint)
+                checkpoint.with_name(WITHOUT_LABELS).unlink(missing_ok=True)
             log(line)
     trainer.averaged.load_state_dict(best["weights"])
     accelerator.free_memory()
@@ -117,13 +125,31 @@ def architecture(config: Config) -> Architecture:
 
 
 def _pretrain_self_supervised(
-    config: Config, network: Network, images: Images, accelerator: Accelerator, log: Callable[[Line], None]
+    config: Config,
+    network: Network,
+    images: Images,
+    accelerator: Accelerator,
+    checkpoint: Path | None,
+    log: Callable[[Line], None],
 ) -> Network:
-    """Two views of every image are brought together, and apart from all others."""
-    learning, size = config.learning, config.learning.images_per_class * 2
+    """Two views of every image are brought together, and apart from all others.
+
+    Raises InputError for fewer than two images, of which none can be told from another.
+    """
+    learning, size = (
+        config.learning,
+        min(config.learning.images_per_class * 2, len(images) // accelerator.num_processes),
+    )
+    if size < 2:
+        raise InputError(f"{config.name}: {len(images)} images are too few to learn from without labels")
     steps = max(1, len(images) // size // accelerator.num_processes) * learning.self_supervised_epochs
     trainer = Trainer(config, network, Views(), steps, accelerator)
-    for epoch in range(1, learning.self_supervised_epochs + 1):
+    history: list[Line] = []
+    if checkpoint is not None and checkpoint.exists():
+        history = _restored(trainer, checkpoint)["history"]
+        for line in history:
+            log(line)
+    for epoch in range(len(history) + 1, learning.self_supervised_epochs + 1):
         started, generator = time.monotonic(), _seeded(config.seed, -epoch, accelerator)
         rng = np.random.default_rng([config.seed, epoch, 1])  # the same order everywhere, shared out below
         batches = list(plain_batches(len(images), size, rng))
@@ -132,7 +158,10 @@ def _pretrain_self_supervised(
         results = [trainer.step(images.pixels[batch], generator) for batch in batches]
         line = {"self_supervised_epoch": float(epoch)} | _line(results, size, started, trainer)
         _check(config, line, epoch)
+        history.append(line)
         if accelerator.is_main_process:
+            if checkpoint is not None:
+                _save({"trainer": trainer.state(), "history": history}, checkpoint)
             log(line)
     averaged: Network = trainer.averaged
     return averaged
@@ -156,11 +185,11 @@ def _validated(network: Network, images: Images) -> Line:
     return {"validation_map": found["map"], "validation_precision_at_10": found["precision_at_10"]}
 
 
-def _known(config: Config, network: Network, images: Images) -> Known:
-    """What is known of the images, and where each was before learning, where that is to be kept."""
+def _known(config: Config, network: Network, images: Images, start: bool) -> Known:
+    """What is known of the images, and (``start``) where each was before learning, where that is to be kept."""
     _, sources = np.unique(images.sources, return_inverse=True)
-    start = torch.from_numpy(embed(network, images.pixels)) if config.learning.distillation else None
-    return Known(torch.from_numpy(images.findings), torch.from_numpy(sources), start)
+    vectors = torch.from_numpy(embed(network, images.pixels)) if start and config.learning.distillation else None
+    return Known(torch.from_numpy(images.findings), torch.from_numpy(sources), vectors)
 
 
 def of_batch(known: Known, batch: NDArray[np.int64], device: torch.device) -> Known:
@@ -183,12 +212,12 @@ def _save(whole: dict[str, Any], path: Path) -> None:
         torch.save(whole, draft)
 
 
-def _restored(trainer: Trainer, path: Path) -> tuple[dict[str, Any], list[Line]]:
-    """The best epoch so far and the history. Raises InputError for a file that is no checkpoint of this run."""
+def _restored(trainer: Trainer, path: Path) -> dict[str, Any]:
+    """What was saved beside the trainer's state. Raises InputError for a file that is no checkpoint of this run."""
     try:
-        whole = torch.load(path, map_location="cpu", weights_only=True)
+        whole: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         trainer.restore(whole["trainer"])
-        return whole["best"], whole["history"]
+        return whole
     except Exception as error:  # whatever reading a damaged or foreign file raises
         what = type(error).__name__
         raise InputError(f"{path}: not a checkpoint of this run ({what}); delete it to begin again") from None
