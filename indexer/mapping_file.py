@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -10,10 +11,18 @@ from pydantic import BaseModel, ValidationError
 
 from cxrsearch.errors import MappingError
 from cxrsearch.text import nearest
+from cxrsearch.validation import first_problem
 from indexer.mapping import DatasetMapping, FieldMapping, Identifier, ImageLocation
 from indexer.privacy import Privacy
 
 _LARGEST_TOML = 1_000_000
+_PARTS: Mapping[str, type[BaseModel]] = {
+    "images": ImageLocation,
+    "patient": Identifier,
+    "study": Identifier,
+    "fields": FieldMapping,
+    "privacy": Privacy,
+}
 
 
 def shipped() -> list[str]:
@@ -66,22 +75,4 @@ def _parse(text: str, name: str) -> DatasetMapping:
     except RecursionError:
         raise MappingError(f"{name}: nested too deeply for a dataset TOML") from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the mapping"
-        what = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            known = _keys_at(first["loc"])
-            what = f"no such key.{nearest(str(first['loc'][-1]), known)}"
-        raise MappingError(f"{name}: {place}: {what}") from None
-
-
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    models: dict[str, type[BaseModel]] = {
-        "images": ImageLocation,
-        "patient": Identifier,
-        "study": Identifier,
-        "fields": FieldMapping,
-        "privacy": Privacy,
-    }
-    model = models.get(str(location[0]), DatasetMapping) if len(location) > 1 else DatasetMapping
-    return list(model.model_fields)
+        raise MappingError(f"{name}: {first_problem(error, DatasetMapping, _PARTS)}") from None

@@ -32,7 +32,7 @@ FLOORS = (
     {"cxrsearch.encoder"},
     {"cxrsearch.imaging", "cxrsearch.clinical"},
     {"cxrsearch.clinical.fields"},  # value types, which imaging may use
-    {"cxrsearch.settings", "cxrsearch.files", "cxrsearch.onnx_graph"},
+    {"cxrsearch.settings", "cxrsearch.files", "cxrsearch.onnx_graph", "cxrsearch.validation"},
     {"cxrsearch.statistics"},
     {"cxrsearch.text"},
     {"cxrsearch.errors"},

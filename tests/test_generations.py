@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -223,27 +222,3 @@ def test_damaged_facts_are_an_error(index: Path) -> None:
     (index / "index.json").write_text(content.replace('"model": "', '"model": "x'), "utf-8")
     with pytest.raises(IndexUnavailable, match=r"index\.json: damaged"):
         EdgeStore.open(index)
-
-
-def of_0_1_0(index: Path) -> None:
-    """Lay the folder out as 0.1.0 did: one shard, and what its files are in a file of its own."""
-    facts: dict[str, Any] = json.loads((index / "index.json").read_text("utf-8"))
-    generation = index / "shard" / str(facts.pop("generation"))
-    del facts["checksum"], facts["files"]
-    (generation / "lock").unlink()
-    generation.rename(index / "moved")
-    (index / "shard").rmdir()
-    (index / "moved").rename(index / "shard")
-    (index / "index.json").write_text(json.dumps(facts), "utf-8")
-    (index / "manifest.json").write_text("{}")
-
-
-def test_an_index_of_0_1_0_is_read_and_becomes_one_with_generations(cxrsearch: Run, cohort: Path, index: Path) -> None:
-    before = points(index)
-    of_0_1_0(index)
-    assert points(index).keys() == before.keys()
-    assert cxrsearch("forget", "PH0003", "--index", index).code == 0
-    assert cxrsearch("index", cohort, "--index", index, "--again").out.startswith("2 indexed")
-    assert points(index).keys() == before.keys()
-    assert [path.name for path in (index / "shard").iterdir()] == [published(index)]
-    assert not (index / "manifest.json").exists()

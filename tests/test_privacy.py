@@ -121,17 +121,6 @@ def test_forgetting_leaves_no_byte_and_indexing_does_not_bring_it_back(cxrsearch
     assert cxrsearch("index", toml, "--index", index).out.startswith("0 indexed, 0 updated, 12 unchanged")
 
 
-def test_a_forget_of_0_1_0_that_was_killed_is_finished_by_the_next(cxrsearch: Run, index: Path) -> None:
-    """Killed after the new shard was written and the old one put aside, before they changed places."""
-    import shutil
-
-    shutil.copytree(index / "shard", index / "shard.new")
-    (index / "shard").rename(index / "shard.old")
-    assert cxrsearch("info", "--index", index).code == 0
-    assert not (index / "shard.old").exists()
-    assert cxrsearch("forget", "PH0003", "--index", index).out.startswith("deleted 2 images")
-
-
 DICOM_FIELD = 'name = "d"\nimages.glob = "*.dcm"\n[fields.f]\ndicom = "{keyword}"\ntype = "{kind}"\n'
 
 

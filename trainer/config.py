@@ -5,7 +5,6 @@ Described for its users in docs/how-to/training.md; trainer/configs/ has the one
 
 from __future__ import annotations
 
-import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cxrsearch.errors import InputError
-from cxrsearch.text import nearest
+from cxrsearch.validation import first_problem
 
 Part = Annotated[float, Field(ge=0, lt=0.5)]
 Positive = Annotated[int, Field(ge=1)]
@@ -129,12 +128,13 @@ class Config(_Strict):
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InputError(f"{path}: not a training configuration, which is TOML in UTF-8: {error}") from None
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            what = first["msg"]
-            if first["type"] == "extra_forbidden":
-                what = f"no such key.{nearest(str(first['loc'][-1]), _keys_at(first['loc']))}"
-            raise InputError(f"{path}: {place}: {what} (docs/how-to/training.md)") from None
+            parts: dict[str, type[BaseModel]] = {
+                "data": TrainingDataset,
+                "network": NetworkSettings,
+                "learning": LearningSettings,
+                "held_out": HeldOut,
+            }
+            raise InputError(f"{path}: {first_problem(error, cls, parts)} (docs/how-to/training.md)") from None
         base = path.parent
         sources = [
             source.model_copy(
@@ -150,19 +150,3 @@ class Config(_Strict):
         if pretrained is not None and (base / pretrained).is_file():
             network = network.model_copy(update={"pretrained": str(base / pretrained)})
         return config.model_copy(update={"data": sources, "network": network})
-
-    @property
-    def digest_text(self) -> str:
-        """The same text for the same configuration, to tell whether a run folder belongs to it."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
-
-
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    models: dict[str, type[BaseModel]] = {
-        "data": TrainingDataset,
-        "network": NetworkSettings,
-        "learning": LearningSettings,
-        "held_out": HeldOut,
-    }
-    model = models.get(str(location[0]), Config) if len(location) > 1 else Config
-    return list(model.model_fields)

@@ -4,8 +4,9 @@ A decoder is where a hostile file does its harm. So no process that holds an ind
 
     this process  -- pickled request -->  reader process  -- JSON and arrays -->  this process
 
-A reader that is killed, takes too long or is refused memory costs the file it was at, and is replaced. It ends when the
-process that started it does, however that ends.
+Requests are this process's own objects, on a pipe that nobody else writes to; what comes back may have been shaped by
+the file, so nothing of it is unpickled. A reader that is killed, takes too long or is refused memory costs the file it
+was at, and is replaced. It ends when the process that started it does, however that ends.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class Isolated:
         # is this process's to answer. -P: a module in the current folder is nobody's.
         kept, self._life = os.pipe()
         code = (
-            "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer);"
+            "import json, sys; sys.path[:] = json.loads(sys.stdin.buffer.readline());"
             " from cxrsearch.imaging.isolated_process import serve; serve()"
         )
         process = subprocess.Popen(
@@ -142,7 +143,7 @@ class Isolated:
         )
         os.close(kept)
         assert process.stdin is not None
-        process.stdin.write(pickle.dumps(sys.path) + pickle.dumps((self._work, self._setup)))
+        process.stdin.write(json.dumps(sys.path).encode() + b"\n" + pickle.dumps((self._work, self._setup)))
         return process
 
     def _receive(self) -> Answer:

@@ -50,9 +50,13 @@ def _standing(result: Result, store: VectorStore, calibration: Calibration | Non
     novelty = learnt.novelty if learnt is not None else calibration.novelty if calibration is not None else None
     if novelty is None:
         return Standing(None, None, ())
-    found = store.query(result.query.image.embedding, 1, result.query.left_out.others)
+    if options.is_whole and options.expression is None and result.hits:
+        nearest: float | None = result.hits[0].score  # the search asked just that
+    else:
+        found = store.query(result.query.image.embedding, 1, result.query.left_out.others)
+        nearest = found[0].score if found else None
     ranks = tuple(learnt.rank(hit.score) for hit in result.hits) if learnt is not None and options.is_whole else ()
-    return Standing(found[0].score if found else None, novelty, ranks)
+    return Standing(nearest, novelty, ranks)
 
 
 @dataclass(frozen=True)

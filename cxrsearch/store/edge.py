@@ -34,7 +34,7 @@ from cxrsearch.store.generations import DRAFT, HEAD, Head, Lock, Plan
 from cxrsearch.store.thumbnails import Thumbnails
 
 # What a process killed while it made an index may have left.
-_OWN_FILES = {"shard", "thumbnails", "rejected.jsonl", "rejected.jsonl.new", "index.json.new", "manifest.json", "lock"}
+_OWN_FILES = {"shard", "thumbnails", "rejected.jsonl", "rejected.jsonl.new", "index.json.new", "lock"}
 # Seconds between two generations that a long run publishes, and how many times what making one took: it is a copy of
 # the whole shard, and takes at most a twentieth of the run.
 PUBLISH_EVERY = 30.0

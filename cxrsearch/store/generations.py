@@ -36,8 +36,7 @@ HEAD, DRAFT, FORGETTING = "index.json", "draft.json", "forgetting.json"
 
 @dataclass(frozen=True)
 class Head:
-    """What is published. generation: 0 is that of an index of 0.1.0. files: None where they were not described, by
-    0.1.0 or on a full disk, and so cannot be checked."""
+    """What is published. files: None where they were not described, on a full disk, and so cannot be checked."""
 
     facts: IndexFacts
     generation: int
@@ -66,7 +65,7 @@ class Lock:
 
 
 def path_of(folder: Path, generation: int) -> Path:
-    return folder / "shard" / str(generation) if generation else folder / "shard"
+    return folder / "shard" / str(generation)
 
 
 def check_links(folder: Path) -> None:
@@ -93,8 +92,6 @@ def read_head(folder: Path) -> Head:
     data = _read(folder / HEAD)
     facts = IndexFacts.from_json(data, str(folder))
     try:
-        if "generation" not in data and "checksum" not in data:
-            return Head(facts, 0, None)
         if data.pop("checksum") != _checksum(data):
             raise ValueError
         files = data["files"] and {name: (int(s), int(t), str(h)) for name, (s, t, h) in data["files"].items()}
@@ -203,7 +200,7 @@ def remove_others(folder: Path, keep: Collection[int], held_too: bool = False) -
     """Remove the generations that nobody holds, or all; readers that hold one go on from their memory maps."""
     names = {str(number) for number in keep}
     for entry in (folder / "shard").iterdir():
-        if entry.name in names or (0 in keep and not manifest.is_generation(entry.name)):
+        if entry.name in names:
             continue
         if entry.is_symlink() or not entry.is_dir():
             entry.unlink(missing_ok=True)
@@ -214,8 +211,6 @@ def remove_others(folder: Path, keep: Collection[int], held_too: bool = False) -
             entry.rename(gone)  # out of the way of a reader that is about to load it
             shutil.rmtree(gone)
             lock.close()
-    if 0 not in keep:
-        (folder / "manifest.json").unlink(missing_ok=True)  # of 0.1.0
 
 
 # ------------------------------------------------------------------ files

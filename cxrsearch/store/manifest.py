@@ -59,7 +59,7 @@ def listed(folder: Path) -> list[str]:
     def walk(place: str, before: str) -> None:
         with os.scandir(place) as entries:
             for entry in entries:
-                if entry.name.startswith(OF_A_MOMENT) or is_generation(entry.name):
+                if entry.name.startswith(OF_A_MOMENT):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     walk(entry.path, f"{before}{entry.name}/")
@@ -71,11 +71,6 @@ def listed(folder: Path) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
         walk(str(folder), "")
     return sorted(names)
-
-
-def is_generation(name: str) -> bool:
-    """Whether a folder of this name is a generation; only in an index of 0.1.0 they stand among the engine's files."""
-    return name.removesuffix(".gone").isdecimal()
 
 
 def stretches(file: int) -> Iterator[tuple[int, int]]:

@@ -32,10 +32,6 @@ from cxrsearch.store.thumbnails import Thumbnails
 
 def recover(folder: Path) -> None:
     """Finish what a killed writer left; by the holder of the writer's lock. Raises IndexUnavailable."""
-    for name in ("shard.new", "shard.old"):  # 0.1.0 put a shard aside while it erased, and a new one in its place
-        if (folder / name).exists() and not (folder / "shard").exists():
-            (folder / name).rename(folder / "shard")
-        shutil.rmtree(folder / name, ignore_errors=True)
     if (draft := read_plan(folder / DRAFT)) is not None:
         if read_head(folder).generation != draft.generation:
             publish(folder, draft.facts, draft.generation)
@@ -43,14 +39,14 @@ def recover(folder: Path) -> None:
         (folder / DRAFT).unlink()
     if (intended := read_plan(folder / FORGETTING)) is not None:
         _finish_erasing(folder, intended)
-    if (head := read_head(folder)).files is None:  # published on a full disk, or by 0.1.0: describe its files now
+    if (head := read_head(folder)).files is None:  # published on a full disk: describe its files now
         head = publish(folder, head.facts, head.generation)
     remove_others(folder, {head.generation})
 
 
 def recover_if_alone(folder: Path) -> None:
     """:func:`recover` by a reader, where no writer is at work and the folder can be written."""
-    if not any((folder / name).exists() for name in (DRAFT, FORGETTING, "shard.old")):
+    if not any((folder / name).exists() for name in (DRAFT, FORGETTING)):
         return
     try:
         lock = lock_writer(folder)

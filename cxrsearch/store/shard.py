@@ -111,7 +111,7 @@ def copy(source: Path, target: Path) -> None:
     """The folder's regular files, their holes too; links are left out, and what the engine writes for a moment."""
     target.mkdir()
     for entry in os.scandir(source):
-        if entry.name.startswith(manifest.OF_A_MOMENT) or manifest.is_generation(entry.name):
+        if entry.name.startswith(manifest.OF_A_MOMENT):
             continue
         if entry.is_dir(follow_symlinks=False):
             copy(Path(entry.path), target / entry.name)

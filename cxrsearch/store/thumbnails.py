@@ -98,7 +98,7 @@ class Thumbnails:
             yield from sorted(path.stem for path in self.folder.glob("*/*.jpg") if _UUID.match(path.stem))
 
     def problems(self) -> Iterator[str]:
-        """Every picture that is gone or not what it was. Those written by 0.1.0 have no sum and are not checked."""
+        """Every picture that is gone or not what it was."""
         for id, sums in sorted(self._sums().items()):
             path = self._path(id)
             assert path is not None
