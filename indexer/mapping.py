@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
-import regex
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -24,8 +23,8 @@ from pydantic import Field as Declared
 
 from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Scalar, Value, convert, valid_field_name, years
 from cxrsearch.clinical.identity import Numbering, part_of_path
+from cxrsearch.clinical.pattern import check, part_of
 from cxrsearch.text import nearest, tidy
-from indexer.pattern import part_of
 from indexer.privacy import Privacy, identifying
 
 Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
@@ -52,10 +51,7 @@ class ValueSource(_Strict):
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:
         if pattern is not None:
-            try:
-                regex.compile(pattern)
-            except (regex.error, OverflowError, RecursionError) as error:
-                raise ValueError(f"no regular expression: {error}") from None
+            check(pattern)
         return pattern
 
     @field_validator("dicom")

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
+from cxrsearch.clinical.identity import Numbering
 from cxrsearch.clinical.where import parse
 from cxrsearch.encoder import DEFAULT_MODEL, Encoder
 from cxrsearch.errors import ImageError, IndexUnavailable, MappingError, ModelError, WhereError
@@ -194,6 +195,13 @@ def test_a_pattern_that_would_never_end_is_an_error_of_the_mapping(tmp_path: Pat
     (tmp_path / "t.csv").write_text("file,note\na.png," + "x" * 60 + "!\n")
     with pytest.raises(MappingError, match="takes more than 2 s"):
         load(str(tmp_path / "set.toml"))
+
+
+def test_a_pattern_that_a_strangers_index_brings_has_a_time_limit() -> None:
+    with pytest.raises(MappingError, match="takes more than 2 s"):
+        Numbering(pattern="^(x|xx)+$").number("x" * 60 + "!")
+    with pytest.raises(ValueError, match="no regular expression"):
+        Numbering.from_json({"dicom": None, "path": None, "pattern": "(", "missing": []})
 
 
 def test_an_error_quotes_no_more_of_a_table_than_the_name_of_a_column(

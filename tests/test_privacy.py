@@ -325,7 +325,8 @@ def test_no_number_can_be_found_again_without_the_key(cxrsearch: Run, tmp_path: 
     }
     content = everything(out)
     assert reversed_numbers(content, numbers, said) == set()
-    assert not [number for number in true if number.encode() in content]
+    # Between digits it is a part of some other number: there are tens of thousands of digits of embeddings.
+    assert not [number for number in true if re.search(rb"(?<!\d)%b(?!\d)" % number.encode(), content)]
     for file in data.glob("*.png"):
         assert hashlib.sha256(file.read_bytes()).hexdigest().encode() not in content
     for planted_hash in (  # the same eyes see an unkeyed one

@@ -12,7 +12,6 @@ import datetime
 import hashlib
 import hmac
 import os
-import re
 import secrets
 import uuid
 from collections.abc import Collection
@@ -21,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cxrsearch.clinical.expression import And, Equals, Expression, Not
+from cxrsearch.clinical.pattern import check, part_of
 from cxrsearch.errors import InputError
 from cxrsearch.text import tidy
 
@@ -42,12 +42,11 @@ class Numbering:
     missing: tuple[str, ...] = ()
 
     def number(self, text: str) -> str | None:
-        """The number in a text; None where there is none."""
+        """The number in a text; None where there is none. Raises MappingError for a pattern that takes too long."""
         unknown = {"", *map(tidy, self.missing)}
         text = tidy(text)
         if self.pattern is not None and text not in unknown:
-            found = re.search(self.pattern, text)
-            text = "" if found is None else tidy(found.group(1 if found.re.groups else 0) or "")
+            text = tidy(part_of(self.pattern, text))
         return None if text in unknown else text
 
     def as_json(self) -> dict[str, Any]:
@@ -60,7 +59,7 @@ class Numbering:
             return None
         dicom, path, pattern = (None if data[n] is None else str(data[n]) for n in ("dicom", "path", "pattern"))
         if pattern is not None:
-            re.compile(pattern)
+            check(pattern)
         return cls(dicom, path, pattern, tuple(map(str, data["missing"])))
 
 

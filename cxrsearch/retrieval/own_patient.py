@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cxrsearch.clinical.expression import Equals, Expression, Or
 from cxrsearch.clinical.fields import Payload, values_of
 from cxrsearch.clinical.identity import Identity, part_of_path
+from cxrsearch.cohort.duplicates import CANDIDATE
 from cxrsearch.errors import UsageError
 from cxrsearch.imaging.canonical import filled, pixel_digest
 from cxrsearch.imaging.perceptual_hash import detail, same_picture
@@ -29,9 +30,7 @@ UNKNOWN = "this file's patient is not known to the index: other images of the pa
 # Where a dataset's numbers are in a table, the header of a new file may have the same.
 _PATIENT_ID = "PatientID"
 # Images of the own patient whose copies are looked for, and nearest images of each that are compared with it.
-_OWN, _COMPARED = 4, 5
-# Copies are nearer than this to the encoder; nine in ten are at 0.999 and above (benchmarks/duplicate_threshold.py).
-_CANDIDATE = 0.99
+_OWN, _COMPARED = 4, 10
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def copies(
     details: dict[str, NDArray[np.float32] | None] = {}
     for number, (vector, own_detail) in enumerate(mine):
         for near in store.query(vector, _COMPARED, others):
-            if near.score < _CANDIDATE:
+            if near.score < CANDIDATE:
                 break
             if near.id not in details:
                 image = images.hit_image(near.id, near.payload, size, quick=True)
