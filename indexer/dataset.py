@@ -24,12 +24,13 @@ from indexer.table import SHOWN, Line, Table, read_table
 Identifiers = dict[str, str | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Image:
-    """A file of a dataset, and the rows of the table that are of it; none without a table."""
+    """A file of a dataset, and the rows of the table that are of it; none without a table. name: of the file under
+    the root, as the disk spells it."""
 
     key: str
-    path: Path
+    name: str
     problem: ImageError | None
     rows: list[Line]
 
@@ -105,7 +106,7 @@ class Dataset:
             if found is not None:
                 problem = ImageError(Reason.CONTRADICTION, str(found))
             row = image.rows[0].number if image.rows else None
-            yield Record(image.key, image.path, row, payload, ids["patient"], ids["study"], problem)
+            yield Record(image.key, self.root / image.name, row, payload, ids["patient"], ids["study"], problem)
 
     def complete(self, record: Record, header: Mapping[str, str]) -> tuple[Record, list[str]]:
         """The record with what the DICOM header tells, and the fields whose value there was unusable."""
@@ -221,7 +222,7 @@ def _of_table(mapping: DatasetMapping, folder: Path, path: Path) -> Dataset:
     wanted |= {f"images.path ({{{name}}})": name for name in columns}
     table = read_table(path, mapping.images.encoding, wanted, mapping.name)
     for line in table.inside:
-        if is_file(file_of(folder, template, line.cells)[1]):
+        if is_file(folder / file_of(folder, template, line.cells)[1]):
             raise MappingError(
                 f'{path.name}: line {line.number} is inside a cell that a quote (") opens on a line above, and names a'
                 " file of its own. Close the quote, or take it out."

@@ -23,8 +23,12 @@ PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 _LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
 _APPLE_DOUBLE = b"\x00\x05\x16\x07"  # RFC 1740: a Mac's notes on the file whose name follows ._
 _OUTSIDE = ImageError(Reason.OUTSIDE_ROOT, "the dataset names a file outside its folder")
-# An image of a dataset: its key, its file, and why there is none to read.
-Place = tuple[str, Path, ImageError | None]
+# An image of a dataset: its key, its file under the root as the disk spells it, and why there is none to read. Text,
+# because a Path takes a kilobyte and a dataset may have a million.
+Place = tuple[str, str, ImageError | None]
+_LINK = ImageError(
+    Reason.OUTSIDE_ROOT, "a link to a folder, which is not followed; index the folder that it leads to by its own name"
+)
 
 
 def files(root: Path, patterns: Sequence[str]) -> Iterator[Place]:
@@ -39,21 +43,33 @@ def files(root: Path, patterns: Sequence[str]) -> Iterator[Place]:
     folders = {folder for p in found for folder in p.relative_to(root).parents}
     indexes = {root / folder for folder in folders if holds_index(root / folder)}
     found = {p for p in found if indexes.isdisjoint(p.parents)}  # an index's thumbnails are no images of a dataset
-    names = {p.relative_to(root).as_posix(): p for p in found if p.name != "DICOMDIR"}
+    names = {p.relative_to(root).as_posix() for p in found if p.name != "DICOMDIR"}
     for directory in sorted(p for p in found if p.name == "DICOMDIR"):
         folder = directory.parent.relative_to(root)
-        listed = isolated.referenced_files(directory)
-        names |= {(folder / name).as_posix(): directory.parent / name for name in listed}
-    for name, path in sorted(names.items()):
+        names |= {(folder / name).as_posix() for name in isolated.referenced_files(directory)}
+    if any("**" in pattern for pattern in patterns):
+        yield from ((_composed(name), name, _LINK) for name in _linked_folders(root))
+    for name in sorted(names):
         key = _composed(name)
         if not is_text(name):
             shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            yield shown, path, ImageError(Reason.UNREADABLE, "its name is no text in UTF-8; rename the file")
+            yield shown, name, ImageError(Reason.UNREADABLE, "its name is no text in UTF-8; rename the file")
         elif key != name and key in names:
             twin = "another file has this name, with accents written otherwise; rename one"
-            yield name, path, ImageError(Reason.UNREADABLE, twin)
+            yield name, name, ImageError(Reason.UNREADABLE, twin)
         else:
-            yield key, path, _unless_inside(root, path) if _stays_inside(name) else _OUTSIDE
+            yield key, name, _unless_inside(root, root / name) if _stays_inside(name) else _OUTSIDE
+
+
+def _linked_folders(root: Path) -> list[str]:
+    """Links to folders under the root, which ``**`` of a glob passes over."""
+    found = [
+        os.path.relpath(os.path.join(place, name), root)
+        for place, folders, _ in os.walk(root)
+        for name in folders
+        if os.path.islink(os.path.join(place, name))  # noqa: PTH114
+    ]
+    return sorted(Path(name).as_posix() for name in found if is_text(name))
 
 
 def file_of(root: Path, template: str, row: dict[str, str]) -> Place:
@@ -65,16 +81,16 @@ def file_of(root: Path, template: str, row: dict[str, str]) -> Place:
     for change in (str, tidy, _composed, _apart, lambda cell: _apart(tidy(cell))):
         name = _filled(template, row, change)
         if not _stays_inside(name):
-            return tidied, root / tidied, _OUTSIDE
+            return tidied, tidied, _OUTSIDE
         if "*" in template:
             matches = _matches(root, template, row, change)
             if len(matches) > 1:
-                return tidied, root / tidied, ImageError(Reason.MISSING, f"{len(matches)} files match {template!r}")
+                return tidied, tidied, ImageError(Reason.MISSING, f"{len(matches)} files match {template!r}")
             name = matches[0].relative_to(root).as_posix() if matches else ""
         if is_file(root / name):
-            return _composed(name), root / name, _unless_inside(root, root / name)
+            return _composed(name), name, _unless_inside(root, root / name)
     none = ImageError(Reason.MISSING, f"0 files match {template!r}") if "*" in template else None
-    return tidied, root / tidied, none or _unless_inside(root, root / tidied)
+    return tidied, tidied, none or _unless_inside(root, root / tidied)
 
 
 def _filled(template: str, row: dict[str, str], change: Callable[[str], str]) -> str:

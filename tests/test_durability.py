@@ -251,8 +251,9 @@ def test_a_run_of_mostly_rejected_files_stops_early(cxrsearch: Run, pictures: Pa
 
 
 @pytest.mark.slow
-def test_memory_is_the_same_for_20_000_files_as_for_1_000(pictures: Path, tmp_path: Path) -> None:
-    """Peak of the main process, which alone sees every file. A tiny encoder leaves the time to the rest."""
+def test_a_file_more_takes_a_few_kilobytes_of_memory(pictures: Path, tmp_path: Path) -> None:
+    """Peak of the main process, which alone sees every file and holds the engine, whose payload indexes are in memory:
+    some 3 KB an image, so a million images fit into a workstation. A tiny encoder leaves the time to the rest."""
     from trainer.learning.export import export
     from trainer.learning.network import Architecture, Network
 
@@ -289,5 +290,5 @@ def test_memory_is_the_same_for_20_000_files_as_for_1_000(pictures: Path, tmp_pa
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
         assert done.returncode == (3 if bad else 0), done.stderr
         peaks[count, bad] = int(done.stdout.split("PEAK")[1]) / 1024
-    assert peaks[20_000, 0] < 1.3 * peaks[1_000, 0], peaks
+    assert (peaks[20_000, 0] - peaks[1_000, 0]) * 1024 / 19_000 < 6, peaks  # KB an image
     assert peaks[1_000, 1_000] < 1.1 * peaks[1_000, 0], peaks

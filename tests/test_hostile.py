@@ -74,7 +74,21 @@ def test_a_loop_of_links_ends(cxrsearch: Run, tmp_path: Path) -> None:
     ran = cxrsearch("index", folder, "--index", tmp_path / "i", "--paths", "relative")
     assert ran.out.startswith("1 indexed")
     lines = (tmp_path / "i" / "rejected.jsonl").read_text("utf-8").splitlines()
-    assert {json.loads(line)["reason"] for line in lines} <= {"outside-root"}
+    assert {(found["path"], found["reason"]) for found in map(json.loads, lines)} >= {("loop", "outside-root")}
+    assert {json.loads(line)["reason"] for line in lines} == {"outside-root"}
+
+
+def test_a_link_to_a_folder_is_named_and_not_followed(cxrsearch: Run, tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    for place in (folder, elsewhere):
+        place.mkdir()
+        write_dicom(place / "a.dcm", draw("Pneumonia", 1, size=96))
+    (folder / "archive").symlink_to(elsewhere)
+    ran = cxrsearch("index", folder, "--index", tmp_path / "i", "--paths", "relative")
+    assert (ran.code, ran.out[:45]) == (3, "1 indexed, 0 updated, 0 unchanged, 1 rejected")
+    (line,) = (tmp_path / "i" / "rejected.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(line)["path"] == "archive"
+    assert "index the folder that it leads to" in json.loads(line)["message"]
 
 
 def test_a_table_that_would_take_all_memory_is_not_read(tmp_path: Path) -> None:

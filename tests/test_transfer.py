@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -345,6 +346,29 @@ def test_a_site_with_all_the_patients_cannot_be_left_out(make_index: MakeIndex) 
     assert set(cases.values("site")) == {"Daegu"}
     with pytest.raises(InputError, match="--leave-out site: fewer than two values are known; nothing to leave out"):
         transfer.leaving_out(cases, "site", 0)
+
+
+@pytest.mark.parametrize("kind", ["one value each", "the same patients", "one image"])
+def test_sites_that_cannot_judge_each_other_are_refused(kind: str) -> None:
+    cases, _ = synthetic(120, 1.0, 0)
+    number = np.arange(120)
+    sites = np.where(cases.truth == 1, "A", "B")
+    if kind == "the same patients":
+        cases, sites = replace(cases, owners=np.array([f"P{n // 2}" for n in number])), np.where(number % 2, "A", "B")
+    elif kind == "one image":
+        sites = np.where(number, "A", "B")
+    cases = replace(cases, payloads=[{"site": str(site)} for site in sites])
+    with pytest.raises(InputError, match="--leave-out site: no site can be judged by the others"):
+        transfer.leaving_out(cases, "site", 0)
+
+
+def test_a_site_of_one_value_is_judged_beside_sites_of_both() -> None:
+    cases, _ = synthetic(120, 1.0, 0)
+    sites = np.array(["A", "B", "C"])[np.arange(120) % 3]
+    sites[(sites == "C") & (cases.truth == 1)] = "A"
+    found = transfer.leaving_out(replace(cases, payloads=[{"site": str(site)} for site in sites]), "site", 0)
+    assert found.judged.all()
+    assert 0.5 < found.figures["both"]["AUC"].value < 1
 
 
 def test_a_case_is_never_shown_by_a_file_that_changed_since_it_was_indexed(cxrsearch: Run, tmp_path: Path) -> None:

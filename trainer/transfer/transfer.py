@@ -99,9 +99,19 @@ def leaving_out(cases: Cases, field: str, seed: int) -> Transfer:
     for value in sorted(set(values.tolist()) - {""}):
         judged = values == value
         learnt = ~judged & ~np.isin(cases.owners, cases.owners[judged])
-        if not cases.classes or len(set(cases.truth[learnt].tolist())) == len(cases.classes):
+        if learnt.any() and _distinct(cases, learnt) >= len(cases.classes):
             parts.append((learnt, judged))
+    if not any(_distinct(cases, judged) > 1 for _, judged in parts):
+        raise InputError(
+            f"--leave-out {field}: no {field} can be judged by the others: each has one value of {cases.target} only, or"
+            " its patients, or those of a value, are in no other. Leave out another field."
+        )
     return _judged(cases, f"one {field} left out at a time", [parts], seed)
+
+
+def _distinct(cases: Cases, chosen: Mask) -> int:
+    """How many values of the target some of the cases have."""
+    return len(set(cases.truth[chosen].tolist()))
 
 
 def from_one_to_another(cases: Cases, learnt: Mask, judged: Mask, words: str, seed: int) -> Transfer:
