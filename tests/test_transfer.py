@@ -191,7 +191,7 @@ def test_models_baselines_and_what_the_image_adds(make_index: MakeIndex, cxrsear
     assert "site_Daegu" in page
     table = cxrsearch(*common)
     assert "both minus clinical facts" in table.out
-    assert "not used: code: it alone tells outcome" in table.err
+    assert "not used: code: it alone predicts outcome" in table.err
     assert cxrsearch(*common, "--format", "json").out == ran.out  # seeds make it repeat
 
 

@@ -89,8 +89,8 @@ def reliability(rows: Sequence[tuple[float, float, int]], error: float) -> bytes
     figure = Figure(figsize=(4, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    said, right, number = (np.array(column) for column in zip(*rows, strict=True))
-    axes.scatter(said, right, s=20 + 180 * number / max(number.max(), 1), alpha=0.7)
+    predicted, right, number = (np.array(column) for column in zip(*rows, strict=True))
+    axes.scatter(predicted, right, s=20 + 180 * number / max(number.max(), 1), alpha=0.7)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("share of the vote")
@@ -99,12 +99,12 @@ def reliability(rows: Sequence[tuple[float, float, int]], error: float) -> bytes
     return _png(figure)
 
 
-def roc(said: dict[str, NDArray[np.float64]], positive: NDArray[np.bool_]) -> bytes:
+def roc(predicted: dict[str, NDArray[np.float64]], positive: NDArray[np.bool_]) -> bytes:
     """Sensitivity against one minus specificity of several models' probabilities of one event."""
     figure = Figure(figsize=(4.2, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    for name, score in said.items():
+    for name, score in predicted.items():
         false, true, _ = roc_curve(positive, score)
         axes.plot(false, true, label=_plain(name))
     axes.set_xlabel("1 - specificity")
@@ -113,12 +113,12 @@ def roc(said: dict[str, NDArray[np.float64]], positive: NDArray[np.bool_]) -> by
     return _png(figure)
 
 
-def calibration(said: dict[str, NDArray[np.float64]], positive: NDArray[np.bool_], bins: int = 8) -> bytes:
+def calibration(predicted: dict[str, NDArray[np.float64]], positive: NDArray[np.bool_], bins: int = 8) -> bytes:
     """How often the event came against the probability that was given, in bins of equally many cases."""
     figure = Figure(figsize=(4.2, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    for name, score in said.items():
+    for name, score in predicted.items():
         parts = np.array_split(np.argsort(score, kind="stable"), bins)
         axes.plot([score[p].mean() for p in parts], [positive[p].mean() for p in parts], "o-", label=_plain(name))
     axes.set_xlim(0, 1)

@@ -86,7 +86,7 @@ def train(
         others = np.flatnonzero(rest)
         chosen = splits.held_out(images.part(others), config.held_out.validation, config.seed + 1)
         choosing[others[chosen]] = True
-    seen = rest & ~choosing
+    usable = rest & ~choosing
     with (folder / "metrics.jsonl" if writing else Path(os.devnull)).open("w", encoding="utf-8") as lines:
 
         def both(line: Line) -> None:
@@ -96,22 +96,22 @@ def train(
 
         validation = images.part(choosing & images.judgeable) if choosing.any() else None
         result = fit(
-            config, images.part(seen & labelled), validation, images.part(seen), folder / "checkpoint.pt", both
+            config, images.part(usable & labelled), validation, images.part(usable), folder / "checkpoint.pt", both
         )
     evaluation = None
     if not writing:
         return Run(result, evaluation, left_out)
     if test.any():
-        judging = Judging(result.network, np.flatnonzero(seen & labelled), np.flatnonzero(test & images.judgeable))
+        judging = Judging(result.network, np.flatnonzero(usable & labelled), np.flatnonzero(test & images.judgeable))
         evaluation = judge(config.name, HELD_OUT, images, [judging], LEAKAGE if allow_leakage else "")
     files.write(folder / "curves.png", plots.curves(result.history))
     shown = np.flatnonzero((test if test.any() else rest) & labelled)
     files.write(folder / "embedding.png", map_of(config, images, shown, embed(result.network, images.pixels[shown])))
     sizes = {
-        "train": int((seen & labelled).sum()),
+        "train": int((usable & labelled).sum()),
         "validation": int((choosing & labelled).sum()),
         "test": int((test & labelled).sum()),
-        "without labels": int(seen.sum()) if config.learning.self_supervised_epochs else 0,
+        "without labels": int(usable.sum()) if config.learning.self_supervised_epochs else 0,
     }
     export(result.network, folder / "model", _card(config, result, evaluation, sizes, command, allow_leakage))
     (folder / "checkpoint.pt").unlink(missing_ok=True)

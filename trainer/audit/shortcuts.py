@@ -1,4 +1,4 @@
-"""How well a label can be told without looking at lungs: from an image's shape, file size, border or thumbnail.
+"""How well a label can be guessed without looking at lungs: from an image's shape, file size, border or thumbnail.
 
 A classifier for each, judged in folds that keep patients apart. What it can tell, a network can learn instead of
 the disease (Zech et al., PLoS Medicine 2018; DeGrave et al., Nature Machine Intelligence 2021, arXiv 2005.10148).
@@ -35,11 +35,11 @@ _COMPONENTS = 40
 
 @dataclass(frozen=True)
 class Shortcut:
-    """source: what was looked at; target: what was told from it, of ``values`` values over ``images`` images.
+    """source: what was looked at; target: what was guessed from it, of ``values`` values over ``images`` images.
 
     accuracy: part that is right; majority: what saying the most common value always gives; balanced: mean of the
-    values' sensitivities (chance: 1 / values). best: the value that is told best, of ``positives`` images, and auc: how
-    well, against the rest.
+    values' sensitivities (chance: 1 / values). best: the value that is guessed best, of ``positives`` images, and auc:
+    how well, against the rest.
     """
 
     source: str
@@ -90,9 +90,9 @@ def shortcuts(images: Images, target: str, values: list[str | None], seed: int =
     majority = max(Counter(truth.tolist()).values()) / len(truth)
     found = []
     for source, features in sources.items():
-        said, names = _said(features, truth, part.owners, seed), np.unique(truth)
-        told = names[said.argmax(axis=1)]
-        areas = [float(roc_auc_score(truth == name, said[:, n])) for n, name in enumerate(names)]
+        scores, names = _predicted(features, truth, part.owners, seed), np.unique(truth)
+        guessed = names[scores.argmax(axis=1)]
+        areas = [float(roc_auc_score(truth == name, scores[:, n])) for n, name in enumerate(names)]
         best = int(np.argmax(areas))
         found.append(
             Shortcut(
@@ -100,9 +100,9 @@ def shortcuts(images: Images, target: str, values: list[str | None], seed: int =
                 target,
                 len(enough),
                 len(truth),
-                float((told == truth).mean()),
+                float((guessed == truth).mean()),
                 majority,
-                float(balanced_accuracy_score(truth, told)),
+                float(balanced_accuracy_score(truth, guessed)),
                 str(names[best]),
                 areas[best],
                 int((truth == names[best]).sum()),
@@ -116,7 +116,7 @@ def _shape(images: Images) -> NDArray[np.float64]:
     return np.stack([height, width, height / width], axis=1)
 
 
-def _said(
+def _predicted(
     features: NDArray[np.float64], truth: NDArray[np.str_], owners: NDArray[np.str_], seed: int
 ) -> NDArray[np.float64]:
     """(N, values) probabilities by a classifier that saw no image of the patient; values in sorted order."""
@@ -131,7 +131,7 @@ def _said(
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that a fold happens to lack
-        said: NDArray[np.float64] = cross_val_predict(
+        predicted: NDArray[np.float64] = cross_val_predict(
             model, features, truth, groups=owners, cv=splitter, method="predict_proba"
         )
-    return said
+    return predicted

@@ -59,10 +59,10 @@ def patient_groups(images: Images, pairs: Sequence[NearDuplicate]) -> list[str |
     and a mistake only puts two patients in one group.
     """
     count, links = len(images), [(pair.first, pair.second) for pair in pairs]
-    seen: dict[str, int] = {}
+    first_of: dict[str, int] = {}
     for number, patient in enumerate(images.patients):
         if patient is not None:
-            links.append((seen.setdefault(patient, number), number))
+            links.append((first_of.setdefault(patient, number), number))
     stems = [PurePosixPath(key).stem for key in images.keys]
     files = list(zip(images.datasets, stems, strict=True))
     times = Counter(files)

@@ -161,9 +161,9 @@ def found_in_classes(
             raise InputError(f"{name}: knows {strange[0]!r}, which is no class.{nearest(strange[0], names)}")
         mine = datasets == name
         known = np.isin(names, description.knows) if description.knows else present[mine].any(axis=0)
-        told = mine & (has_value if description.knows else present.any(axis=1))
+        informed = mine & (has_value if description.knows else present.any(axis=1))
         if description.labelled:
-            findings[np.ix_(told, known)] = present[np.ix_(told, known)]
+            findings[np.ix_(informed, known)] = present[np.ix_(informed, known)]
     return replace(images, classes=names, findings=findings)
 
 

@@ -91,9 +91,9 @@ def in_folds(
     for number, (name, judged) in enumerate(parts, start=1):
         place = folder / f"part-{number}"
         place.mkdir(parents=True, exist_ok=True)
-        seen = splits.learnt_from(images, judged, "image" if random else "patient")
-        network = _trained(config, images, seen, place, lambda line, name=name: log(name, line))  # type: ignore[misc]
-        learnt = np.flatnonzero(seen & _counted(images))
+        usable = splits.learnt_from(images, judged, "image" if random else "patient")
+        network = _trained(config, images, usable, place, lambda line, name=name: log(name, line))  # type: ignore[misc]
+        learnt = np.flatnonzero(usable & _counted(images))
         judgings.append(Judging(network, learnt, np.flatnonzero(judged & images.judgeable & _counted(images))))
     leakage = "patients are in training and test at once (folds drawn by image)" if random else ""
     return judge(config.name, protocol, images, judgings, leakage)
@@ -135,13 +135,13 @@ def _counted(images: Images) -> splits.Mask:
     return images.labels >= 0 if images.exclusive else images.labelled
 
 
-def _trained(config: Config, images: Images, seen: splits.Mask, folder: Path, log: Callable[[Line], None]) -> Network:
+def _trained(config: Config, images: Images, usable: splits.Mask, folder: Path, log: Callable[[Line], None]) -> Network:
     weights = folder / "weights.safetensors"
     if weights.exists():
         network = Network(architecture(config))
         network.load_state_dict(load_file(weights))
         return network.eval()
-    learnt = images.part(seen & images.labelled)
+    learnt = images.part(usable & images.labelled)
     if (learnt.findings == 1).any(axis=0).sum() < 2:
         raise InputError(
             f"{config.name}: {folder.name}: what is left to learn from has fewer than two classes; its patients are in"
@@ -151,8 +151,8 @@ def _trained(config: Config, images: Images, seen: splits.Mask, folder: Path, lo
     if config.held_out.validation:
         choosing = splits.held_out(learnt, config.held_out.validation, config.seed)
         learnt, validation = learnt.part(~choosing), learnt.part(choosing)
-        seen = seen & splits.learnt_from(images, np.isin(images.owners, validation.owners))
-    result = fit(config, learnt, validation, images.part(seen), folder / "checkpoint.pt", log)
+        usable = usable & splits.learnt_from(images, np.isin(images.owners, validation.owners))
+    result = fit(config, learnt, validation, images.part(usable), folder / "checkpoint.pt", log)
     save_file({name: value.contiguous() for name, value in result.network.state_dict().items()}, weights)
     (folder / "checkpoint.pt").unlink()
     # From the file here too: in another memory layout the last digits differ, and a second run has to say the same.

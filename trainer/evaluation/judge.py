@@ -168,22 +168,22 @@ def hardware() -> str:
 
 
 def _search(
-    images: Images, features: NDArray[np.float32], asked: NDArray[np.int64], at: NDArray[np.int64]
+    images: Images, features: NDArray[np.float32], queries: NDArray[np.int64], at: NDArray[np.int64]
 ) -> Retrieval | FindingsRetrieval:
     owners = images.owners
     if not images.exclusive:
         gallery = (features[at], images.findings[at], owners[at])
-        return retrieve_findings(features[asked], images.findings[asked], owners[asked], images.classes, gallery)
+        return retrieve_findings(features[queries], images.findings[queries], owners[queries], images.classes, gallery)
     of_class = (features[at], images.labels[at], owners[at])
-    return retrieve(features[asked], images.labels[asked], owners[asked], images.classes, of_class)
+    return retrieve(features[queries], images.labels[queries], owners[queries], images.classes, of_class)
 
 
 def _by_shape(
-    images: Images, shapes: NDArray[np.float32], asked: NDArray[np.int64], at: NDArray[np.int64]
+    images: Images, shapes: NDArray[np.float32], queries: NDArray[np.int64], at: NDArray[np.int64]
 ) -> Retrieval:
     owners, labels = images.owners, images.labels
     gallery = (shapes[at], labels[at], owners[at])
-    return retrieve(shapes[asked], labels[asked], owners[asked], images.classes, gallery, "distance")
+    return retrieve(shapes[queries], labels[queries], owners[queries], images.classes, gallery, "distance")
 
 
 def _joined(parts: Sequence[Any]) -> Retrieval | FindingsRetrieval:

@@ -149,15 +149,15 @@ def _trunk(architecture: Architecture, pretrained: str | None) -> nn.Module:
         own = ", ".join(sorted(path.stem for path in TOWERS.glob("*.json")))
         raise InputError(f"network.tower: open_clip has no {name!r}.{nearest(name, known)} Our own: {own}.")
     package = pretrained is not None and pretrained.startswith(PACKAGE)
-    asked = pretrained is not None and not package
+    downloads = pretrained is not None and not package
     logging.getLogger().addFilter(_about_random_weights)
     try:
         model = open_clip.create_model(
             name,
-            pretrained if asked else None,
+            pretrained if downloads else None,
             force_image_size=architecture.image_size,
-            require_pretrained=asked,
-            load_weights=asked,
+            require_pretrained=downloads,
+            load_weights=downloads,
         )
         if pretrained is not None and package:
             load_package(getattr(model.visual, "trunk", model.visual), pretrained.removeprefix(PACKAGE))

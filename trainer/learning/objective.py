@@ -83,11 +83,11 @@ class Objective(nn.Module):
 
     def _classified(self, embedding: Tensor, known: Known) -> Tensor:
         logits = self.sharpness.exp() * embedding @ functional.normalize(self.classes, dim=1).T + self.bias
-        told = (known.findings >= 0).float()
+        is_known = (known.findings >= 0).float()
         each = functional.binary_cross_entropy_with_logits(
             logits, (known.findings == 1).float(), reduction="none", pos_weight=self.rarity
         )
-        return (each * told).sum() / told.sum().clamp_min(1)
+        return (each * is_known).sum() / is_known.sum().clamp_min(1)
 
     def _paired(self, embedding: Tensor, known: Known) -> Tensor:
         alike, unlike = pairs_of(known)

@@ -35,6 +35,6 @@ def begin_at_principal_components(network: Network, pixels: NDArray[np.uint8], s
         network.normalise.running_var.copy_(variance)  # type: ignore[union-attr]
         pooled = (torch.cat(means) - mean) / variance.sqrt()
         directions = torch.linalg.svd(pooled - pooled.mean(dim=0), full_matrices=False).Vh
-        wanted = network.architecture.dimensions
-        if min(len(pooled) - 1, len(directions)) >= wanted:
-            network.project.weight.copy_(directions[:wanted, :, None, None])
+        dimensions = network.architecture.dimensions
+        if min(len(pooled) - 1, len(directions)) >= dimensions:
+            network.project.weight.copy_(directions[:dimensions, :, None, None])

@@ -57,9 +57,9 @@ def calibration_slope(score: Floats, positive: NDArray[np.bool_], weights: Float
     design = np.stack([np.ones_like(logit), logit], axis=1)
     pairs = design[:, :, None] * design[:, None, :]
     for _ in range(_NEWTON_STEPS):
-        said = 1 / (1 + np.exp(-np.clip(beta @ design.T, -30, 30)))
-        gradient = (weights * (positive - said)) @ design
-        curvature = np.einsum("rn,nij->rij", weights * said * (1 - said), pairs) + 1e-9 * np.eye(2)
+        predicted = 1 / (1 + np.exp(-np.clip(beta @ design.T, -30, 30)))
+        gradient = (weights * (positive - predicted)) @ design
+        curvature = np.einsum("rn,nij->rij", weights * predicted * (1 - predicted), pairs) + 1e-9 * np.eye(2)
         beta += np.clip(np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0], -2, 2)
     slope: Floats = beta[:, 1]
     return np.where(np.abs(slope) < 50, slope, np.nan)
@@ -67,14 +67,14 @@ def calibration_slope(score: Floats, positive: NDArray[np.bool_], weights: Float
 
 def pearson(score: Floats, truth: Floats, weights: Floats) -> Floats:
     total = weights.sum(axis=1)
-    said, was = (weights @ column / total for column in (score, truth))
-    both = weights @ (score * truth) / total - said * was
-    spread = (weights @ score**2 / total - said**2) * (weights @ truth**2 / total - was**2)
+    mean_score, mean_truth = (weights @ column / total for column in (score, truth))
+    both = weights @ (score * truth) / total - mean_score * mean_truth
+    spread = (weights @ score**2 / total - mean_score**2) * (weights @ truth**2 / total - mean_truth**2)
     return ratio(both, np.sqrt(np.maximum(spread, 0)))
 
 
 def r2(score: Floats, truth: Floats, weights: Floats) -> Floats:
-    """Share of the variance that is explained; below zero where the mean would have said it better."""
+    """Share of the variance that is explained; below zero where the mean is a better guess."""
     total = weights.sum(axis=1)
     variance = weights @ truth**2 / total - (weights @ truth / total) ** 2
     return 1 - ratio(weights @ (score - truth) ** 2 / total, variance)

@@ -77,13 +77,13 @@ class Retrieval:
     def _by_class(self, weights: Floats) -> dict[str, Floats]:
         found: dict[str, Floats] = {}
         for number, name in enumerate(self.classes):
-            mine, said = self.labels == number, self.predicted == number
-            both = weights[:, mine & said].sum(axis=1)
+            mine, voted = self.labels == number, self.predicted == number
+            both = weights[:, mine & voted].sum(axis=1)
             found[f"sensitivity/{name}"] = ratio(both, weights[:, mine].sum(axis=1))
-            found[f"ppv/{name}"] = ratio(both, weights[:, said].sum(axis=1))
+            found[f"ppv/{name}"] = ratio(both, weights[:, voted].sum(axis=1))
             found[f"auc/{name}"] = auc(self.votes[:, number], mine, weights)
         for kind in ("sensitivity", "ppv", "auc"):
-            # A class that nobody has, or that is never said, has no such figure.
+            # A class that nobody has, or that is never predicted, has no such figure.
             rows = np.stack([found[f"{kind}/{name}"] for name in self.classes])
             known = ~np.isnan(rows)
             found[f"macro_{kind}"] = ratio(np.where(known, rows, 0).sum(axis=0), known.sum(axis=0))

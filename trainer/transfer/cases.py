@@ -77,14 +77,14 @@ def load(
     for name in named or []:
         if name in refused:
             raise UsageError(f"--with {name}: {refused[name]}; --trust {name} takes it all the same")
-    wanted = list(named) if named is not None else [n for n in fields if n not in refused and n not in SYSTEM_FIELDS]
-    wanted += [name for name in trusted if name not in wanted and name != target]
+    inputs = list(named) if named is not None else [n for n in fields if n not in refused and n not in SYSTEM_FIELDS]
+    inputs += [name for name in trusted if name not in inputs and name != target]
     points = [p for p in store.scroll(expression, vectors=True) if target in p.payload and p.vector is not None]
     payloads = [point.payload for point in points]
     if not points:
         raise UsageError(f"--target {target}: known for no image that meets --where")
     classes, truth = _truth(fields[target], payloads)
-    known = [name for name in wanted if any(name in payload for payload in payloads)]
+    known = [name for name in inputs if any(name in payload for payload in payloads)]
     shape = pd.DataFrame(
         {
             "aspect": [float(str(p["width"])) / float(str(p["height"])) for p in payloads],
@@ -96,7 +96,7 @@ def load(
         for words, name in BASELINES.items()
         if name == "shape" or (name in fields and name != target and any(name in payload for payload in payloads))
     }
-    told = {name: why for name, why in refused.items() if name not in SYSTEM_FIELDS and name != target}
+    refused_inputs = {name: why for name, why in refused.items() if name not in SYSTEM_FIELDS and name != target}
     return Cases(
         target,
         classes,
@@ -107,7 +107,7 @@ def load(
         baselines,
         payloads,
         [p.id for p in points],
-        told,
+        refused_inputs,
     )
 
 

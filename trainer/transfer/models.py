@@ -92,10 +92,10 @@ def predicted(model: Pipeline, table: pd.DataFrame, classes: int) -> Floats:
     return found
 
 
-def neighbours_vote(known: NDArray[np.float32], truth: Floats, asked: NDArray[np.float32], classes: int) -> Floats:
+def neighbours_vote(known: NDArray[np.float32], truth: Floats, queries: NDArray[np.float32], classes: int) -> Floats:
     """(N, max(classes, 1)): what the ten most similar known cases say, weighted by similarity."""
     values = np.eye(classes)[truth.astype(int)] if classes else truth[:, None]
-    return mean_of_nearest(asked.astype(np.float64) @ known.astype(np.float64).T, values, NEIGHBOURS)
+    return mean_of_nearest(queries.astype(np.float64) @ known.astype(np.float64).T, values, NEIGHBOURS)
 
 
 def _inner_folds(truth: Floats, owners: NDArray[np.str_], classes: int) -> int:

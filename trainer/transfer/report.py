@@ -66,7 +66,7 @@ def as_json(found: Transfer) -> dict[str, Any]:
 def write(path: Path, found: Transfer, images: StoredImages, command: str, seed: int) -> None:
     """The page; pictures of the cases that were got most wrong where the index has any."""
     cases = found.cases
-    mean = {name: np.nanmean(said[:, found.judged], axis=0) for name, said in found.predicted.items() if name in MODELS}
+    mean = {name: np.nanmean(one[:, found.judged], axis=0) for name, one in found.predicted.items() if name in MODELS}
     truth = cases.truth[found.judged]
     columns = list(next(iter(found.figures.values())))
     page.write(
@@ -78,8 +78,8 @@ def write(path: Path, found: Transfer, images: StoredImages, command: str, seed:
         seed=seed,
         columns=columns,
         rows=[{"model": row["model"], "figures": [row.get(name) for name in columns]} for row in rows(found)],
-        roc=page.png_uri(plots.roc({n: said[:, 1] for n, said in mean.items()}, truth == 1)) if cases.binary else None,
-        calibration=page.png_uri(plots.calibration({n: said[:, 1] for n, said in mean.items()}, truth == 1))
+        roc=page.png_uri(plots.roc({n: one[:, 1] for n, one in mean.items()}, truth == 1)) if cases.binary else None,
+        calibration=page.png_uri(plots.calibration({n: one[:, 1] for n, one in mean.items()}, truth == 1))
         if cases.binary
         else None,
         coefficients=_coefficients(cases, seed),
@@ -136,15 +136,15 @@ def _coefficients(cases: Cases, seed: int) -> list[dict[str, Any]]:
 def _wrong(found: Transfer, images: StoredImages) -> list[dict[str, Any]]:
     cases = found.cases
     name = BOTH if BOTH in found.predicted else IMAGE
-    said = np.nanmean(found.predicted[name][:, found.judged], axis=0)
+    predicted = np.nanmean(found.predicted[name][:, found.judged], axis=0)
     truth, numbers = cases.truth[found.judged], np.flatnonzero(found.judged)
     if cases.classes:
-        sure = said[np.arange(len(truth)), truth.astype(int)]
+        sure = predicted[np.arange(len(truth)), truth.astype(int)]
         error = 1 - sure
         words = [f"{cases.classes[int(t)]}, given {p:.0%}" for t, p in zip(truth, sure, strict=True)]
     else:
-        error = np.abs(said[:, 0] - truth)
-        words = [f"{t:.3g}, said {p:.3g}" for t, p in zip(truth, said[:, 0], strict=True)]
+        error = np.abs(predicted[:, 0] - truth)
+        words = [f"{t:.3g}; predicted {p:.3g}" for t, p in zip(truth, predicted[:, 0], strict=True)]
     shown = np.argsort(-error, kind="stable")[:_WRONG]
     return [{"picture": picture(cases, int(numbers[n]), images), "words": words[n]} for n in shown]
 

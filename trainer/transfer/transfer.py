@@ -53,9 +53,9 @@ def without_leaks(cases: Cases, trusted: tuple[str, ...], seed: int) -> Cases:
     for name in cases.facts.columns:
         if name in trusted or not cases.classes:
             continue
-        told = _told_by(cases, str(name), seed)
-        if told > LEAKING_AUC:
-            refused[str(name)] = f"it alone tells {cases.target} (AUC {told:.3f}): it may be the answer itself"
+        area = _area_alone(cases, str(name), seed)
+        if area > LEAKING_AUC:
+            refused[str(name)] = f"it alone predicts {cases.target} (AUC {area:.3f}): it may be the answer itself"
     kept = [name for name in cases.facts.columns if name not in refused]
     return replace(cases, facts=cases.facts[kept], refused=refused)
 
@@ -103,8 +103,8 @@ def leaving_out(cases: Cases, field: str, seed: int) -> Transfer:
             parts.append((learnt, judged))
     if not any(_distinct(cases, judged) > 1 for _, judged in parts):
         raise InputError(
-            f"--leave-out {field}: no {field} can be judged by the others: each has one value of {cases.target} only, or"
-            " its patients, or those of a value, are in no other. Leave out another field."
+            f"--leave-out {field}: no {field} can be judged by the others: each has one value of {cases.target} only,"
+            " or its patients, or those of a value, are in no other. Leave out another field."
         )
     return _judged(cases, f"one {field} left out at a time", [parts], seed)
 
@@ -142,7 +142,7 @@ def _judged(cases: Cases, protocol: str, repeats: list[list[tuple[Mask, Mask]]],
         }
     tables |= {name: (table, 0) for name, table in cases.baselines.items()}
     shape = (len(repeats), len(cases), max(classes, 1))
-    said = {name: np.full(shape, np.nan) for name in [*tables, VOTE, BASE]}
+    predicted = {name: np.full(shape, np.nan) for name in [*tables, VOTE, BASE]}
     fold = np.full(shape[:2], -1)
     for number, parts in enumerate(repeats):
         for place, (learnt, judged) in enumerate(parts):
@@ -150,16 +150,16 @@ def _judged(cases: Cases, protocol: str, repeats: list[list[tuple[Mask, Mask]]],
             truth, owners = cases.truth[learnt], cases.owners[learnt]
             for name, (table, embedded) in tables.items():
                 model = models.fitted(table[learnt], truth, owners, classes, embedded, seed)
-                said[name][number, judged] = models.predicted(model, table[judged], classes)
-            said[VOTE][number, judged] = models.neighbours_vote(
+                predicted[name][number, judged] = models.predicted(model, table[judged], classes)
+            predicted[VOTE][number, judged] = models.neighbours_vote(
                 cases.vectors[learnt], truth, cases.vectors[judged], classes
             )
             base = np.bincount(truth.astype(int), minlength=classes) / len(truth) if classes else truth.mean()
-            said[BASE][number, judged] = base
-    known = ~np.isnan(said[IMAGE]).any(axis=(0, 2))
+            predicted[BASE][number, judged] = base
+    known = ~np.isnan(predicted[IMAGE]).any(axis=(0, 2))
     weights = resampled(cases.owners[known], BOOTSTRAPS, seed)
-    series = {name: _series(cases, known, one[:, known], fold[:, known], weights) for name, one in said.items()}
-    for name in (BASE, VOTE):  # the same is said of all; shares of nought and one have no logit
+    series = {name: _series(cases, known, one[:, known], fold[:, known], weights) for name, one in predicted.items()}
+    for name in (BASE, VOTE):  # the same is predicted for all; shares of nought and one have no logit
         series[name].pop("slope", None)
     wide = _widening(repeats[0])
     gain = {}
@@ -169,7 +169,7 @@ def _judged(cases: Cases, protocol: str, repeats: list[list[tuple[Mask, Mask]]],
         name: {metric: _within(metric, figure(one, wide)) for metric, one in found.items()}
         for name, found in series.items()
     }
-    return Transfer(cases, protocol, said, known, figures, gain)
+    return Transfer(cases, protocol, predicted, known, figures, gain)
 
 
 def _widening(parts: list[tuple[Mask, Mask]]) -> float:
@@ -189,10 +189,12 @@ def _within(metric: str, figure: Figure) -> Figure:
     return replace(figure, low=max(figure.low, 0.0), high=min(figure.high, 1.0))
 
 
-def _series(cases: Cases, known: Mask, said: Floats, fold: NDArray[np.int64], weights: Floats) -> dict[str, Floats]:
+def _series(
+    cases: Cases, known: Mask, predicted: Floats, fold: NDArray[np.int64], weights: Floats
+) -> dict[str, Floats]:
     """Every metric of (repeats, N, C) predictions, (1 + rounds,), the mean over the repeats."""
     truth, found = cases.truth[known], []
-    for one, parts in zip(said, fold, strict=True):
+    for one, parts in zip(predicted, fold, strict=True):
         if not cases.classes:
             numbers = {"r": scores.pearson, "R2": scores.r2, "MAE": scores.mae}
             found.append({name: score(one[:, 0], truth, weights) for name, score in numbers.items()})
@@ -208,11 +210,11 @@ def _series(cases: Cases, known: Mask, said: Floats, fold: NDArray[np.int64], we
     return {name: np.mean([figures[name] for figures in found], axis=0) for name in found[0]}
 
 
-def _told_by(cases: Cases, name: str, seed: int) -> float:
+def _area_alone(cases: Cases, name: str, seed: int) -> float:
     """The best AUC of a value of the target by one field alone, out of fold."""
-    table, said = cases.facts[[name]], np.zeros((len(cases), len(cases.classes)))
+    table, predicted = cases.facts[[name]], np.zeros((len(cases), len(cases.classes)))
     for learnt, judged in _folds(cases, seed):
         model = models.fitted(table[learnt], cases.truth[learnt], cases.owners[learnt], len(cases.classes), 0, seed)
-        said[judged] = models.predicted(model, table[judged], len(cases.classes))
+        predicted[judged] = models.predicted(model, table[judged], len(cases.classes))
     ones = np.ones((1, len(cases)))
-    return max(float(scores.auc(said[:, c], cases.truth == c, ones)[0]) for c in range(len(cases.classes)))
+    return max(float(scores.auc(predicted[:, c], cases.truth == c, ones)[0]) for c in range(len(cases.classes)))
