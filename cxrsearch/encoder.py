@@ -115,7 +115,7 @@ class Encoder:
         """As :meth:`embed`, with the places that the embedding is the sum of."""
         return Encoded(*self._run(["embedding", "places", "attention"], pictures))
 
-    def _run(self, wanted: list[str], pictures: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    def _run(self, outputs: list[str], pictures: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Raises ModelError when it takes too long: an encoder is somebody else's program."""
         import onnxruntime
 
@@ -125,7 +125,7 @@ class Encoder:
         timer.daemon = True
         timer.start()
         try:
-            found = self._session.run(wanted, {self._input: np.stack(pictures)[:, None]}, limit)
+            found = self._session.run(outputs, {self._input: np.stack(pictures)[:, None]}, limit)
         except Exception:
             if limit.terminate:
                 what = f"takes more than {seconds:g} s for {len(pictures)} pictures"

@@ -52,11 +52,11 @@ def main(arguments: list[str]) -> int:
 
 def _filter(cxrsearch: str, index: str) -> tuple[str, list[str]]:
     """A filter by site, and site and outcome to count by; where these are not, the first two keyword fields."""
-    told = subprocess.run([cxrsearch, "info", "--index", index, "--format", "json"], capture_output=True, check=True)
+    info = subprocess.run([cxrsearch, "info", "--index", index, "--format", "json"], capture_output=True, check=True)
     system = {"dataset", "patient", "study", "path", *DIGESTS}
     keywords = [
         field["field"]
-        for field in json.loads(told.stdout)["fields"]
+        for field in json.loads(info.stdout)["fields"]
         if "keyword" in field["type"] and field["images"] and field["field"] not in system
     ]
     by = [name for name in ("site", "outcome") if name in keywords] or keywords[:2]

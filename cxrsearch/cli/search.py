@@ -93,14 +93,14 @@ def search(
         kept, failed = [], 0
         for path in paths:
             try:
-                asked = archive.read(path)
+                queries = archive.read(path)
             except ImageError as error:
                 if len(paths) == 1:
                     raise
                 log.warning(f"cxrsearch: {error}")
                 failed += 1
                 continue
-            for answer in map(search.answer, asked):
+            for answer in map(search.answer, queries):
                 writer.write(answer)
                 if show and in_table:
                     showing.show(showing.answer_images(answer), sys.stdout)

@@ -94,8 +94,8 @@ def referenced_files(data: bytes, name: str) -> list[str]:
 
 
 def _decode(dataset: Dataset, name: str, keywords: Sequence[str], gates: Gates) -> Decoded:
-    seen = projection(str(dataset.get("ViewPosition") or "")) or _coded_view(dataset)
-    _check_gates(dataset, seen, name, gates)
+    view = projection(str(dataset.get("ViewPosition") or "")) or _coded_view(dataset)
+    _check_gates(dataset, view, name, gates)
     if "PixelData" not in dataset:
         raise ImageError(Reason.NO_PIXELS, f"{name}: a DICOM file without an image in it, or one cut short")
     if "TransferSyntaxUID" not in dataset.file_meta:
@@ -106,7 +106,7 @@ def _decode(dataset: Dataset, name: str, keywords: Sequence[str], gates: Gates) 
     if frames > 1:
         _check_cine(dataset, frames, name)
     shown = [tone(dataset, stored) for stored in stored_values(dataset, rows, columns, frames, name)]
-    return Decoded(shown, _header(dataset, keywords), seen)
+    return Decoded(shown, _header(dataset, keywords), view)
 
 
 def _plain_syntax(dataset: Dataset) -> UID:
@@ -129,7 +129,7 @@ def _coded_view(dataset: Dataset) -> str | None:
     return None
 
 
-def _check_gates(dataset: Dataset, seen: str | None, name: str, gates: Gates) -> None:
+def _check_gates(dataset: Dataset, view: str | None, name: str, gates: Gates) -> None:
     """What the header says of itself decides; what it does not say is unknown, and let in."""
     if "SOPClassUID" not in dataset and "MediaStorageSOPClassUID" not in dataset.file_meta:
         raise ImageError(Reason.NOT_AN_IMAGE, f"{name}: not a readable DICOM file (no SOP class)")
@@ -146,7 +146,7 @@ def _check_gates(dataset: Dataset, seen: str | None, name: str, gates: Gates) ->
     part = str(dataset.get("BodyPartExamined") or "")
     if not gates.any_body_part and part and not _CHEST.search(part):
         raise ImageError(Reason.BODY_PART, f"{name}: another body part than the chest; see --any-body-part")
-    if gates.frontal_only and seen == "lateral":
+    if gates.frontal_only and view == "lateral":
         raise ImageError(Reason.VIEW, f"{name}: a lateral view; see --views")
 
 

@@ -29,15 +29,15 @@ def serve() -> None:
     _end_with_parent(int(sys.argv[1]))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold patients' images
-    asked, answered = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder prints is no answer
-    work, setup = pickle.load(asked)
+    work, setup = pickle.load(requests)
     module, name = work.split(":")
     answers: Callable[[Any], Iterator[Given]] | None = None
     began = 0
     while True:
         try:
-            request = pickle.load(asked)
+            request = pickle.load(requests)
         except EOFError:
             return
         try:
@@ -47,20 +47,20 @@ def serve() -> None:
             steps = answers(request)
             del request
             while (step := _limited(steps)) is not None:
-                _send(answered, *step)
+                _send(replies, *step)
                 del step
         except MemoryError:
-            _send(answered, {"refused": "memory"}, [])
+            _send(replies, {"refused": "memory"}, [])
             return
         except Exception as error:
             trace = error.__traceback__
             while trace is not None and trace.tb_next is not None:
                 trace = trace.tb_next
             place = "" if trace is None else f", {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
-            _send(answered, {"fault": f"{type(error).__name__}{place}"}, [])  # the message may quote the file
+            _send(replies, {"fault": f"{type(error).__name__}{place}"}, [])  # the message may quote the file
             return
         gc.collect()
-        _send(answered, {"end": "full" if _address_space() > began + _SPARE_BYTES else "ready"}, [])
+        _send(replies, {"end": "full" if _address_space() > began + _SPARE_BYTES else "ready"}, [])
 
 
 def _limited(steps: Iterator[Given]) -> Given | None:

@@ -25,8 +25,8 @@ Captioned = tuple["Image | None", str]
 def answer_images(answer: Answer) -> Iterator[Captioned]:
     """The query and its hits, of an answer with pictures."""
     yield grey(answer.result.query.image.radiograph, SHOWN), "query"
-    for hit, seen in zip(answer.result.hits, answer.hit_images, strict=True):
-        yield seen.shown if seen is not None else None, f"{hit.rank}   {hit.score:.4f}"
+    for hit, image in zip(answer.result.hits, answer.hit_images, strict=True):
+        yield image.shown if image is not None else None, f"{hit.rank}   {hit.score:.4f}"
 
 
 def show(pictures: Iterable[Captioned], stream: TextIO) -> None:

@@ -62,12 +62,12 @@ def explanations(
 
 
 def explain(
-    query: Parts, asked: Sized, direction: NDArray[np.float32], hit: Parts, image: Sized, original: bool
+    query: Parts, pictured: Sized, direction: NDArray[np.float32], hit: Parts, image: Sized, original: bool
 ) -> Explanation:
     """``direction``: (D,), what was compared with the hit: the sum of ``query`` unless examples were beside it."""
     of_query = np.einsum("dyx,d->yx", query.places, hit.total)
     of_hit = np.einsum("dyx,d->yx", hit.places, direction)
-    return Explanation(of_query, of_hit, shares(of_query, asked), shares(of_hit, image), original)
+    return Explanation(of_query, of_hit, shares(of_query, pictured), shares(of_hit, image), original)
 
 
 def border_warnings(explanations: Sequence[Explanation | None]) -> list[str]:

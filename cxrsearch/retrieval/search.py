@@ -154,9 +154,9 @@ def read_query(
     return found
 
 
-def _read(path: Path, wanted: Sequence[str], gates: Gates) -> list[Radiograph]:
+def _read(path: Path, keywords: Sequence[str], gates: Gates) -> list[Radiograph]:
     try:
-        return read(path, wanted, gates)
+        return read(path, keywords, gates)
     except ImageError as error:
         if error.reason not in (Reason.MODALITY, Reason.BODY_PART):
             raise

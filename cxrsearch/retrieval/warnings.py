@@ -42,12 +42,12 @@ def warnings_about(
 
 def _views(result: Result) -> list[str]:
     own = result.query.image.projection
-    seen = [_projection(hit) for hit in result.hits]
+    views = [_projection(hit) for hit in result.hits]
     other = {"lateral": "frontal", "frontal": "lateral"}.get(own or "")
-    number = seen.count(other) if other else 0
+    number = views.count(other) if other else 0
     if not number:
         return []
-    return [f"the query is a {own} view and {number} of its {len(seen)} hits are {other} ones"]
+    return [f"the query is a {own} view and {number} of its {len(views)} hits are {other} ones"]
 
 
 def _one_value(hits: Sequence[Hit], store: VectorStore, where: Expression | None) -> list[str]:

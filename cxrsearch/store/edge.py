@@ -173,14 +173,14 @@ class EdgeStore:
     def scroll(
         self, expression: Expression | None = None, fields: Collection[str] | None = None, vectors: bool = False
     ) -> Iterator[Point]:
-        wanted = True if fields is None else edge.PayloadSelector.Include(list(fields))
+        selected = True if fields is None else edge.PayloadSelector.Include(list(fields))
         offset = None
         while True:
             request = edge.ScrollRequest(
                 offset=offset,
                 limit=shard.PAGE,
                 filter=self._filter(expression),
-                with_payload=wanted,
+                with_payload=selected,
                 with_vector=vectors,
             )
             records, offset = self._shard.scroll(request)

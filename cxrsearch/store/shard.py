@@ -24,6 +24,9 @@ _HNSW = edge.HnswIndexConfig(m=32, ef_construct=256, full_scan_threshold=10_000)
 # Less space than this is a full disk. The engine writes through memory maps, and a map that finds no room ends the
 # process, so there has to be room before it writes.
 SPARE_BYTES = 64 * 2**20
+# Gridstore's, of writes that a kill may have torn; gone when they have been made good.
+_JOURNAL = "tracker_journal.dat"
+_MOST_LOADINGS = 5
 _COPIED_AT_ONCE = 4 * 2**20
 _FICLONE = 0x40049409  # Linux: share the blocks of another file until one of the two is written (btrfs, XFS)
 
@@ -73,8 +76,15 @@ def load_for_reading(path: Path) -> edge.EdgeShard:
 
 
 def tidy(path: Path) -> None:
-    """Have the engine do what it does when it loads, so that no reader's loading changes a file's content."""
-    load(path).close()
+    """Have the engine do what it does when it loads, so that no reader's loading changes a file's content.
+
+    After a kill the first loading replays the engine's journals, and may end with one that the next removes.
+    """
+    for _ in range(_MOST_LOADINGS):
+        before = manifest.listed(path)
+        load(path).close()
+        if manifest.listed(path) == before and not any(name.endswith(_JOURNAL) for name in before):
+            return
 
 
 def index_fields(shard: edge.EdgeShard, fields: Mapping[str, Field]) -> None:

@@ -124,7 +124,7 @@ def _one_each(
 
     Drawn from an order of the images' embeddings: all else depends on the key, and the seed is to be enough.
     """
-    wanted = [*fields, "patient", "image_sha256", "picture"]
+    needed = [*fields, "patient", "image_sha256", "picture"]
     by_patient: dict[str, list[tuple[list[float], str]]] = {}
     for point in store.scroll(expression, fields=["patient"], vectors=True):
         image = (_vector(point)[:_ORDERED].tolist(), point.id)
@@ -132,7 +132,7 @@ def _one_each(
     in_order = sorted(sorted(images) for images in by_patient.values())
     drawn = [images[int(rng.integers(len(images)))][1] for images in in_order]
     chosen = {drawn[i]: n for n, i in enumerate(rng.permutation(len(drawn))[:MOST_PATIENTS])}
-    points = [p for p in store.scroll(expression, fields=wanted, vectors=True) if p.id in chosen]
+    points = [p for p in store.scroll(expression, fields=needed, vectors=True) if p.id in chosen]
     return sorted(points, key=lambda point: chosen[point.id])
 
 
