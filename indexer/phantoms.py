@@ -143,18 +143,23 @@ def write_cohort(folder: Path, patients: int = 90, size: int = 320, seed: int = 
 
 def draw(finding: str, body: int, visit: int = 0, size: int = 320) -> NDArray[np.float32]:
     """One phantom, (1.1 * size, size) float32 in 0..1. The same ``body`` is the same patient on another day."""
-    anatomy, day = np.random.default_rng(body), np.random.default_rng([body, visit + 1])
+    anatomy, build, day = (np.random.default_rng(seed) for seed in (body, [body, 0], [body, visit + 1]))
     height, width = round(size * 1.1), size
     tilt, shift = day.normal(0, 0.01, 2)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    x = x + tilt * y + shift
+    x = (x + tilt * y + shift) * build.uniform(0.85, 1.15)
+    y = y * build.uniform(0.9, 1.1) + build.normal(0, 0.08)
     wide, high, heart = 0.36 + anatomy.normal(0, 0.02), 0.62 + anatomy.normal(0, 0.03), 0.25 + anatomy.normal(0, 0.03)
 
     def ellipse(cx: float, cy: float, rx: float, ry: float, soft: float = 8.0) -> NDArray[np.float64]:
         distance = np.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2)
         return np.asarray(1.0 / (1.0 + np.exp(np.clip(soft * (distance - 1.0), -30, 30))))
 
-    image = 0.75 * ellipse(0, 0.2, 0.92, 1.25, 14)
+    body_outline = ellipse(0, 0.2, 0.92, 1.25, 14)
+    # No two people are alike: without this, their copies could not be told from their likes.
+    waves = zip(build.uniform(-4, 4, (8, 2)), build.uniform(0, 6.3, 8), strict=True)
+    tissue = sum(np.cos(across * x + down * y + phase) for (across, down), phase in waves)
+    image: NDArray[np.float64] = body_outline * (0.72 + 0.07 * tissue)
     lungs = np.maximum(ellipse(-0.42, -0.05, wide, high), ellipse(0.42, -0.05, wide, high))
     image -= 0.52 * lungs
     ribs = np.sin(26 * (y + 0.35 * x**2) + anatomy.uniform(0, 6)) > 0.55

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,15 @@ def test_a_picture_under_two_patients_comes_first(cxrsearch: Run, tmp_path: Path
     assert {north["file"], "south/copy.dcm"}.isdisjoint(hit["path"] for hit in found["hits"])
     (found,) = json.loads(cxrsearch(*asked, "--same-patient").out)
     assert any("nearly the same picture as the query" in line for line in found["warnings"])
+
+
+def test_phantoms_of_two_patients_are_hardly_ever_called_duplicates(cxrsearch: Run, tmp_path: Path) -> None:
+    """The 120 images of ``make demo``: 7,140 pairs."""
+    assert cxrsearch("index", write_cohort(tmp_path / "set"), "--index", tmp_path / "index").code == 0
+    ran = cxrsearch("duplicates", "--index", tmp_path / "index", "--format", "json")
+    kinds = Counter(pair["kind"] for pair in json.loads(ran.out))
+    assert kinds["two patients"] + kinds["two patients, two sites"] <= 20
+    assert kinds["one patient"] >= 25  # of 30 that come twice
 
 
 def test_a_lateral_among_frontals_is_warned_of(cxrsearch: Run, cohort: Path, index: Path, tmp_path: Path) -> None:
