@@ -99,15 +99,15 @@ def synthetic(people: int, effect: float, seed: int) -> tuple[casing.Cases, np.n
 def test_a_planted_effect_is_within_its_interval_and_noise_covers_a_half_in_nine_of_ten_seeds_or_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """95 % of many seeds; of these forty, at least 36 (a true 95 % gives fewer once in twenty-six times).
+    """95 % of many seeds; of these 24, at least 21 (a true 95 % gives fewer once in thirty-three times).
 
     The planted truth is the AUC of the very probabilities the outcomes were drawn from, which an unbiased model
     approaches from below as cases grow; on noise the truth is one half. The seeds are others than those on which
     the widening of intervals was found to be needed.
     """
     monkeypatch.setattr(transfer, "BOOTSTRAPS", 200)
-    monkeypatch.setattr(models, "_STRENGTHS", (0.01, 0.1, 1.0))
-    seeds, held_effect, held_noise, gains = 40, 0, 0, 0
+    monkeypatch.setattr(models, "_STRENGTHS", (0.03, 0.3))
+    seeds, held_effect, held_noise, gains = 24, 0, 0, 0
     for seed in range(seeds):
         cases, chance = synthetic(400, 1.0, seed + 5000)
         found = transfer.in_folds(cases, 1, seed)
@@ -119,9 +119,9 @@ def test_a_planted_effect_is_within_its_interval_and_noise_covers_a_half_in_nine
         noise, _ = synthetic(200, 0.0, seed + 6000)
         auc = transfer.in_folds(noise, 1, seed).figures[transfer.IMAGE]["AUC"]
         held_noise += auc.low <= 0.5 <= auc.high
-    assert held_effect >= 36
-    assert held_noise >= 36
-    assert gains >= 20  # what the image adds to age is seen in most
+    assert held_effect >= 21
+    assert held_noise >= 21
+    assert gains >= 12  # what the image adds to age is seen in most
 
 
 def test_an_auc_within_folds_gives_nothing_for_knowing_the_folds() -> None:
