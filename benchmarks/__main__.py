@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import cold_search, engine, faithfulness, indexing_rate, learning_speed, near_duplicates
+from benchmarks import cold_search, engine, faithfulness, indexing_rate, learning_speed, near_duplicates, negation
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "benchmarks.md"
 HEAD = """\
@@ -28,7 +28,7 @@ def main() -> None:
         os.environ["CXRSEARCH_KEY_FILE"] = str(place / "key")
         sections = [
             part.measure(place / part.__name__)
-            for part in (cold_search, indexing_rate, learning_speed, faithfulness, near_duplicates, engine)
+            for part in (cold_search, indexing_rate, learning_speed, faithfulness, near_duplicates, negation, engine)
         ]
     head = HEAD.format(
         day=datetime.date.today(), cores=os.cpu_count(), machine=platform.machine(), python=platform.python_version()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from cxrsearch.clinical.fields import Payload
 from cxrsearch.clinical.identity import Identity, Numbering
 from cxrsearch.errors import ImageError, MappingError, Reason
 from cxrsearch.text import tidy
+from indexer import negation
 from indexer.folder import PLACEHOLDER, file_of, files, is_file, is_text
 from indexer.mapping import DatasetMapping, FieldMapping
 from indexer.mapping_file import load_mapping
@@ -68,6 +70,12 @@ class Dataset:
     def __post_init__(self) -> None:
         self.missing = frozenset(self.mapping.missing)
         self.numberings = self.mapping.numberings
+
+    @functools.cached_property
+    def notes(self) -> list[str]:
+        """The text fields of which it is kept what they affirm, so that ``mentions`` finds it."""
+        entering = self.mapping.entering.items()
+        return [name for name, mapped in entering if mapped.language is not None] if negation.installed() else []
 
     def set_paths(self, way: Literal["relative", "hashed"]) -> None:
         """Keep paths otherwise than the mapping says."""
@@ -126,7 +134,15 @@ class Dataset:
     def row_hash(self, record: Record, identity: Identity) -> str:
         """Keyed. Changes when a fact of the record or the meaning of the mapping's DICOM fields changes."""
         dicom = {name: s.model_dump(mode="json") for name, s in self.mapping.sources.items() if s.dicom}
-        facts = [record.payload, record.patient, record.study, dicom, self.mapping.privacy.model_dump(mode="json")]
+        privacy = self.mapping.privacy.model_dump(mode="json")
+        facts = [
+            record.payload,
+            record.patient,
+            record.study,
+            dicom,
+            privacy,
+            *([negation.VERSION] if self.notes else []),
+        ]
         return identity.row(json.dumps(facts, sort_keys=True, ensure_ascii=True))
 
     def find_contradictions(self) -> None:

@@ -114,6 +114,7 @@ class FieldMapping(ValueSource):
     formats: Texts = []
     present: Literal["number", "text"] | None = None
     later: bool = False
+    language: Literal["en"] | None = None  # of a note: what it denies is read, for "mentions"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -121,6 +122,8 @@ class FieldMapping(ValueSource):
             raise ValueError("present needs type = 'boolean'")
         if self.formats and self.type is not FieldType.DATE:
             raise ValueError("formats needs type = 'date'")
+        if self.language is not None and self.type is not FieldType.TEXT:
+            raise ValueError("language needs type = 'text'")
         if self.separator is not None and self.type is FieldType.TEXT:
             raise ValueError("a text is one value; separator needs another type")
         return self

@@ -21,7 +21,7 @@ from typing import TextIO
 import numpy as np
 
 from cxrsearch.clinical.expression import And, Compare, Equals
-from cxrsearch.clinical.fields import ROW_HASH, Payload
+from cxrsearch.clinical.fields import AFFIRMED, ROW_HASH, Payload
 from cxrsearch.clinical.identity import Identity
 from cxrsearch.errors import ImageError, InputError, Reason
 from cxrsearch.imaging.radiograph import DEFAULT_GATES, Gates, projection
@@ -29,6 +29,7 @@ from cxrsearch.report.progress import Progress
 from cxrsearch.store.contract import Point, VectorStore
 from cxrsearch.text import clean
 from cxrsearch.voting.nearness import learn
+from indexer import negation
 from indexer.dataset import Dataset
 from indexer.privacy import protect
 from indexer.readers import IndexedState, Outcome, PreparedImage, ReaderConfig, Readers, ReadFile, Task
@@ -255,6 +256,7 @@ class _Writer:
                 record.patient or record.key,
             ),
         }
+        payload |= {AFFIRMED + name: negation.affirmed(payload[name]) for name in self.dataset.notes if name in payload}
         seen = image.projection or projection(str(record.payload.get("view", "")))
         if seen is not None:
             payload["projection"] = seen

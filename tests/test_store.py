@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cxrsearch.clinical.expression import And, Compare, Contains, Equals, Expression, Missing, Not, Or, words
+from cxrsearch.clinical.expression import And, Compare, Contains, Equals, Expression, Mentions, Missing, Not, Or, words
 from cxrsearch.clinical.fields import Field, FieldType, Payload, Scalar, values_of
 from cxrsearch.errors import IndexInUse, IndexUnavailable, InputError, ModelMismatch, UsageError
 from cxrsearch.store import open_store
@@ -218,6 +218,7 @@ PAYLOADS = st.fixed_dictionaries(
         "icu": st.booleans(),
         "study_date": DATES,
         "notes": NOTES,
+        "_affirmed_notes": NOTES,
     },
 )
 ORDER = st.sampled_from(["<", "<=", ">", ">="])
@@ -229,6 +230,7 @@ LEAVES: st.SearchStrategy[Expression] = st.one_of(
     st.builds(Equals, st.just("study_date"), st.lists(DATES, min_size=1, max_size=2).map(tuple)),
     st.builds(Compare, st.sampled_from(["age", "temperature"]), ORDER, NUMBERS.map(float) | FLOATS),
     st.builds(Compare, st.just("study_date"), ORDER, DATES),
+    st.builds(Mentions, st.just("notes"), NOTES.filter(words)),
     st.builds(Contains, st.sampled_from(["notes", "site", "finding"]), (NOTES | TEXT).filter(words)),
     st.builds(Missing, st.sampled_from(sorted(FIELDS))),
 )
@@ -258,6 +260,8 @@ def holds(expression: Expression, payload: Payload) -> bool:
             return any(value in wanted for value in values_of(payload, field))
         case Contains(field, text):
             return any(set(words(text)) <= set(words(str(value))) for value in values_of(payload, field))
+        case Mentions(field, text):
+            return holds(Contains(f"_affirmed_{field}", text), payload)
         case Compare(field, operator, bound):
             compare: Callable[[Scalar, Any], bool] = {
                 "<": lambda a, b: a < b,

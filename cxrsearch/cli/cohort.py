@@ -70,6 +70,7 @@ def cohort(
     Example: cxrsearch cohort --index chest --where 'age >= 60' --by finding --by outcome
     """
     from cxrsearch.clinical.where import parse
+    from cxrsearch.cohort.counts import denials
     from cxrsearch.errors import UsageError
     from cxrsearch.store import open_store
 
@@ -82,6 +83,8 @@ def cohort(
     with open_store(index) as store:
         fields = store.facts.all_fields
         expression = parse(where, fields, store) if where is not None else None
+        for warning in denials(store, expression):
+            logging.getLogger(LOGGER).warning(warning)
         if versus is not None:
             _compare(store, expression, parse(versus, fields, store, "--versus"), format)
         elif similar_to is not None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _MOST = 200
 # A shell puts what is offered into its line as it is: a value of a stranger's index must not be a command there.
 _RUNS = re.compile(r"[$`!;&|<>\\'\x00-\x1f\x7f]")
-_AFTER_FIELD = ("=", "in (", "contains", "is missing", "is not missing")
+_AFTER_FIELD = ("=", "in (", "contains", "mentions", "is missing", "is not missing")
 
 
 def field_names(ctx: Any, incomplete: str) -> list[str]:

@@ -31,6 +31,14 @@ def warn(data: Dataset) -> None:
         )
     elif texts:
         log.warning(f"note: free text ({', '.join(texts)}) is left out; free_text = true under [privacy] lets it in")
+    unread = [
+        name for name, mapped in mapping.entering.items() if mapped.language is not None and name not in data.notes
+    ]
+    if unread:
+        log.warning(
+            f"note: what {', '.join(unread)} denies is not read, so that --where cannot say mentions:"
+            " pip install 'cxrsearch[notes]'"
+        )
     if mapping.identifiers:
         log.warning(f"note: {', '.join(mapping.identifiers)} can identify patients and enter the index")
     for name, number in data.unmatched.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from cxrsearch.clinical.expression import And, Contains, Expression, Or, words
+from cxrsearch.clinical.expression import And, Contains, Expression, Mentions, Or, words
 from cxrsearch.clinical.fields import Payload, values_of
 
 # Characters shown before the first and after the last word that was found.
@@ -15,10 +15,10 @@ Excerpt = tuple[tuple[str, bool], ...]
 
 
 def searched_words(expression: Expression | None) -> dict[str, frozenset[str]]:
-    """The words that ``contains`` looks for, by field; what stands under ``not`` is not there to be shown."""
+    """The words that ``contains`` and ``mentions`` look for, by field; under ``not`` nothing is shown."""
     found: dict[str, frozenset[str]] = {}
     match expression:
-        case Contains(field, text):
+        case Contains(field, text) | Mentions(field, text):
             found[field] = frozenset(words(text))
         case And(parts) | Or(parts):
             for part in parts:

@@ -2,7 +2,8 @@
 
 * a comparison is true for an image when one of the field's values meets it; a missing field meets none;
 * ``Not(X)`` is true exactly where X is not, also where the field is missing: X and ``Not(X)`` add up to all;
-* ``Contains`` is true when every word of its text occurs in the field as a whole word, in any case.
+* ``Contains`` is true when every word of its text occurs in the field as a whole word, in any case;
+* ``Mentions`` is true when every word of its text occurs in the field where it is not denied ("no effusion").
 """
 
 from __future__ import annotations
@@ -40,6 +41,14 @@ class Contains:
 
 
 @dataclass(frozen=True)
+class Mentions:
+    """Every word of ``text`` occurs in one value of the field, and is affirmed there."""
+
+    field: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Missing:
     field: str
 
@@ -59,7 +68,7 @@ class Or:
     parts: tuple[Expression, ...]
 
 
-Expression = Equals | Compare | Contains | Missing | Not | And | Or
+Expression = Equals | Compare | Contains | Mentions | Missing | Not | And | Or
 
 
 def both(first: Expression | None, second: Expression | None) -> Expression | None:

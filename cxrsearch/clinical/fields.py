@@ -60,6 +60,9 @@ SYSTEM_FIELDS = {
 DIGESTS = frozenset({"image_sha256", "picture"})
 # Kept with each point to know what changed; never shown, never filtered on.
 ROW_HASH = "_row"
+# Before the name of a text field: those of its words that it affirms (indexer/negation.py). People are not shown it,
+# nor anything else that begins with _.
+AFFIRMED = "_affirmed_"
 # Integers beyond this lose exactness in the engine's range queries (IEEE 754 double).
 _LARGEST_INTEGER = 2**53
 _TRUE, _FALSE = {"true", "yes", "y", "1", "1.0"}, {"false", "no", "n", "0", "0.0"}
@@ -70,6 +73,17 @@ _AGE = re.compile(r"([0-9]{1,3}) ?([DWMY]?)")
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 _OLDEST = 130
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
+
+
+def indexed(fields: Mapping[str, Field]) -> dict[str, FieldType]:
+    """What an engine has to index, and as what: the fields, and what text fields affirm."""
+    affirmed = {AFFIRMED + name: field.type for name, field in fields.items() if field.type is FieldType.TEXT}
+    return {name: field.type for name, field in fields.items()} | affirmed
+
+
+def shown(payload: Mapping[str, Value]) -> Payload:
+    """The payload without what only we look at."""
+    return {name: value for name, value in payload.items() if not name.startswith("_")}
 
 
 def valid_field_name(name: str) -> bool:

@@ -19,8 +19,19 @@ from typing import Protocol
 from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from cxrsearch.clinical.expression import And, Compare, Contains, Equals, Expression, Missing, Not, Or, words
-from cxrsearch.clinical.fields import Field, FieldType, Scalar
+from cxrsearch.clinical.expression import (
+    And,
+    Compare,
+    Contains,
+    Equals,
+    Expression,
+    Mentions,
+    Missing,
+    Not,
+    Or,
+    words,
+)
+from cxrsearch.clinical.fields import AFFIRMED, Field, FieldType, Scalar
 from cxrsearch.errors import WhereError
 from cxrsearch.text import clean, nearest, tidy
 
@@ -37,6 +48,7 @@ _GRAMMAR = r"""
       | NAME IN "(" literal ("," literal)* ")"          -> listed
       | NAME NOT IN "(" literal ("," literal)* ")"      -> unlisted
       | NAME CONTAINS literal                           -> contains
+      | NAME MENTIONS literal                           -> mentions
       | NAME IS MISSING                                 -> missing
       | NAME IS NOT MISSING                             -> present
 literal: STRING | DATE | NUMBER | NAME
@@ -47,6 +59,7 @@ NOT.2: /not\b/i
 IN.2: /in\b/i
 IS.2: /is\b/i
 CONTAINS.2: /contains\b/i
+MENTIONS.2: /mentions\b/i
 MISSING.2: /missing\b/i
 NAME: /[A-Za-z_][A-Za-z0-9_]*/
 DATE.3: /\d{4}-\d{2}-\d{2}\b/
@@ -124,6 +137,7 @@ _WORDS = {
     "IN": "in",
     "IS": "is",
     "CONTAINS": "contains",
+    "MENTIONS": "mentions",
     "MISSING": "missing",
 }
 
@@ -184,7 +198,9 @@ class _Builder:
             case "present":
                 return Not(Missing(field.name))
             case "contains":
-                return self._contains(field, literals[0])
+                return Contains(field.name, self._words(field, literals[0], "contains"))
+            case "mentions":
+                return self._mentions(field, literals[0])
             case "listed":
                 return self._equals(field, literals)
             case "unlisted":
@@ -229,16 +245,30 @@ class _Builder:
         assert operator in ("<", "<=", ">", ">=")
         return Compare(field.name, operator, value if isinstance(value, str) else float(value))  # type: ignore[arg-type]
 
-    def _contains(self, field: Field, literal: Token | Tree[Token]) -> Expression:
+    def _mentions(self, field: Field, literal: Token | Tree[Token]) -> Expression:
+        assert isinstance(literal, Token)
+        if field.type is not FieldType.TEXT:
+            raise self._error(literal, f"{field.name} is a {field.type}: mentions is for text fields")
+        text = self._words(field, literal, "mentions")
+        unread = And((Not(Missing(field.name)), Missing(AFFIRMED + field.name)))
+        if self.vocabulary is not None and (number := self.vocabulary.count(unread)):
+            raise self._error(
+                literal,
+                f'of {number} images it is not known what {field.name} denies: index them again with language = "en" in'
+                " the mapping where cxrsearch[notes] is installed, or use contains",
+            )
+        return Mentions(field.name, text)
+
+    def _words(self, field: Field, literal: Token | Tree[Token], operator: str) -> str:
         assert isinstance(literal, Token)
         if field.type not in (FieldType.TEXT, FieldType.KEYWORD):
-            raise self._error(literal, f"{field.name} is a {field.type}: contains is for text and keyword fields")
+            raise self._error(literal, f"{field.name} is a {field.type}: {operator} is for text and keyword fields")
         if literal.type != "STRING":
             raise self._error(literal, "expected a text in quotes")
         text = tidy(_unquote(literal))
         if not words(text):
             raise self._error(literal, "this text holds no word to look for")
-        return Contains(field.name, text)
+        return text
 
     def _value(self, field: Field, literal: Token) -> Scalar:
         text = str(literal)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from cxrsearch.clinical.expression import Expression, Missing, Not, both
-from cxrsearch.clinical.fields import ROW_HASH, Field, FieldType, Payload, Scalar, values_of
+from cxrsearch.clinical.expression import And, Contains, Expression, Mentions, Missing, Not, Or, both
+from cxrsearch.clinical.fields import AFFIRMED, Field, FieldType, Payload, Scalar, shown, values_of
 from cxrsearch.errors import UsageError
 from cxrsearch.store.contract import VectorStore
 from cxrsearch.text import nearest
@@ -46,6 +46,23 @@ def check_groups(names: Sequence[str], fields: Mapping[str, Field]) -> None:
                 f"--by {name}: is free text, which is not counted. Count the images with a word in it:"
                 f" --where '{name} contains \"word\"'"
             )
+
+
+def denials(store: VectorStore, expression: Expression | None) -> list[str]:
+    """A warning for each ``contains`` whose matches mostly deny what is looked for: "no pleural effusion"."""
+    warnings = []
+    match expression:
+        case And(parts) | Or(parts):
+            warnings = [warning for part in parts for warning in denials(store, part)]
+        case Contains(field, text) if store.facts.all_fields[field].type is FieldType.TEXT:
+            read = store.count(And((expression, Not(Missing(AFFIRMED + field)))))
+            denied = read - store.count(And((expression, Mentions(field, text))))
+            if denied > read / 2:
+                warnings.append(
+                    f'{denied} of {read} images whose {field} contains "{text}" have it denied there, as in "no ...":'
+                    f' {field} mentions "{text}" leaves them out'
+                )
+    return warnings
 
 
 def count(store: VectorStore, by: Sequence[str], expression: Expression | None = None) -> tuple[list[Group], Group]:
@@ -99,4 +116,4 @@ def _cell(payload: Payload, name: str) -> Sequence[Scalar | None]:
 def rows(store: VectorStore, expression: Expression | None = None) -> Iterator[Payload]:
     """The payload of every image that meets the expression."""
     for point in store.scroll(expression):
-        yield {name: value for name, value in point.payload.items() if name != ROW_HASH}
+        yield shown(point.payload)

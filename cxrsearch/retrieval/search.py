@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.clinical.expression import Equals, Expression, both
-from cxrsearch.clinical.fields import ROW_HASH, Payload
+from cxrsearch.clinical.fields import Payload, shown
 from cxrsearch.clinical.identity import Identity, other_patients
 from cxrsearch.encoder import Encoder
 from cxrsearch.errors import ImageError, Reason
@@ -195,10 +195,7 @@ def search(image: QueryImage, store: VectorStore, encoder: Encoder, options: Sea
     else:
         direction = image.embedding
         scored = store.query(direction, options.limit, expression)
-    hits = [
-        Hit(rank, one.score, {name: value for name, value in one.payload.items() if name != ROW_HASH}, one.id)
-        for rank, one in enumerate(scored, start=1)
-    ]
+    hits = [Hit(rank, one.score, shown(one.payload), one.id) for rank, one in enumerate(scored, start=1)]
     return Result(Query(image, gone, direction, whole), hits, unseen)
 
 

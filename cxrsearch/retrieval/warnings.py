@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from cxrsearch.clinical.expression import Expression
 from cxrsearch.clinical.fields import FieldType, values_of
+from cxrsearch.cohort.counts import denials
 from cxrsearch.imaging.canonical import filled
 from cxrsearch.imaging.perceptual_hash import BITS, NEAR, bits_between, crop_hashes
 from cxrsearch.imaging.radiograph import projection
@@ -37,7 +38,7 @@ def warnings_about(
         found.append(f"the query is only {side} pixels wide or high: too few to show a lung")
     if result.unseen:
         found.append(f"{result.unseen} of the hits have no image here: the region was not compared with theirs")
-    return found + border_warnings(explanations)
+    return found + denials(store, where) + border_warnings(explanations)
 
 
 def _views(result: Result) -> list[str]:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cxrsearch.clinical.expression import And, Compare, Contains, Equals, Expression, Missing, Not, Or
-from cxrsearch.clinical.fields import Scalar
+from cxrsearch.clinical.expression import And, Compare, Contains, Equals, Expression, Mentions, Missing, Not, Or
+from cxrsearch.clinical.fields import AFFIRMED, Scalar
 
 _BOUND = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 
@@ -47,6 +47,8 @@ def translate(expression: Expression, engine: Engine, dates: frozenset[str]) -> 
                 return engine.missing(field)
             case Contains(field, text):
                 return engine.words(field, text)
+            case Mentions(field, text):
+                return engine.words(AFFIRMED + field, text)
             case Compare(field, operator, value):
                 bound = {_BOUND[operator]: value}
                 return engine.date(field, **bound) if field in dates else engine.number(field, **bound)

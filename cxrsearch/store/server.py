@@ -21,7 +21,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from cxrsearch import settings
 from cxrsearch.clinical.expression import Expression
-from cxrsearch.clinical.fields import Field, FieldType, Payload, Scalar
+from cxrsearch.clinical.fields import Field, FieldType, Payload, Scalar, indexed
 from cxrsearch.errors import IndexUnavailable, UsageError
 from cxrsearch.store.contract import EXACT_BELOW_KB, SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
 from cxrsearch.store.filters import Engine, translate
@@ -250,10 +250,10 @@ class ServerStore:
         return IndexFacts.from_json(metadata, self._place)
 
     def _index_fields(self, fields: Mapping[str, Field]) -> None:
-        for field in fields.values():
+        for name, kind in indexed(fields).items():
             self._call(
-                lambda f=field: self._client.create_payload_index(  # type: ignore[misc]
-                    self._collection, field_name=f.name, field_schema=_schema(f.type), wait=True
+                lambda n=name, k=kind: self._client.create_payload_index(  # type: ignore[misc]
+                    self._collection, field_name=n, field_schema=_schema(k), wait=True
                 )
             )
 

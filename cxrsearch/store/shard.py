@@ -14,7 +14,7 @@ from typing import Any
 
 import qdrant_edge as edge
 
-from cxrsearch.clinical.fields import Field, FieldType
+from cxrsearch.clinical.fields import Field, FieldType, indexed
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.store import manifest
 from cxrsearch.store.contract import EXACT_BELOW_KB
@@ -88,8 +88,8 @@ def tidy(path: Path) -> None:
 
 
 def index_fields(shard: edge.EdgeShard, fields: Mapping[str, Field]) -> None:
-    for field in fields.values():
-        shard.update(edge.UpdateOperation.create_field_index(field.name, _schema(field.type)))
+    for name, kind in indexed(fields).items():
+        shard.update(edge.UpdateOperation.create_field_index(name, _schema(kind)))
     shard.flush()
 
 
