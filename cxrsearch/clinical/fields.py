@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from cxrsearch.text import tidy
 
@@ -72,7 +73,26 @@ _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _AGE = re.compile(r"([0-9]{1,3}) ?([DWMY]?)")
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 _OLDEST = 130
+_ISO_DATE = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
+
+_KINDS = {
+    str: "a text",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+    type(None): "nothing",
+}
+_EXPECTED = {
+    FieldType.KEYWORD: "a text",
+    FieldType.TEXT: "a text",
+    FieldType.BOOLEAN: "true or false",
+    FieldType.INTEGER: "an integer",
+    FieldType.FLOAT: "a finite number",
+    FieldType.DATE: "a date",
+}
 
 
 def indexed(fields: Mapping[str, Field]) -> dict[str, FieldType]:
@@ -142,6 +162,33 @@ def _date(text: str, formats: Sequence[str]) -> str:
         except ValueError:
             continue
     raise ValueError(f"is no date of the form {' or '.join(formats or ('YYYY-MM-DD',))}")
+
+
+def wrong_type(payload: Mapping[str, Any], fields: Mapping[str, Field]) -> str | None:
+    """The first value of a payload that is none of its field, as ``width: a text, not an integer``; None where all are
+    what the index declares. For payloads that others wrote; names that ``fields`` lacks are passed over."""
+    for name, value in payload.items():
+        field = fields.get(name)
+        if field is None:
+            continue
+        for part in value if isinstance(value, list) else [value]:
+            if not _is_of(part, field.type):
+                return f"{name}: {_KINDS.get(type(part), 'no value')}, not {_EXPECTED[field.type]}"
+    return None
+
+
+def _is_of(value: object, kind: FieldType) -> bool:
+    match kind:
+        case FieldType.KEYWORD | FieldType.TEXT:
+            return isinstance(value, str)
+        case FieldType.BOOLEAN:
+            return isinstance(value, bool)
+        case FieldType.INTEGER:
+            return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_INTEGER
+        case FieldType.FLOAT:  # an engine may give 38 for 38.0
+            return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+        case FieldType.DATE:
+            return isinstance(value, str) and _ISO_DATE.fullmatch(value) is not None
 
 
 def values_of(payload: Mapping[str, Value], name: str) -> list[Scalar]:

@@ -141,7 +141,7 @@ class IndexFacts:
                 calibration=None if data.get("calibration") is None else dict(data["calibration"]),
                 nearness=None if data.get("nearness") is None else dict(data["nearness"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise IndexUnavailable(f"{place}: its settings are damaged. Restore it or index again.") from None
 
     @classmethod

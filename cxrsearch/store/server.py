@@ -12,31 +12,29 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import grpc
-import httpx
 import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
-from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from cxrsearch import settings
 from cxrsearch.clinical.expression import Expression
 from cxrsearch.clinical.fields import Field, FieldType, Payload, Scalar, indexed
 from cxrsearch.errors import IndexUnavailable, UsageError
+from cxrsearch.store.answers import PAGE, Answers
 from cxrsearch.store.contract import EXACT_BELOW_KB, SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
+from cxrsearch.store.faults import fault_of
 from cxrsearch.store.filters import Engine, translate
 from cxrsearch.store.thumbnails import Thumbnails
+from cxrsearch.store.transport import LONGEST_ANSWER, LimitedTransport
 
 _METADATA_KEY = "cxrsearch"
 # The facts of a collection whose copy or restore has not ended; the next one begins anew.
 _UNPUBLISHED = {"unpublished": True}
 _HNSW = models.HnswConfigDiff(m=32, ef_construct=256)
-_PAGE = 1_000
 # Transport errors are tried again after these pauses, in seconds; an answer from the server never is.
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
 _GRPC_PROBE_SECONDS = 3  # a firewall that swallows gRPC packets must not cost the whole time-out
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
-_TRANSIENT_GRPC = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 T = TypeVar("T")
 
@@ -147,11 +145,16 @@ class ServerStore:
                 search_params=models.SearchParams(hnsw_ef=max(SEARCH_BREADTH, limit)),
             )
         )
-        return [Scored(str(p.id), float(p.score), p.payload or {}) for p in found.points]
+        return self._answers.neighbours(found.points, limit)
 
     def scroll(
         self, expression: Expression | None = None, fields: Collection[str] | None = None, vectors: bool = False
     ) -> Iterator[Point]:
+        return self._answers.points(self._pages(expression, fields, vectors), vectors)
+
+    def _pages(
+        self, expression: Expression | None, fields: Collection[str] | None, vectors: bool
+    ) -> Iterator[Sequence[Any]]:
         offset: Any = None
         while True:
             # offset is bound now: the lambda may run again after a transport error
@@ -159,28 +162,27 @@ class ServerStore:
                 lambda at=offset: self._client.scroll(  # type: ignore[misc]
                     self._collection,
                     scroll_filter=self._filter(expression),
-                    limit=_PAGE,
+                    limit=PAGE,
                     offset=at,
                     with_payload=True if fields is None else list(fields),
                     with_vectors=vectors,
                 )
             )
-            for record in records:
-                vector = np.array(record.vector, dtype=np.float32) if vectors else None
-                yield Point(str(record.id), record.payload or {}, vector)
+            yield records
             if offset is None:
                 return
 
     def count(self, expression: Expression | None = None) -> int:
         wanted = self._filter(expression)
-        return self._call(lambda: self._client.count(self._collection, count_filter=wanted, exact=True)).count
+        found = self._call(lambda: self._client.count(self._collection, count_filter=wanted, exact=True))
+        return self._answers.count(found.count)
 
     def values(self, field: str, expression: Expression | None = None) -> Mapping[Scalar, int]:
         limit, wanted = max(1, self.count()), self._filter(expression)
         found = self._call(
             lambda: self._client.facet(self._collection, key=field, limit=limit, exact=True, facet_filter=wanted)
         )
-        return {hit.value: hit.count for hit in found.hits}
+        return self._answers.values(found.hits, field)
 
     def delete(self, expression: Expression) -> int:
         count, condition = self.count(expression), self._filter(expression)
@@ -215,6 +217,10 @@ class ServerStore:
             self._call(lambda: self._client.delete_collection(self._collection))
             self.thumbnails.remove(self.thumbnails.unsettled)
         self._client.close()
+
+    @property
+    def _answers(self) -> Answers:
+        return Answers(self._place, self.facts.all_fields, self.facts.dimensions)
 
     def _create(self, facts: IndexFacts, unpublished: bool) -> None:
         vectors = models.VectorParams(size=facts.dimensions, distance=models.Distance.DOT)
@@ -266,27 +272,17 @@ class ServerStore:
 
     def _call(self, request: Callable[[], T]) -> T:
         """The request's answer; transport errors are tried again, then reported."""
-        for pause in (*_PAUSES, None):
+        for tries, pause in enumerate((*_PAUSES, None), start=1):
             try:
                 return request()
-            except (ResponseHandlingException, httpx.TransportError, grpc.RpcError) as error:
-                if isinstance(error, grpc.RpcError) and error.code() not in _TRANSIENT_GRPC:
-                    raise IndexUnavailable(
-                        f"{self._place}: the server refused ({error.code().name.lower()})."
-                    ) from None
-                if pause is None:
-                    what = "gave no answer in time" if _timed_out(error) else "does not answer"
-                    raise IndexUnavailable(
-                        f"{self._place}: the server {what} (tried {len(_PAUSES) + 1} times)."
-                        " Is it running and reachable?"
-                        " CXRSEARCH_QDRANT_TIMEOUT sets the seconds waited."
-                    ) from None
+            except Exception as error:
+                fault = fault_of(error)
+                if fault is None:
+                    raise
+                if pause is None or tries == fault.tries:
+                    times = f" (tried {tries} times)" if fault.tries != 1 else ""
+                    raise IndexUnavailable(f"{self._place}: the server {fault.text}{times}.{fault.hint}") from None
                 time.sleep(pause)
-            except UnexpectedResponse as error:
-                hint = " Set CXRSEARCH_QDRANT_API_KEY." if error.status_code in (401, 403) else ""
-                raise IndexUnavailable(
-                    f"{self._place}: the server answered {error.status_code} {error.reason_phrase}.{hint}"
-                ) from None
         raise AssertionError("unreachable: the last pause is None")
 
 
@@ -294,7 +290,13 @@ def _client(server: str) -> QdrantClient:
     """A client that speaks gRPC where the server does, else REST."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a key sent without encryption: connect() has said so in our words
-        options: dict[str, Any] = {"url": server, "api_key": settings.qdrant_api_key(), "check_compatibility": False}
+        seconds = settings.qdrant_timeout()
+        options: dict[str, Any] = {
+            "url": server,
+            "api_key": settings.qdrant_api_key(),
+            "check_compatibility": False,
+            "grpc_options": {"grpc.max_receive_message_length": LONGEST_ANSWER},
+        }
         probe = QdrantClient(**options, prefer_grpc=True, timeout=_GRPC_PROBE_SECONDS)
         try:
             probe.get_collections()
@@ -303,14 +305,8 @@ def _client(server: str) -> QdrantClient:
             grpc_answers = False
         finally:
             probe.close()
-        return QdrantClient(**options, prefer_grpc=grpc_answers, timeout=settings.qdrant_timeout())
-
-
-def _timed_out(error: Exception) -> bool:
-    source = error.source if isinstance(error, ResponseHandlingException) else error
-    if isinstance(source, grpc.RpcError):
-        return bool(source.code() == grpc.StatusCode.DEADLINE_EXCEEDED)
-    return isinstance(source, httpx.TimeoutException)
+        limited = LimitedTransport(server, seconds)
+        return QdrantClient(**options, prefer_grpc=grpc_answers, timeout=seconds, transport=limited)
 
 
 def _schema(kind: FieldType) -> Any:
