@@ -74,8 +74,8 @@ def run(
     total = min(len(dataset) if options.only is None else len(options.only), options.limit or len(dataset))
     summary, started = Summary(total), time.monotonic()
     writer = _Writer(dataset, store, identity, rejected, options, summary)
-    config = ReaderConfig(model, dataset.mapping.dicom_keywords, options.gates, writer.pictured, identity.file)
-    readers = Readers(options.workers, config)
+    config = ReaderConfig(model, dataset.mapping.dicom_keywords, options.gates, writer.pictured)
+    readers = Readers(options.workers, config, identity.file)
     try:
         with Progress("indexing", total) as progress, _Interruption() as interruption:
             for task, outcome in readers.read(islice(writer.tasks(), options.limit)):

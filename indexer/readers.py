@@ -5,6 +5,7 @@ Learning, which wants the pictures themselves, reads by them too: a pool without
 Each process has an encoder of its own on one core: the cores never wait for each other, and a vector is a thousandth
 of the picture to send. (One encoder on all cores, fed by reading processes, reached 79 % of its own rate on two cores;
 this reaches more than 90 %.) A decoder that ends its process, or takes too long, costs the file it was at and no other.
+Of a file such a process is given the path and nothing else: whose image it is, and the key of pseudonyms, stay here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class PreparedImage:
 
 @dataclass(frozen=True)
 class ReadFile:
-    """A file that was read. sha256: as ``ReaderConfig.file`` gives it; images: None when the file is the one already
+    """A file that was read. sha256: as the pool's ``file`` gives it; images: None when the file is the one already
     indexed; size: of the file, in bytes."""
 
     sha256: str
@@ -91,21 +92,29 @@ Outcome = ReadFile | ImageError
 @dataclass(frozen=True)
 class ReaderConfig:
     """What every process needs to know: DICOM keywords to bring along, who is let in, and the model folder, or the
-    size of canonical pixels when there is to be no model; whether to make thumbnails. file: what an index keeps of a
-    file's sha256."""
+    size of canonical pixels when there is to be no model; whether to make thumbnails."""
 
     model: Path | int
     keywords: tuple[str, ...]
     gates: Gates
     thumbnails: bool = False
-    file: Callable[[str], str] = str
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a process is asked for. header_only: the image is indexed already."""
+
+    path: Path
+    label: str
+    header_only: bool
 
 
 class Readers:
     """A pool of processes that read and embed, in order, within a bounded window."""
 
-    def __init__(self, workers: int, config: ReaderConfig) -> None:
-        self.workers, self.config = workers, config
+    def __init__(self, workers: int, config: ReaderConfig, file: Callable[[str], str] = str) -> None:
+        """file: what an index keeps of a file's sha256."""
+        self.workers, self.config, self._file = workers, config, file
         self._threads = ThreadPoolExecutor(workers)  # each waits for a process of its own
         self._of_thread = threading.local()
         self._processes: list[Isolated] = []
@@ -132,22 +141,54 @@ class Readers:
         return list(zip(chunk, future.result(), strict=True))
 
     def _read(self, tasks: list[Task]) -> list[Outcome]:
-        """In a thread. What a file did to its reader, it has to do to one that has read nothing before: then it is the
-        file's own doing, and the verdict does not depend on what stood beside it."""
+        """In a thread."""
+        outcomes = [self._known(task) for task in tasks]
+        wanted = [outcome for outcome in outcomes if isinstance(outcome, _Wanted)]
+        found = iter(self._isolated(wanted) if wanted else [])
+        read = [next(found) if isinstance(outcome, _Wanted) else outcome for outcome in outcomes]
+        return [self._keyed(task, outcome) for task, outcome in zip(tasks, read, strict=True)]
+
+    def _known(self, task: Task) -> Outcome | _Wanted:
+        """The outcome, where the file need not be decoded."""
+        if task.record.problem is not None:
+            return task.record.problem
+        if task.known is None:
+            return _Wanted(task.record.path, task.label, header_only=False)
         try:
-            return self._ask(tasks)
+            data = read_bytes(task.record.path, task.label)
+        except ImageError as error:
+            return error
+        sha256 = digest(data)
+        if self._file(sha256) != task.known.sha256:
+            return _Wanted(task.record.path, task.label, header_only=False)
+        if self.config.keywords and task.known.row_hash != task.row_hash:
+            return _Wanted(task.record.path, task.label, header_only=True)
+        return ReadFile(sha256, None, len(data))
+
+    def _keyed(self, task: Task, outcome: Outcome) -> Outcome:
+        if isinstance(outcome, ImageError):
+            return outcome
+        # A file that changed since its header was asked for is found changed by the next run.
+        known = task.known if outcome.images is None else None
+        return replace(outcome, sha256=known.sha256 if known else self._file(outcome.sha256))
+
+    def _isolated(self, files: list[_Wanted]) -> list[Outcome]:
+        """What a file did to its reader, it has to do to one that has read nothing before: then it is the file's own
+        doing, and the verdict does not depend on what stood beside it."""
+        try:
+            return self._ask(files)
         except Broken as broken:
             if self._stopped:
                 raise
-            if len(tasks) == 1:
-                return [broken.verdict(tasks[0].label)] if broken.fresh else self._read(tasks)
-            if broken.step >= len(tasks):  # while embedding: any of them
-                return [self._read([task])[0] for task in tasks]
-            alone = self._read([tasks[broken.step]])
-            others = self._read(tasks[: broken.step] + tasks[broken.step + 1 :])
+            if len(files) == 1:
+                return [broken.verdict(files[0].label)] if broken.fresh else self._isolated(files)
+            if broken.step >= len(files):  # while embedding: any of them
+                return [self._isolated([file])[0] for file in files]
+            alone = self._isolated([files[broken.step]])
+            others = self._isolated(files[: broken.step] + files[broken.step + 1 :])
             return others[: broken.step] + alone + others[broken.step :]
 
-    def _ask(self, tasks: list[Task]) -> list[Outcome]:
+    def _ask(self, asked: list[_Wanted]) -> list[Outcome]:
         process = getattr(self._of_thread, "process", None)
         if process is None:
             process = self._of_thread.process = Isolated(_WORK, self.config)
@@ -155,12 +196,12 @@ class Readers:
         if self._stopped:
             raise Broken(0, False, False)
         outcomes: list[Outcome | None] = []
-        for facts, contents in process.ask(tasks):
-            if len(outcomes) < len(tasks):
+        for facts, contents in process.ask(asked):
+            if len(outcomes) < len(asked):
                 outcomes.append(_early(facts))
             else:
                 outcomes[facts["file"]] = _embedded(facts, contents)
-        if len(outcomes) != len(tasks) or None in outcomes:
+        if len(outcomes) != len(asked) or None in outcomes:
             raise RuntimeError("a reader process left a file out")
         return [outcome for outcome in outcomes if outcome is not None]
 
@@ -188,16 +229,16 @@ def _embedded(facts: dict[str, Any], contents: list[bytearray]) -> ReadFile:
 # ------------------------------------------------------------------ in a reader process
 
 
-def work(config: ReaderConfig) -> Callable[[list[Task]], Iterator[tuple[dict[str, Any], list[Any]]]]:
+def work(config: ReaderConfig) -> Callable[[list[_Wanted]], Iterator[tuple[dict[str, Any], list[Any]]]]:
     """Reads and embeds chunks: one answer for each file, once it is read, and one more for each embedded file."""
     encoder = None if isinstance(config.model, int) else Encoder(config.model, threads=1)
     size = config.model if isinstance(config.model, int) else read_card(config.model).image_size
 
-    def answer(tasks: list[Task]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
+    def answer(asked: list[_Wanted]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
         files: list[_Small] = []
-        for number, task in enumerate(tasks):
+        for number, wanted in enumerate(asked):
             try:
-                found = _read_file(task, number, config, size)
+                found = _read_file(wanted, number, config, size)
             except ImageError as error:
                 yield {"reason": str(error.reason), "message": str(error)}, []
                 continue
@@ -243,17 +284,11 @@ class _Small:
         return facts | {"images": images}, contents
 
 
-def _read_file(task: Task, number: int, config: ReaderConfig, size: int) -> _Small | ReadFile:
-    record, known = task.record, task.known
-    if record.problem is not None:
-        raise record.problem
-    data = read_bytes(record.path, task.label)
-    sha256 = config.file(digest(data))
-    same = known is not None and known.sha256 == sha256
-    if same and (not config.keywords or (known is not None and known.row_hash == task.row_hash)):
-        return ReadFile(sha256, None, len(data))
-    images = decode(data, task.label, config.keywords, config.gates)
-    if same:
+def _read_file(wanted: _Wanted, number: int, config: ReaderConfig, size: int) -> _Small | ReadFile:
+    data = read_bytes(wanted.path, wanted.label)
+    sha256 = digest(data)
+    images = decode(data, wanted.label, config.keywords, config.gates)
+    if wanted.header_only:
         return ReadFile(sha256, None, len(data), images[0].header)
     sizes = [(image.width, image.height, image.projection) for image in images]
     pictures = [canonical(image, size) for image in images]

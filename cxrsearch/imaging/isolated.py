@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 SECONDS_PER_FILE = 60
 # Address space of a reader; reading the largest allowed image takes under 3 GiB.
 MEMORY_BYTES = 6 * 2**30
+# Of the environment a reader is not given these: the API key of a server is among them.
+_SETTINGS = "CXRSEARCH_"
 # Nothing that a reader answers is longer: 64 million float32.
 _LONGEST = 2**28 + 2**20
 
@@ -139,6 +141,7 @@ class Isolated:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # decoders' warnings quote the file's own text
             pass_fds=(kept,),
+            env={name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)},
             process_group=0,
         )
         os.close(kept)

@@ -7,7 +7,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cxrsearch.errors import UsageError
+from cxrsearch.clinical.fields import valid_field_name
+from cxrsearch.errors import IndexUnavailable, UsageError
+from cxrsearch.text import tidy
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -61,8 +63,13 @@ def problems(address: str) -> Iterator[str]:
 def new_store(address: str, facts: IndexFacts) -> Iterator[VectorStore]:
     """A new index, to be filled, that is there only when the block has ended without error.
 
-    Raises UsageError where an index with images is already.
+    Raises UsageError where an index with images is already, and IndexUnavailable for facts with fields that are none.
     """
+    for name in facts.fields:
+        if not valid_field_name(name):
+            raise IndexUnavailable(
+                f"{address}: not made, as {tidy(name)[:40]!r} of what is copied is no name of a field"
+            )
     store: VectorStore
     if is_url(address):
         from cxrsearch.store.server import ServerStore

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cxrsearch.clinical.fields import Payload, Scalar, Value
+from cxrsearch.clinical.fields import Payload, Scalar, Value, wrong_type
 from cxrsearch.errors import IndexUnavailable, InputError
 from cxrsearch.files import replacing
 from cxrsearch.store.contract import IndexFacts, Point, VectorStore, check_vectors
@@ -152,8 +152,10 @@ class Backup:
                 lines = [json.loads(line) for line in self._part(name).decode().split("\n")]
                 raw = self._part(name.replace("points/", "vectors/").replace(".jsonl", ".f32"))
                 vectors = np.frombuffer(raw, dtype="<f4").reshape(len(lines), self.facts.dimensions).astype(np.float32)
-                batch = [Point(_id(line), _payload(line), v) for line, v in zip(lines, vectors, strict=True)]
+                batch = [Point(_id(line), self._payload(line), v) for line, v in zip(lines, vectors, strict=True)]
                 check_vectors(batch, self.facts.dimensions)
+            except _WrongType as error:
+                raise InputError(f"{self.file}: {name} holds {error}; use another backup") from None
             except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
                 raise InputError(f"{self.file}: {name} holds no points of this index; use another backup") from None
             count += len(batch)
@@ -165,6 +167,16 @@ class Backup:
         """The picture of a point."""
         name = f"thumbnails/{id}.jpg"
         return self._part(name) if name in self._sums else None
+
+    def _payload(self, line: dict[str, Any]) -> Payload:
+        payload: Payload = dict(line["payload"])
+        if (wrong := wrong_type(payload, self.facts.all_fields)) is not None:
+            raise _WrongType(f"a wrong {wrong}")
+        for value in payload.values():
+            for part in value if isinstance(value, list) else [value]:
+                if not isinstance(part, Scalar):
+                    raise TypeError
+        return payload
 
     def _check_sizes(self) -> None:
         parts = self._archive.infolist()
@@ -190,10 +202,5 @@ def _id(line: dict[str, Any]) -> str:
     return str(line["id"])
 
 
-def _payload(line: dict[str, Any]) -> Payload:
-    payload: Payload = dict(line["payload"])
-    for value in payload.values():
-        for part in value if isinstance(value, list) else [value]:
-            if not isinstance(part, Scalar):
-                raise TypeError
-    return payload
+class _WrongType(ValueError):
+    """A value that is not what the index declares."""

@@ -23,6 +23,8 @@ FORMAT = 2
 EXACT_BELOW_KB = 250_000
 # Neighbours examined per query where there is a graph.
 SEARCH_BREADTH = 512
+# More than any encoder gives.
+_MOST_DIMENSIONS = 65_536
 # A unit vector in float32 is off by rounding only.
 _UNIT_TOLERANCE = 1e-3
 
@@ -119,6 +121,8 @@ class IndexFacts:
                 " Use the cxrsearch that made it, or index again."
             )
         try:
+            if not 1 <= int(data["dimensions"]) <= _MOST_DIMENSIONS:
+                raise ValueError
             return cls(
                 model=str(data["model"]),
                 fingerprint=str(data["fingerprint"]),
