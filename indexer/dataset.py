@@ -203,8 +203,8 @@ class Dataset:
 def load(dataset: str, root: Path | None = None) -> Dataset:
     """The dataset named by a TOML file, a shipped mapping or a folder of DICOM files.
 
-    ``root`` overrides the mapping's image root. Raises MappingError, which names the column, the row
-    and the value that are wrong.
+    ``root`` overrides the mapping's image root. Raises MappingError, which names the column and the row that are
+    wrong, and never what a cell holds.
     """
     mapping, base = load_mapping(dataset)
     folder = root if root is not None else base / mapping.images.root
@@ -274,10 +274,12 @@ def _check_values(dataset: Dataset) -> None:
             try:
                 source.value(raw, dataset.missing)
             except ValueError as error:
-                where = f"column {source.column!r}, row {rows[0]}" if source.column else f"path {source.path!r}"
+                where = f"column {source.column!r}" if source.column else f"path {source.path!r}"
                 what = "row" if source.column else "file"
+                # Of a table no more than where to look: it may be any file, and this may be read by anybody.
+                place, value = (f", row {rows[0]}", "") if rows[0] else ("", f" {tidy(raw)[:60]!r}")
                 problems.append(
-                    f"{where}: the value {tidy(raw)[:60]!r} {error}"
+                    f"{where}{place}: the value{value} {error}"
                     f" ({len(rows)} {what}{'s' if len(rows) > 1 else ''}; field {name}, {source.type})"
                 )
             else:

@@ -218,17 +218,38 @@ def test_a_pattern_that_a_strangers_index_brings_has_a_time_limit() -> None:
         Numbering.from_json({"dicom": None, "path": None, "pattern": "(", "missing": []})
 
 
+SECRETS = b"TOKEN=hunter2\0HOME=/root,PATH=/bin\0"
+
+
+@pytest.mark.parametrize(
+    ("content", "mapped"),
+    [
+        (SECRETS, ""),
+        (b"file,age\na.png,hunter2\n", "type = 'integer'"),
+        (b"file,age\na.png,hunter2\n", "type = 'float'"),
+        (b"file,age\na.png,hunter2\n", "type = 'boolean'"),
+        (b"file,age\na.png,hunter2\n", "type = 'date'"),
+        (b"file,age\na.png,hunter2;3\n", "type = 'integer'\nseparator = ';'"),
+        (b"file,age\na.png,hunter2\n", "type = 'integer'\npattern = 'h(.*)'"),
+        (b"file,age\na.png,hunter2,hunter2\n", "type = 'integer'"),
+        (b'file,age\na.png,"hunter2"hunter2\n', "type = 'integer'"),
+        (b'file,age\na.png,"hunter2\n', "type = 'integer'"),
+        (b"file,age\na.png,hunter2\xff\n", "type = 'integer'"),
+        (b"hunter2,hunter2\n1,2\n", "type = 'integer'"),
+    ],
+)
 def test_an_error_quotes_no_more_of_a_table_than_the_name_of_a_column(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cxrsearch: Run, tmp_path: Path, content: bytes, mapped: str
 ) -> None:
-    secret = tmp_path / "environ"
-    secret.write_bytes(b"TOKEN=hunter2\0HOME=/root,PATH=/bin\0")
-    (tmp_path / "set.toml").write_text(f"name = 's'\nimages = {{ table = '{secret}', path = '{{file}}' }}\n")
-    with pytest.raises(MappingError) as caught:
-        load(str(tmp_path / "set.toml"))
-    assert "'file'" in str(caught.value)
-    assert "hunter2" not in str(caught.value)
-    assert "PATH" not in str(caught.value)
+    (tmp_path / "environ").write_bytes(content)
+    field = f"[fields.age]\ncolumn = 'age'\n{mapped}\n" if mapped else ""
+    images = f"images = {{ table = '{tmp_path / 'environ'}', path = '{{file}}' }}\n"
+    (tmp_path / "set.toml").write_text(f"name = 's'\n{images}{field}")
+    ran = cxrsearch("index", tmp_path / "set.toml", "--index", tmp_path / "index")
+    assert (ran.code, ran.out) == (4, "")
+    assert "hunter2" not in ran.err
+    assert "PATH" not in ran.err
+    assert re.search(r"line 2|'age', row 2|column '(file|age)'|not text in", ran.err), ran.err
 
 
 def test_signs_that_reorder_text_are_removed() -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import pickle
 import random
 import signal
 import struct
@@ -12,6 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -179,6 +181,50 @@ def test_a_reader_that_was_killed_is_replaced() -> None:
             list(reader.ask("secret"))
         assert "ValueError" in str(failed.value)
         assert "Doe" not in str(failed.value)
+    finally:
+        reader.stop()
+
+
+def test_a_reader_is_given_no_key_and_no_patient(
+    cxrsearch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file it is given the path; a decoder that a file has taken over finds nothing else worth taking."""
+    sent = []
+
+    def dumps(request: object) -> bytes:
+        sent.append(pickle.dumps(request))
+        return sent[-1]
+
+    monkeypatch.setattr(isolated, "pickle", SimpleNamespace(dumps=dumps))
+    (tmp_path / "set").mkdir()
+    write_dicom(tmp_path / "set" / "one.dcm", draw("Pneumonia", 1, size=64), facts={"patient": "MRN-424242"})
+    (tmp_path / "set" / "t.csv").write_text("file,mrn,sex\none.dcm,MRN-171717,F\n")
+    (tmp_path / "set" / "set.toml").write_text(
+        'name = "h"\nimages = { table = "t.csv", path = "{file}" }\npatient = { column = "mrn" }\n'
+        'fields.sex = { column = "sex", type = "keyword" }\n'
+        'fields.maker = { dicom = "Manufacturer", type = "keyword" }\n'
+    )
+    command = ("index", tmp_path / "set" / "set.toml", "--index", tmp_path / "index", "--workers", 1)
+    assert cxrsearch(*command).out.startswith("1 indexed")
+    (tmp_path / "set" / "t.csv").write_text("file,mrn,sex\none.dcm,MRN-171717,M\n")
+    assert cxrsearch(*command).out.startswith("0 indexed, 1 updated")
+    assert cxrsearch(*command).out.startswith("0 indexed, 0 updated, 1 unchanged")
+    given = b"".join(sent)
+    key = Path(os.environ["CXRSEARCH_KEY_FILE"]).read_text("ascii").strip()
+    assert given.count(b"one.dcm") >= 2
+    for secret in (key.encode(), bytes.fromhex(key), b"MRN-171717", b"MRN-424242", b"Identity"):
+        assert secret not in given
+
+
+def test_a_reader_is_not_given_the_key_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXRSEARCH_QDRANT_API_KEY", "the-key")
+    monkeypatch.setenv("OTHER", "kept")
+    reader = Isolated(f"{__name__}:echo")
+    try:
+        ((facts, _),) = reader.ask("a")
+        environment = Path(f"/proc/{facts['pid']}/environ").read_bytes()
+        assert b"OTHER=kept" in environment
+        assert b"the-key" not in environment
     finally:
         reader.stop()
 

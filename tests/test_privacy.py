@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from factories import Run
+from factories import Run, configuration
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,6 +23,9 @@ from cxrsearch.errors import MappingError
 from cxrsearch.store.edge import EdgeStore
 from indexer.dataset import load
 from indexer.phantoms import draw, write_cohort, write_dicom
+from trainer.config import Config
+from trainer.data.claim import claim
+from trainer.data.training_set import load as load_images
 
 MARKERS = [
     "Marker",
@@ -276,37 +279,64 @@ def everything(folder: Path) -> bytes:
     return b"\n".join(content.replace(bytes(64), b"") for content in files)
 
 
+TRAINING = """
+name = "small"
+label = "sex"
+[[data]]
+mapping = "data/set.toml"
+[classes]
+m = ["M"]
+f = ["F"]
+[network]
+tower = "cxr-RN14-w8"
+image_size = 64
+dimensions = 16
+[learning]
+epochs = 1
+images_per_class = 6
+[held_out]
+validation = 0.2
+test = 0.2
+"""
+
+
 def test_no_number_can_be_found_again_without_the_key(cxrsearch: Run, tmp_path: Path) -> None:
     """A thousand candidates, the true ones among them, by every unkeyed hash of what could have been hashed, against
     everything that the program writes."""
     rng, out = np.random.default_rng(7), tmp_path / "out"
     out.mkdir()
     numbers = [f"{n:07d}" for n in rng.choice(10**7, 1000, replace=False)]
-    true = numbers[:24]
+    true = numbers[:60]
     data = tmp_path / "data"
     data.mkdir()
     rows = ["file,mrn,acc,sex,age"]
     for n, number in enumerate(true):
         Image.fromarray(rng.integers(0, 255, (64, 64), dtype=np.uint8)).save(data / f"{n}.png")
-        rows.append(f"{n}.png,{number},{number[::-1]},{'MF'[n % 2]},{40 + n}")
-    (data / "23.png").write_bytes(b"broken")
+        rows.append(f"{n}.png,{number},{number[::-1]},{'MF'[n % 2]},{40 + n % 40}")
+    (data / "59.png").write_bytes(b"broken")
     (data / "t.csv").write_text("\n".join(rows) + "\n")
     (data / "set.toml").write_text(
         'name = "h"\nimages = { table = "t.csv", path = "{file}" }\npatient = { column = "mrn" }\n'
         'study = { column = "acc" }\nfields.sex = { column = "sex", type = "keyword" }\n'
         'fields.age = { column = "age", type = "integer" }\nprivacy.paths = "hashed"\n'
     )
-    index = out / "index"
+    (tmp_path / "training.toml").write_text(TRAINING)
+    index, run = out / "index", out / "run"
     assert cxrsearch("index", data / "set.toml", "--index", index, "--workers", 1).code == 3
     query = ("search", data / "0.png", "--index", index)
     assert cxrsearch("forget", true[5], "--index", index).code == 0
+    transfer = ("transfer", "--index", index, "--target", "sex", "--repeats", 1)
     printed = [
         cxrsearch(*query, "--format", "json", "--report", out / "page.html", "--same-patient"),
         cxrsearch("cohort", "--index", index, "--format", "json"),
+        cxrsearch("cohort", "--index", index, "--export", out / "cohort.csv"),
         cxrsearch("backup", index, tmp_path / "backup"),
         cxrsearch("audit", data / "set.toml", "--label", "sex", "--format", "json", "--out", out / "audit.html"),
+        cxrsearch(*transfer, "--out", out / "transfer.html", "--save", out / "transfer.json"),
+        cxrsearch("train", tmp_path / "training.toml", "--out", run),
+        cxrsearch("evaluate", tmp_path / "training.toml", "--model", run / "model", "--out", out / "evaluation"),
     ]
-    assert [ran.code for ran in printed] == [0, 0, 0, 0], [ran.err for ran in printed]
+    assert [ran.code for ran in printed] == [0] * len(printed), [ran.err for ran in printed]
     (out / "printed").write_text("".join(ran.out + ran.err for ran in printed))
     with zipfile.ZipFile(tmp_path / "backup") as archive:
         archive.extractall(out / "backup")
@@ -314,10 +344,13 @@ def test_no_number_can_be_found_again_without_the_key(cxrsearch: Run, tmp_path: 
     stored = [point.payload for point in store.scroll()]
     (out / "payloads").write_text(json.dumps(stored))
     store.close()
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*")}
+    pages = {"page.html", "audit.html", "transfer.html", "evaluation/evaluation.html"}
+    assert pages | {"index/rejected.jsonl", "run/model/model.json", "run/config.json"} <= written
     # What the 0.1.0 attack tried: the row as it was hashed, and of files the digest of their own bytes.
     said = {
         number: [
-            json.dumps([{"age": 40 + n, "sex": "MF"[n % 2]}, number, acc, {}, privacy], sort_keys=True)
+            json.dumps([{"age": 40 + n % 40, "sex": "MF"[n % 2]}, number, acc, {}, privacy], sort_keys=True)
             for acc in (None, number[::-1])
             for privacy in ({}, {"dates": None, "paths": "hashed", "free_text": False})
         ]
@@ -335,6 +368,20 @@ def test_no_number_can_be_found_again_without_the_key(cxrsearch: Run, tmp_path: 
         str(uuid.UUID(bytes=hashlib.sha256(said[true[3]][0].encode()).digest()[:16], version=5)),
     ):
         assert reversed_numbers(f'"{planted_hash}"'.encode(), true, said) == {true[3]}
+
+
+def test_a_run_folder_is_known_again_by_a_keyed_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its images and whose they are: with another key the same images are others."""
+    config = Config.load(configuration(tmp_path, patients=12, epochs=1))
+    images, digests = load_images(config)[0], []
+    for number, letters in enumerate(("ab", "ab", "cd")):
+        key = tmp_path / letters
+        key.write_text(letters * 32)
+        key.chmod(0o600)
+        monkeypatch.setenv("CXRSEARCH_KEY_FILE", str(key))
+        claim(tmp_path / f"run{number}", config, images, "held out", False)
+        digests.append(json.loads((tmp_path / f"run{number}" / "config.json").read_text("utf-8"))["images"])
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_an_index_with_unkeyed_digests_is_refused_with_what_to_do(cxrsearch: Run, index: Path) -> None:

@@ -99,6 +99,10 @@ class Identity:
         """What stands in the index for the pixels of an image."""
         return self._text("picture", digest)
 
+    def images(self, digest: str) -> str:
+        """What a training run keeps of its images and of whose they are: enough to know them again."""
+        return self._digest("images", digest).hex()
+
     def forgotten(self, pseudonym: str) -> str:
         """What is remembered of a pseudonym that was forgotten: enough to know it again, not to tell it."""
         return self._text("forgotten", pseudonym)

@@ -6,7 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from cxrsearch import files
+from cxrsearch import files, settings
+from cxrsearch.clinical.identity import load_identity
 from cxrsearch.errors import InputError
 from trainer.config import Config
 from trainer.data.images import Images
@@ -15,16 +16,18 @@ CLAIM = "config.json"
 
 
 def claim(folder: Path, config: Config, images: Images, protocol: str, allow_leakage: bool) -> None:
-    """Write what a run in ``folder`` is of: the configuration, the protocol, whether leaks were allowed, and a digest
-    of the images, what is known of them, and whose they are.
+    """Write what a run in ``folder`` is of: the configuration, the protocol, whether leaks were allowed, and a keyed
+    digest of the images, what is known of them, and whose they are.
 
     Raises InputError where the folder holds a run of something else, and says what differs.
     """
+    identity = load_identity(settings.key_file(), create=True)
+    assert identity is not None
     mine = {
         "configuration": config.model_dump(mode="json"),
         "protocol": protocol,
         "leakage allowed": allow_leakage,
-        "images": _digest(images),
+        "images": identity.images(_digest(images)),
     }
     mark = folder / CLAIM
     try:
