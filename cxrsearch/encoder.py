@@ -25,6 +25,8 @@ from cxrsearch.onnx_graph import check_graph
 MODEL_FORMAT = 1
 # The largest encoder that anybody would index with takes two on one slow core.
 SECONDS_PER_PICTURE = 60
+# What a card may say: more is no encoder's, and would take the memory of the machine.
+_LARGEST_SIDE, _MOST_DIMENSIONS = 4096, 65_536
 DEFAULT_MODEL = Path(__file__).parent / "models" / "cxr-1"
 
 
@@ -56,16 +58,19 @@ def read_card(folder: Path) -> ModelCard:
         described = json.loads(path.read_text("utf-8"))
         if described["format"] != MODEL_FORMAT:
             raise ModelError(f"{folder}: model format {described['format']!r}; this version reads {MODEL_FORMAT}")
-        return ModelCard(
+        card = ModelCard(
             str(described["name"]),
             str(described["sha256"]["encoder.onnx"]),
             int(described["image_size"]),
             int(described["dimensions"]),
             described,
         )
+        if not (1 <= card.image_size <= _LARGEST_SIDE and 1 <= card.dimensions <= _MOST_DIMENSIONS):
+            raise ValueError
+        return card
     except OSError:
         raise ModelError(f"{folder}: not a model folder (no model.json that can be read). See --model.") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         raise ModelError(f"{path}: damaged; get the model folder again") from None
 
 

@@ -64,5 +64,5 @@ def _labels(path: Path) -> frozenset[str]:
         return frozenset(str(json.loads(line)["path"]) for line in path.read_text("utf-8").splitlines())
     except FileNotFoundError:
         raise InputError(f"{path}: no list of rejected files; index without --retry-rejected") from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise InputError(f"{path}: not a list of rejected files; index without --retry-rejected") from None

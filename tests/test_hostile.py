@@ -26,11 +26,15 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from cxrsearch.clinical.identity import Numbering
 from cxrsearch.clinical.where import parse
-from cxrsearch.encoder import DEFAULT_MODEL, Encoder
-from cxrsearch.errors import ImageError, IndexUnavailable, MappingError, ModelError, WhereError
+from cxrsearch.encoder import DEFAULT_MODEL, Encoder, read_card
+from cxrsearch.errors import ImageError, IndexUnavailable, InputError, MappingError, ModelError, WhereError
 from cxrsearch.imaging.read import decode
+from cxrsearch.retrieval.prediction import Predictor
 from cxrsearch.store import open_store
+from cxrsearch.store.contract import IndexFacts
 from cxrsearch.text import clean
+from cxrsearch.voting.calibration import CALIBRATION_FORMAT, Calibration
+from cxrsearch.voting.nearness import Nearness
 from indexer.dataset import load
 from indexer.phantoms import draw, write_dicom
 
@@ -190,6 +194,61 @@ def test_a_model_that_loops_branches_or_brings_its_own_operators_is_refused(tmp_
     model = helper.make_model(graph, functions=[function], ir_version=8)
     with pytest.raises(ModelError, match="functions of its own"):
         Encoder(with_encoder(tmp_path / "functions", model.SerializeToString()))
+
+
+# JSON that Python reads and no computer can use.
+OUT_OF_RANGE = ["1e999", "-1e999", "NaN", "9" * 400, "-1", "[1e999]", '"\\u202e"', "{}", "null"]
+
+
+def with_value(data: Any, keys: tuple[Any, ...], text: str) -> str:
+    """JSON of ``data``, with ``text`` as what stands at ``keys``."""
+    data = json.loads(json.dumps(data))
+    place = data
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = "@@"
+    return json.dumps(data).replace('"@@"', text)
+
+
+@pytest.mark.parametrize("text", OUT_OF_RANGE)
+def test_a_number_out_of_range_is_an_error_of_the_card(tmp_path: Path, text: str) -> None:
+    shutil.copytree(DEFAULT_MODEL, tmp_path / "model")
+    card = json.loads((DEFAULT_MODEL / "model.json").read_text("utf-8"))
+    for keys in (("image_size",), ("dimensions",), ("format",)):
+        (tmp_path / "model" / "model.json").write_text(with_value(card, keys, text))
+        with pytest.raises(ModelError, match=r"damaged|model format"):
+            read_card(tmp_path / "model")
+
+
+@pytest.mark.parametrize("text", OUT_OF_RANGE)
+def test_a_number_out_of_range_is_an_error_of_the_index(text: str) -> None:
+    facts = IndexFacts("m", "f", 8, {}, {}).as_json()
+    nearness = {"made": "2020-01-01", "images": 5, "sampled": 5, "percentiles": [0.5] * 101}
+    for keys in (("dimensions",), ("format",)):
+        with pytest.raises(IndexUnavailable):
+            IndexFacts.from_text(with_value(facts, keys, text), "index")
+    with pytest.raises(IndexUnavailable):
+        Nearness.from_json(json.loads(with_value(nearness, ("percentiles", 3), text)))
+    figure = {"value": 0.5, "low": 0.4, "high": 0.6}
+    field = {"kernel": {"reach": None, "prior": 1.0, "sharpness": 1.0}, "threshold": 0.5, "coverage": 0.9}
+    field |= {"patients": [1, 1, 1], "figures": {"accuracy": figure}}
+    calibration = {"format": CALIBRATION_FORMAT, "made": "2020-01-01", "images": 5, "seed": 0, "novelty": 0.5}
+    calibration |= {"fields": {"site": field}, "refused": {}, "learnt_from": []}
+    assert Calibration.from_json(calibration) is not None
+    places: list[tuple[Any, ...]] = [("fields", "site", "patients"), ("fields", "site", "kernel", "prior"), ("format",)]
+    for keys in places:
+        with pytest.raises(IndexUnavailable):
+            Calibration.from_json(json.loads(with_value(calibration, keys, text)))
+
+
+@pytest.mark.parametrize("text", OUT_OF_RANGE)
+def test_a_number_out_of_range_is_an_error_of_a_prediction(tmp_path: Path, text: str) -> None:
+    saved: dict[str, Any] = {"format": 1, "target": "t", "classes": ["a", "b"], "fingerprint": "f", "model": "m"}
+    saved |= {"mean": [0.0] * 4, "scale": [1.0] * 4, "coefficients": [[1.0] * 4], "intercept": [0.0], "card": {}}
+    for keys in (("mean",), ("scale",), ("coefficients",), ("intercept",), ("format",)):
+        (tmp_path / "saved.json").write_text(with_value(saved, keys, text))
+        with pytest.raises(InputError):
+            Predictor(tmp_path / "saved.json")
 
 
 def test_an_encoder_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ class Predictor:
             raise InputError(
                 f"{path}: cannot be read ({error.strerror}); cxrsearch transfer --save makes one"
             ) from None
-        except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
+        except (ValueError, KeyError, TypeError, RecursionError, AttributeError, OverflowError):
             raise InputError(f"{path}: not a model of cxrsearch transfer --save") from None
 
     def check_model(self, name: str, fingerprint: str) -> None:

@@ -90,7 +90,7 @@ class Answers:
     def _vector(self, point: Any) -> NDArray[np.float32]:
         try:
             vector = np.array(point.vector, dtype=np.float32)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             vector = np.empty(0, np.float32)
         if vector.shape != (self._dimensions,) or not np.isfinite(vector).all():
             raise self._refused(f"point {point.id} without a vector of {self._dimensions} finite numbers")

@@ -156,7 +156,7 @@ class Backup:
                 check_vectors(batch, self.facts.dimensions)
             except _WrongType as error:
                 raise InputError(f"{self.file}: {name} holds {error}; use another backup") from None
-            except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
+            except (ValueError, KeyError, TypeError, RecursionError, AttributeError, OverflowError):
                 raise InputError(f"{self.file}: {name} holds no points of this index; use another backup") from None
             count += len(batch)
             if len(batch) > _BATCH or count > _MOST_POINTS:

@@ -96,7 +96,7 @@ def read_head(folder: Path) -> Head:
             raise ValueError
         files = data["files"] and {name: (int(s), int(t), str(h)) for name, (s, t, h) in data["files"].items()}
         return Head(facts, int(data["generation"]), files)
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
         raise IndexUnavailable(f"{folder / HEAD}: damaged. {manifest.ADVICE}") from None
 
 
@@ -245,7 +245,7 @@ def read_plan(path: Path) -> Plan | None:
     data = _read(path)
     try:
         return Plan(IndexFacts.from_json(data, str(path)), int(data["generation"]), tuple(map(str, data["erased"])))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise IndexUnavailable(f"{path}: damaged. {manifest.ADVICE}") from None
 
 

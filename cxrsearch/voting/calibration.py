@@ -102,7 +102,7 @@ class Calibration:
                 {str(name): str(why) for name, why in data["refused"].items()},
                 tuple(map(str, data["learnt_from"])),
             )
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise IndexUnavailable("the index's calibration is damaged; run cxrsearch calibrate again") from None
 
 

@@ -65,7 +65,7 @@ class Nearness:
             ):
                 raise ValueError
             return cls(str(data["made"]), int(data["images"]), int(data["sampled"]), percentiles)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise IndexUnavailable("what the index learnt of its own scores is damaged; index it again") from None
 
 
