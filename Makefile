@@ -3,6 +3,7 @@
 # make check   linters, format and types
 # make quick   every test that is not slow
 # make bench   the figures of docs/reference/benchmarks.md
+# make soak    ten minutes of kills, rotted bits, damaged files and parallel searches: docs/reference/security.md
 # make results   the figures of docs/reference/cxr-1.md and results.md
 # make transfer  the table of docs/how-to/transfer.md
 # make docs    the pages of docs/ as a site in site/, command reference included
@@ -10,7 +11,7 @@
 PYTHON ?= python3
 DATA ?=
 
-.PHONY: demo test check quick bench results transfer ablation docs format
+.PHONY: demo test check quick bench soak results transfer ablation docs format
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -30,6 +31,9 @@ quick: .venv-dev/ready
 
 bench: .venv-dev/ready
 	.venv-dev/bin/python -m benchmarks
+
+soak: .venv-dev/ready
+	.venv-dev/bin/python -m benchmarks.soak
 
 results: .venv-dev/ready
 	.venv-dev/bin/python -m benchmarks.results

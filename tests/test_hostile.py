@@ -251,6 +251,29 @@ def test_a_number_out_of_range_is_an_error_of_a_prediction(tmp_path: Path, text:
             Predictor(tmp_path / "saved.json")
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"scale": [0.0] * 4},
+        {"scale": [-1.0] * 4},
+        {"scale": [1e-308] * 4, "coefficients": [[1e308] * 4]},
+        {"classes": ["a"]},
+        {"classes": ["a", "a"]},
+        {"mean": 1.0, "scale": 1.0, "coefficients": [1.0]},
+        {"mean": [0.0] * 5, "scale": [1.0] * 5, "coefficients": [[1.0] * 5]},
+    ],
+)
+def test_a_prediction_whose_numbers_do_not_fit_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
+    saved: dict[str, Any] = {"format": 1, "target": "t", "classes": ["a", "b"], "fingerprint": "f", "model": "m"}
+    saved |= {"mean": [0.0] * 4, "scale": [1.0] * 4, "coefficients": [[1.0] * 4], "intercept": [0.0], "card": {}}
+    (tmp_path / "saved.json").write_text(json.dumps(saved))
+    vector = np.array([1.0, 0, 0, 0], np.float32)
+    assert sum(Predictor(tmp_path / "saved.json").predict(vector).predicted.values()) == 1
+    (tmp_path / "saved.json").write_text(json.dumps(saved | other))
+    with pytest.raises(InputError, match="damaged"):
+        Predictor(tmp_path / "saved.json").predict(vector)
+
+
 def test_an_encoder_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = Encoder(DEFAULT_MODEL, threads=1)
     picture = np.zeros((encoder.card.image_size,) * 2, np.float32)

@@ -41,6 +41,7 @@ class Prediction:
 class Predictor:
     def __init__(self, path: Path) -> None:
         """Raises InputError for a file that is no such model."""
+        self._path = path
         try:
             if path.stat().st_size > _LARGEST_FILE:
                 raise InputError(f"{path}: larger than any model of cxrsearch transfer --save")
@@ -55,9 +56,10 @@ class Predictor:
             rows = len(self.classes) if len(self.classes) > 2 else 1
             arrays = (self._mean, self._scale, self._weights, self._intercept)
             shapes = (self._mean.shape, self._mean.shape, (rows, *self._mean.shape), (rows,))
-            if tuple(array.shape for array in arrays) != shapes or not all(
-                np.isfinite(array).all() for array in arrays
-            ):
+            fit = tuple(array.shape for array in arrays) == shapes and self._mean.ndim == 1
+            finite = all(np.isfinite(array).all() for array in arrays)
+            distinct = len(set(self.classes)) == len(self.classes) != 1
+            if not fit or not finite or not (self._scale > 0).all() or not distinct:
                 raise InputError(f"{path}: damaged; its numbers do not fit together")
         except OSError as error:
             raise InputError(
@@ -75,8 +77,13 @@ class Predictor:
             )
 
     def predict(self, vector: NDArray[np.float32]) -> Prediction:
-        """``vector``: (D,) float32 of unit length."""
-        logits = self._weights @ ((vector - self._mean) / self._scale) + self._intercept
+        """``vector``: (D,) float32 of unit length. Raises InputError where the model's numbers give none."""
+        if vector.shape != self._mean.shape:
+            raise InputError(f"{self._path}: damaged; it is for embeddings of {len(self._mean)} dimensions")
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits = self._weights @ ((vector - self._mean) / self._scale) + self._intercept
+        if not np.isfinite(logits).all():
+            raise InputError(f"{self._path}: damaged; what it predicts is no finite number")
         if not self.classes:
             return Prediction(self.target, {}, float(logits[0]), self.card)
         if len(self.classes) == 2:
