@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.clinical.fields import ROW_HASH, Field, Payload, Scalar, wrong_type
+from cxrsearch.clinical.fields import Field, Payload, Scalar, wrong_type
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.store.contract import Point, Scored
 
@@ -70,7 +70,7 @@ class Answers:
     def _payload(self, point: Any) -> Payload:
         """What the index declares of a point's payload. Null is how Qdrant stores what is missing."""
         given = {} if point.payload is None else point.payload
-        payload = {n: v for n, v in given.items() if v is not None and (n in self._fields or n == ROW_HASH)}
+        payload = {n: v for n, v in given.items() if v is not None and (n in self._fields or n.startswith("_"))}
         self._check(payload, f"point {str(point.id)[:40]}")
         return payload
 
