@@ -79,7 +79,7 @@ class Archive:
         """Raises ModelMismatch for an index of another model."""
         self.store, self.card, self._model = store, read_card(model), model
         self._gates, self._dataset = OPEN if any_body_part else DEFAULT_GATES, dataset
-        store.facts.check_model(self.card.name, self.card.fingerprint)
+        store.facts.check_model(self.card.name, self.card.fingerprint, self.card.dimensions)
 
     @property
     def fields(self) -> Mapping[str, Field]:

@@ -49,7 +49,7 @@ def fill(
         options = replace(options, only=_labels(list_of_rejected))
     empty = IndexFacts(card.name, card.fingerprint, card.dimensions, {}, {})
     with create_store(index, empty.declaring(mapping.name, facts, mapping.declared)) as store:
-        store.facts.check_model(card.name, card.fingerprint)
+        store.facts.check_model(card.name, card.fingerprint, card.dimensions)
         declared = store.facts.declaring(mapping.name, facts, mapping.declared, moved=renamed)
         if declared != store.facts:
             store.declare(declared)

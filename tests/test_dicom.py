@@ -285,3 +285,10 @@ def test_a_dicomdir_is_followed_and_cannot_lead_outside(tmp_path: Path, cxrsearc
     assert {json.loads(line)["reason"] for line in lines} == {"outside-root", "missing"}
     whole = cxrsearch("index", disc, "--index", tmp_path / "index2", "--paths", "relative")
     assert whole.out.startswith("2 indexed")
+
+
+def test_decoders_that_are_known_to_crash_are_not_installed() -> None:
+    """Nor the one whose licence is the GPL: pydicom takes whatever it finds."""
+    pinned = (Path(__file__).parent.parent / "constraints.txt").read_text("utf-8").lower()
+    assert "pylibjpeg-openjpeg" in pinned
+    assert [name for name in ("gdcm", "pylibjpeg-libjpeg", "pylibjpeg-rle") if name in pinned] == []

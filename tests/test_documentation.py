@@ -163,3 +163,19 @@ def test_the_error_of_the_where_page_is_the_error(cxrsearch: Run, index: Path) -
     command, *shown = re.search(r"    \$ (cxrsearch cohort.*?)\n\n", page, re.DOTALL)[1].split("\n")  # type: ignore[index]
     arguments = [str(index) if word == "chest" else word for word in shlex.split(command)[1:]]
     assert cxrsearch(*arguments).err.rstrip("\n").split("\n") == [line.removeprefix("    ") for line in shown]
+
+
+CLAIMS = [ROOT / "docs" / "reference" / "security.md", ROOT / "docs" / "how-to" / "privacy.md"]
+
+
+@pytest.mark.parametrize("page", CLAIMS, ids=lambda page: page.name)
+def test_every_claim_about_safety_names_a_test_that_exists(page: Path) -> None:
+    text = page.read_text("utf-8")
+    named = re.findall(r"`(tests/test_\w+\.py)::(test_\w+)`", text)
+    assert [f"{file}::{test}" for file, test in named if f"def {test}(" not in (ROOT / file).read_text("utf-8")] == []
+    tables = [block.splitlines() for block in text.split("\n\n") if "| held by |" in block]
+    rows = [row for head, _, *table in tables for row in [*table]]
+    assert len(rows) >= 5
+    assert [row for row in rows if "::test_" not in row] == []
+    sections = re.split(r"^## ", text, flags=re.MULTILINE)
+    assert [part.splitlines()[0] for part in sections if "::test_" not in part and "make soak" not in part] == []

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from factories import Run, points
 from cxrsearch.clinical.expression import Equals
 from cxrsearch.clinical.fields import Field, FieldType
 from cxrsearch.errors import IndexUnavailable
-from cxrsearch.store import edge
+from cxrsearch.store import edge, problems, shard
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from cxrsearch.store.edge import EdgeStore
 
@@ -103,6 +104,34 @@ for first in range(0, 10**9, 128):
     store.upsert(batch(first))
     print(first + 128, flush=True)
 """
+
+
+def test_journals_that_the_engine_takes_away_when_it_loads_again_are_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a writer left that was killed while it deleted, the engine puts in order in two loads: the first leaves
+    journals. A published generation is past that, or its second reader would miss a file."""
+    store = EdgeStore.create(tmp_path / "index", FACTS)
+    store.upsert(batch(0))
+    load, loads = shard.load, []
+
+    def as_after_a_kill(path: Path) -> Any:
+        loads.append(path)
+        journal = path / "tracker_journal.dat"
+        if len(loads) == 1:
+            journal.write_bytes(b"as the engine does")
+        else:
+            journal.unlink(missing_ok=True)
+        return load(path)
+
+    monkeypatch.setattr(shard, "load", as_after_a_kill)
+    store.close()
+    for _ in range(3):
+        again = EdgeStore.open(tmp_path / "index")
+        assert again.count() == 128
+        again.close()
+    assert list(problems(str(tmp_path / "index"))) == []
+    assert len(loads) >= 6
 
 
 @pytest.mark.parametrize("next_one", ["reader", "writer"])

@@ -223,6 +223,14 @@ def test_facts_that_are_none_are_refused(serve: Serve, cxrsearch: Run, facts: An
     assert (ran.code, len(ran.err.splitlines())) == (5, 1), ran.err
 
 
+def test_an_index_that_says_it_has_other_vectors_than_its_model_gives_is_refused(
+    serve: Serve, cxrsearch: Run, cohort: Path
+) -> None:
+    address = serve(FACTS.as_json() | {"dimensions": CARD.dimensions // 2})
+    ran = cxrsearch("search", next(cohort.parent.rglob("*.dcm")), "--index", address)
+    assert (ran.code, "its settings are damaged" in ran.err) == (5, True)
+
+
 def test_what_is_no_answer_of_qdrant_is_a_sentence(serve: Serve, cxrsearch: Run) -> None:
     for content in (b"\x00\xff<html>", b"[" * 10_000, b"", b"{}", b'{"result": []}', b"1e999"):
         ran = cxrsearch("info", "--index", serve(exists=lambda handler, content=content: handler.send(content)))
@@ -320,6 +328,19 @@ def test_an_honest_server_is_copied_whole(serve: Serve, cxrsearch: Run, tmp_path
     store = EdgeStore.open(tmp_path / "copy")
     assert store.count() == 1500
     store.close()
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("127.0.0.2", True)])
+def test_a_key_over_plain_http_to_another_machine_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, host: str, warned: bool
+) -> None:
+    monkeypatch.setattr("cxrsearch.store.server._GRPC_PROBE_SECONDS", 1)
+    monkeypatch.setattr("cxrsearch.store.server._PAUSES", ())
+    monkeypatch.setenv("CXRSEARCH_QDRANT_API_KEY", "the-key")
+    with pytest.raises(IndexUnavailable), open_store(f"http://{host}:9/chest"):
+        pass
+    assert (f"the API key goes to {host} unencrypted" in caplog.text) is warned
+    assert "the-key" not in caplog.text
 
 
 class Refused(grpc.RpcError):

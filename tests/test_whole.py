@@ -197,6 +197,19 @@ def test_a_bit_that_rotted_under_its_old_date_is_found_by_check_and_never_backed
     assert not (tmp_path / "b").exists()
 
 
+def test_payloads_that_the_engine_cannot_read_are_a_sentence(cxrsearch: Run, index: Path) -> None:
+    """Bits that rotted under their old date, in the middle of what is stored: opening does not see them."""
+    (page,) = index.rglob("payload_storage/page_0.dat")
+    dates, content = page.stat(), bytearray(page.read_bytes())
+    for at in (match.start() for match in re.finditer(rb"\"dataset\"", bytes(content))):
+        content[at] ^= 0x20
+    page.write_bytes(content)
+    os.utime(page, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    ran = cxrsearch("cohort", "--index", index)
+    assert (ran.code, len(ran.err.splitlines())) == (5, 1), ran.err
+    assert f"cxrsearch check {index}" in ran.err
+
+
 def test_a_picture_that_is_gone_or_a_link_is_said_by_check(cxrsearch: Run, index: Path, tmp_path: Path) -> None:
     first, second = sorted((index / "thumbnails").rglob("*.jpg"))[:2]
     first.unlink()

@@ -33,7 +33,7 @@ def calibrate(
     log = logging.getLogger(LOGGER)
     card = read_card(model or DEFAULT_MODEL)
     with open_store(index) as store:
-        store.facts.check_model(card.name, card.fingerprint)
+        store.facts.check_model(card.name, card.fingerprint, card.dimensions)
         trained_on = [str(name) for name in card.described.get("trained_on", [])]
         found = calibrating.calibrate(store, trained_on, seed, lambda name: log.info(f"asking about {name}"))
     with open_store(index, write=True) as store:  # only now: others may search while it asks

@@ -64,13 +64,19 @@ class IndexFacts:
     def all_fields(self) -> dict[str, Field]:
         return {**SYSTEM_FIELDS, **self.fields}
 
-    def check_model(self, name: str, fingerprint: str) -> None:
-        """Raises ModelMismatch when the index was made by another model."""
+    def check_model(self, name: str, fingerprint: str, dimensions: int | None = None) -> None:
+        """Raises ModelMismatch when the index was made by another model, and IndexUnavailable when it says that it was
+        made by this one and has vectors of other ``dimensions`` than this one gives."""
         if fingerprint != self.fingerprint:
             raise ModelMismatch(
                 f"the index was made by model {self.model} ({self.fingerprint[:12]}),"
                 f" not by {name} ({fingerprint[:12]})."
                 " Give that model with --model, or index the images again into a new index."
+            )
+        if dimensions not in (None, self.dimensions):
+            raise IndexUnavailable(
+                f"the index says that {name} made it, and has vectors of {self.dimensions} dimensions where that gives"
+                f" {dimensions}: its settings are damaged. Restore it or index again."
             )
 
     def declaring(

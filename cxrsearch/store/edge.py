@@ -168,7 +168,10 @@ class EdgeStore:
             with_payload=True,
             params=edge.SearchParams(hnsw_ef=max(SEARCH_BREADTH, limit)),
         )
-        return [Scored(str(p.id), float(p.score), self._unpack(p.payload)) for p in self._shard.query(request)]
+        return [
+            Scored(str(p.id), float(p.score), self._unpack(p.payload))
+            for p in shard.answer(self.folder, lambda: self._shard.query(request))
+        ]
 
     def scroll(
         self, expression: Expression | None = None, fields: Collection[str] | None = None, vectors: bool = False
@@ -183,7 +186,7 @@ class EdgeStore:
                 with_payload=selected,
                 with_vector=vectors,
             )
-            records, offset = self._shard.scroll(request)
+            records, offset = shard.answer(self.folder, lambda r=request: self._shard.scroll(r))  # type: ignore[misc]
             for record in records:
                 vector = np.array(record.vector, dtype=np.float32) if vectors else None
                 yield Point(str(record.id), self._unpack(record.payload), vector)
@@ -191,11 +194,13 @@ class EdgeStore:
                 return
 
     def count(self, expression: Expression | None = None) -> int:
-        return self._shard.count(edge.CountRequest(exact=True, filter=self._filter(expression)))
+        request = edge.CountRequest(exact=True, filter=self._filter(expression))
+        return shard.answer(self.folder, lambda: self._shard.count(request))
 
     def values(self, field: str, expression: Expression | None = None) -> Mapping[Scalar, int]:
         request = edge.FacetRequest(key=field, limit=max(1, self.count()), exact=True, filter=self._filter(expression))
-        return {self._unpacked(field, hit.value): hit.count for hit in self._shard.facet(request)}
+        found = shard.answer(self.folder, lambda: self._shard.facet(request))
+        return {self._unpacked(field, hit.value): hit.count for hit in found}
 
     def delete(self, expression: Expression) -> int:
         condition = self._filter(expression)

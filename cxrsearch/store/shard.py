@@ -8,9 +8,9 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import qdrant_edge as edge
 
@@ -18,6 +18,8 @@ from cxrsearch.clinical.fields import Field, FieldType, indexed
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.store import manifest
 from cxrsearch.store.contract import EXACT_BELOW_KB
+
+T = TypeVar("T")
 
 PAGE = 1_000
 _HNSW = edge.HnswIndexConfig(m=32, ef_construct=256, full_scan_threshold=10_000)
@@ -72,6 +74,19 @@ def load_for_reading(path: Path) -> edge.EdgeShard:
         raise IndexUnavailable(
             f"{path}: cannot be written, so a copy has to be searched, and {tempfile.gettempdir()} has no room for one"
             f" ({error.strerror}). Set TMPDIR to a folder with {size(path) // 2**20 + 1} MiB left."
+        ) from None
+
+
+def answer(folder: Path, request: Callable[[], T]) -> T:
+    """What the engine answers of the index in ``folder``. Raises IndexUnavailable where it cannot read its files, as
+    after bits have rotted: it raises bare Exception for that."""
+    try:
+        return request()
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise IndexUnavailable(
+            f"{folder}: the engine cannot read its files. cxrsearch check {folder} says what is damaged."
         ) from None
 
 
