@@ -1,18 +1,21 @@
-"""An opened index with its encoder: what the commands search with.
+"""An opened index with its encoder: the Python API, and what the commands search with.
 
 with open_archive("chest") as archive:
-    search = archive.search(Question(where="age >= 60", vote="outcome"))
+    hits = archive.search("scan.dcm", where="age >= 60", k=5)
+    search = archive.ask(Question(where="age >= 60", vote="outcome"))  # for many images
     answers = [search.answer(image) for image in archive.read(Path("scan.dcm"))]
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from cxrsearch import settings
 from cxrsearch.clinical.expression import Expression, both
@@ -21,10 +24,12 @@ from cxrsearch.clinical.identity import Identity, load_identity
 from cxrsearch.clinical.where import parse
 from cxrsearch.cohort import counts
 from cxrsearch.cohort.similarity import Spread, spread
-from cxrsearch.encoder import DEFAULT_MODEL, Encoder, read_card
-from cxrsearch.errors import UsageError
+from cxrsearch.encoder import Encoder, find_model, read_card
+from cxrsearch.errors import InputError, UsageError
 from cxrsearch.imaging import regions
 from cxrsearch.imaging.radiograph import DEFAULT_GATES, OPEN
+from cxrsearch.report.frames import frame, shown_fields
+from cxrsearch.results import Cohort, Embeddings, Hits
 from cxrsearch.retrieval import search as searching
 from cxrsearch.retrieval.answer import Answer, answer
 from cxrsearch.retrieval.prediction import Predictor
@@ -33,6 +38,7 @@ from cxrsearch.store import open_store
 from cxrsearch.store.contract import VectorStore
 from cxrsearch.voting import vote as voting
 from cxrsearch.voting.calibration import Calibration
+from cxrsearch.voting.vote import Vote
 
 _log = logging.getLogger("cxrsearch")
 
@@ -49,6 +55,7 @@ class Question:
     vote: a field to be estimated from the nearest patients.
     predict: a model that ``cxrsearch transfer`` saved.
     with_images: whether the hits come with their images and place maps.
+    explain: whether the maps were asked for: an error where the model gives none.
     """
 
     where: str | None = None
@@ -60,6 +67,7 @@ class Question:
     vote: str | None = None
     predict: Path | None = None
     with_images: bool = False
+    explain: bool = False
 
 
 class Archive:
@@ -72,17 +80,91 @@ class Archive:
     def __init__(
         self,
         store: VectorStore,
-        model: Path = DEFAULT_MODEL,
+        model: str | Path | None = None,
         any_body_part: bool = False,
         dataset: str | None = None,
     ) -> None:
         """Raises ModelMismatch for an index of another model."""
-        self.store, self.card, self._model = store, read_card(model), model
+        self._model = find_model(model)
+        self.store, self.card, self._stack = store, read_card(self._model), ExitStack()
         self._gates, self._dataset = OPEN if any_body_part else DEFAULT_GATES, dataset
         store.facts.check_model(self.card.name, self.card.fingerprint, self.card.dimensions)
 
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """How many images the index has."""
+        return self.store.count()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} images, model {self.card.name}, fields {', '.join(self.store.facts.fields)}>"
+
+    def close(self) -> None:
+        """Give the index back. What was found stays usable, but for further votes."""
+        self._stack.close()
+
+    def search(
+        self,
+        image: str | Path,
+        where: str | None = None,
+        k: int = 10,
+        same_patient: bool = False,
+        pictures: bool = True,
+    ) -> Hits:
+        """The radiographs most similar to the one in a file.
+
+        Images of the query's own patient are left out, unless `same_patient`.
+
+        Args:
+            image: a file: DICOM, PNG, JPEG, TIFF, BMP or WebP, of one image.
+            where: a filter, as `--where` takes it.
+            k: how many hits, from 1 on.
+            same_patient: let the query's own patient in.
+            pictures: bring the hits' pictures along, for a notebook.
+
+        Raises:
+            ImageError: for a file that gives no radiograph.
+            InputError: for a file of several images.
+            UsageError: for a filter that cannot be understood.
+        """
+        if k < 1:
+            raise UsageError(f"k={k}: give at least 1")
+        question = Question(where, k, same_patient=same_patient, with_images=pictures)
+        search, found = self.ask(question), self.read(Path(image))
+        if len(found) != 1:
+            raise InputError(f"{image}: holds {len(found)} images; read() and ask() take each of them")
+
+        def votes(field: str) -> Vote:
+            asked = self.ask(replace(question, vote=field, with_images=False))
+            counted = asked.answer(found[0]).vote
+            assert counted is not None
+            return counted
+
+        return Hits(search.answer(found[0]), self.fields, votes)
+
+    def cohort(self, where: str | None = None) -> Cohort:
+        """The images that meet a filter, as `--where` takes it; all of them without one. Raises UsageError."""
+        points = list(self.store.scroll(self.expression(where)))
+        return Cohort(tuple(point.id for point in points), tuple(point.payload for point in points), self.fields)
+
+    def embeddings(self, where: str | None = None) -> Embeddings:
+        """The vectors of the images that meet a filter, and their facts: for a map or a model of one's own.
+
+        `ids`: N; `vectors`: (N, D) float32, each of unit length; `facts`: a frame of N rows. Raises UsageError.
+        """
+        points = list(self.store.scroll(self.expression(where), vectors=True))
+        ids = tuple(point.id for point in points)
+        vectors = np.array([point.vector for point in points], dtype=np.float32)
+        facts = frame([point.payload for point in points], shown_fields(self.fields), ids)
+        return Embeddings(ids, vectors.reshape(len(points), self.store.facts.dimensions), facts)
+
     @property
     def fields(self) -> Mapping[str, Field]:
+        """The facts that the index has, by name."""
         return self.store.facts.all_fields
 
     @cached_property
@@ -110,8 +192,11 @@ class Archive:
         _log.debug(f"read and embedded {path}")
         return found
 
-    def search(self, question: Question) -> Search:
-        """Raises UsageError for a question that cannot be asked of this index, ImageError for an example."""
+    def ask(self, question: Question) -> Search:
+        """A question for any number of images.
+
+        Raises UsageError for a question that cannot be asked of this index, ImageError for an example.
+        """
         return Search(self, question)
 
     def spread(self, path: Path, where: Expression | None, by: str | None) -> tuple[list[Spread], Sequence[str]]:
@@ -129,6 +214,9 @@ class Search:
     def __init__(self, archive: Archive, question: Question) -> None:
         if question.region is not None and (question.like or question.unlike):
             raise UsageError("--region goes with one image: leave --like and --unlike out")
+        if not archive.card.has_places and (question.region is not None or question.explain):
+            option = "--region" if question.region is not None else "--explain"
+            raise UsageError(f"{option}: {archive.card.without_places}; leave it out, or index with another model")
         if question.vote is not None:
             counts.check_fields([question.vote], archive.fields, "--vote")
             voting.check_field(archive.fields[question.vote])
@@ -159,11 +247,27 @@ class Search:
         )
 
 
-@contextmanager
 def open_archive(
-    address: str, model: Path | None = None, any_body_part: bool = False, dataset: str | None = None
-) -> Iterator[Archive]:
-    """Open an index, a folder or a URL. Raises IndexUnavailable, ModelError, ModelMismatch."""
-    with open_store(address) as store:
+    address: str | Path, model: str | Path | None = None, any_body_part: bool = False, dataset: str | None = None
+) -> Archive:
+    """Open an index: a folder, or the URL of one on a Qdrant server.
+
+    Use it in a `with` statement, or close it: a process that holds an index keeps its files.
+
+    Args:
+        address: the folder or URL.
+        model: the name or folder of the model that made the index; the model that ships where it is not given.
+        any_body_part: whether files of other body parts, and of CT, MR and so on, may be searched with.
+        dataset: the one of the index that the images searched with would belong to: whose patient numbers theirs are.
+
+    Raises:
+        IndexUnavailable: where there is no index, or it is damaged.
+        ModelError: where there is no such model.
+        ModelMismatch: where the index was made by another model.
+    """
+    with ExitStack() as stack:
+        store = stack.enter_context(open_store(str(address)))
         _log.debug(f"opened {address}")
-        yield Archive(store, model or DEFAULT_MODEL, any_body_part, dataset)
+        opened = Archive(store, model, any_body_part, dataset)
+        opened._stack = stack.pop_all()
+    return opened

@@ -108,10 +108,10 @@ def _encoder(encoder: Encoder) -> Check:
     size, card = encoder.card.image_size, encoder.card
     picture = np.linspace(0, 1, size * size, dtype=np.float32).reshape(size, size)
     started = time.monotonic()
-    encoded = encoder.encode([picture])
+    embedding = encoder.embed_prepared([picture])
     seconds = time.monotonic() - started
     found = f"{card.name} ({card.fingerprint[:12]}), {1000 * seconds:.0f} ms an image"
-    if not np.allclose(encoded.places.sum(axis=(2, 3)), encoded.embedding, atol=1e-4):
+    if card.has_places and not np.allclose(encoder.encode([picture]).places.sum(axis=(2, 3)), embedding, atol=1e-4):
         return Check("model", f"{found}; its places do not add up", State.FAILS, "get the model folder again")
     return Check("model", found)
 
@@ -127,7 +127,7 @@ def _index(store: VectorStore, address: str, encoder: Encoder | None) -> Iterato
             "model of the index",
             facts.model,
             State.FINE if same else State.FAILS,
-            "" if same else "give that model with --model, or index again",
+            "" if same else "give that model with --model, or cxrsearch reembed",
         )
         if same and images:
             yield _query(store, encoder)
@@ -137,12 +137,12 @@ def _index(store: VectorStore, address: str, encoder: Encoder | None) -> Iterato
 
 def _query(store: VectorStore, encoder: Encoder) -> Check:
     """One real search: a picture of an indexed image has to find that image."""
-    images, size, started = StoredImages(store), encoder.card.image_size, time.monotonic()
+    images, started = StoredImages(store), time.monotonic()
     for point in islice(store.scroll(), _SAMPLED):
-        image = images.hit_image(point.id, point.payload, size)
+        image = images.read(point.id, point.payload)
         if image is None:
             continue
-        found = store.query(encoder.embed([image.canonical])[0], 1)
+        found = store.query(encoder.embed_prepared([encoder.prepare(image.radiograph)])[0], 1)
         seconds = time.monotonic() - started
         if found[0].score < _ITSELF:
             return Check("one query", "an image does not find itself", State.FAILS, "index again, or restore a backup")

@@ -1,44 +1,35 @@
 """A model folder -> embeddings, by ONNX Runtime; no torch needed.
 
-MODEL/model.json            the card: sizes, checksums, what it was trained on, its figures
+MODEL/model.json            the card: what the encoder takes and gives, checksums, what it was trained on, its figures
 MODEL/encoder.onnx          what runs here
-MODEL/weights.safetensors   for going on training
+MODEL/weights.safetensors   for going on training, where it was trained here
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.errors import ModelError
+from cxrsearch.errors import ImageError, InputError, ModelError, Reason
+from cxrsearch.imaging.canonical import canonical
+from cxrsearch.imaging.isolated import read
+from cxrsearch.imaging.radiograph import Radiograph
+from cxrsearch.model_card import DEFAULT_MODEL, ModelCard, Pooling, find_model, read_card
 from cxrsearch.onnx_graph import check_graph
 
-MODEL_FORMAT = 1
+__all__ = ["DEFAULT_MODEL", "Encoded", "Encoder", "ModelCard", "find_model", "read_card"]
+
 # The largest encoder that anybody would index with takes two on one slow core.
 SECONDS_PER_PICTURE = 60
-# What a card may say: more is no encoder's, and would take the memory of the machine.
-_LARGEST_SIDE, _MOST_DIMENSIONS = 4096, 65_536
-DEFAULT_MODEL = Path(__file__).parent / "models" / "cxr-1"
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What a model folder says of itself. fingerprint: the sha256 of encoder.onnx; image_size in pixels."""
-
-    name: str
-    fingerprint: str
-    image_size: int
-    dimensions: int
-    described: Mapping[str, Any]
+# Pictures that the public face embeds at once.
+_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -51,46 +42,28 @@ class Encoded:
     attention: NDArray[np.float32]
 
 
-def read_card(folder: Path) -> ModelCard:
-    """Raises ModelError."""
-    path = folder / "model.json"
-    try:
-        described = json.loads(path.read_text("utf-8"))
-        if described["format"] != MODEL_FORMAT:
-            raise ModelError(f"{folder}: model format {described['format']!r}; this version reads {MODEL_FORMAT}")
-        card = ModelCard(
-            str(described["name"]),
-            str(described["sha256"]["encoder.onnx"]),
-            int(described["image_size"]),
-            int(described["dimensions"]),
-            described,
-        )
-        if not (1 <= card.image_size <= _LARGEST_SIDE and 1 <= card.dimensions <= _MOST_DIMENSIONS):
-            raise ValueError
-        return card
-    except OSError:
-        raise ModelError(f"{folder}: not a model folder (no model.json that can be read). See --model.") from None
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
-        raise ModelError(f"{path}: damaged; get the model folder again") from None
-
-
 class Encoder:
-    """The exported encoder of a model folder."""
+    """The encoder of a model: the name of one that is installed, or its folder.
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
-        """Raises ModelError when the folder is no model or its checksum is wrong.
+    encoder = cxrsearch.Encoder("cxr-1")
+    embeddings = encoder.embed(["a.dcm", array])
+    """
+
+    def __init__(self, model: str | Path | None = None, threads: int | None = None) -> None:
+        """Raises ModelError when it is no model or its checksum is wrong.
 
         threads: cores used for one batch; all by default.
         """
+        folder = find_model(model)
         self.card = read_card(folder)
         try:
-            model = (folder / "encoder.onnx").read_bytes()
+            content = (folder / "encoder.onnx").read_bytes()
         except OSError:
             raise ModelError(f"{folder / 'encoder.onnx'}: missing; get the model folder again") from None
-        if hashlib.sha256(model).hexdigest() != self.card.fingerprint:
+        if hashlib.sha256(content).hexdigest() != self.card.fingerprint:
             raise ModelError(f"{folder / 'encoder.onnx'}: not the file its card names (wrong sha256); get it again")
         try:
-            check_graph(model)
+            check_graph(content)
         except ValueError as error:
             raise ModelError(f"{folder / 'encoder.onnx'}: cannot be run: {error}") from None
         import onnxruntime
@@ -101,26 +74,71 @@ class Encoder:
         options.enable_cpu_mem_arena = False  # its reserve costs more memory than it saves time here
         try:
             # From bytes, so that the file cannot refer to data outside itself.
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             (given,) = self._session.get_inputs()
             named = {output.name for output in self._session.get_outputs()}
         except Exception as error:  # onnxruntime's own errors share no public class
             raise ModelError(f"{folder / 'encoder.onnx'}: cannot be run ({type(error).__name__})") from None
-        size = self.card.image_size
-        if list(given.shape[1:]) != [1, size, size] or not {"embedding", "places", "attention"} <= named:
-            raise ModelError(f"{folder / 'encoder.onnx'}: not an encoder of cxrsearch (other inputs or outputs)")
-        self._input = given.name
+        wanted = {self.card.output, *(("places", "attention") if self.card.has_places else ())}
+        taken = self.card.input
+        sides = zip(given.shape[1:], (taken.channels, taken.size, taken.size), strict=False)
+        fits = len(given.shape) == 4 and all(not isinstance(side, int) or side == own for side, own in sides)
+        if not fits or not wanted <= named:
+            raise ModelError(f"{folder / 'encoder.onnx'}: not what its card says (other inputs or outputs)")
+        self._input, self._one_by_one = given.name, given.shape[0] == 1
 
-    def embed(self, pictures: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """(B, D) float32, unit length. ``pictures``: canonical pixels, each (S, S) float32 in 0..1."""
-        (embedding,) = self._run(["embedding"], pictures)
-        return embedding
+    def prepare(self, radiograph: Radiograph) -> NDArray[np.float32]:
+        """The square that this encoder sees of a radiograph: (S, S) float32 in 0..1."""
+        return canonical(radiograph, self.card.input.size, self.card.input.resizing)
+
+    def embed(self, images: Sequence[str | Path | NDArray[np.generic]]) -> NDArray[np.float32]:
+        """The embeddings of images: (N, D) float32, each of unit length, in their order.
+
+        images: files (DICOM, PNG, JPEG, ...), and arrays (H, W) of grey values: floats in 0..1, black to white, or
+        whole numbers (uint8, uint16) in their type's range. Each is made square as the model wants it.
+
+        Raises ImageError for a file or an array that gives no radiograph, InputError for a file of several images.
+        """
+        batches = [
+            self.embed_prepared([self._square(one, start + n) for n, one in enumerate(images[start : start + _BATCH])])
+            for start in range(0, len(images), _BATCH)
+        ]
+        return np.concatenate(batches) if batches else np.empty((0, self.card.dimensions), dtype=np.float32)
+
+    def embed_prepared(self, pictures: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """(B, D) float32, unit length. ``pictures``: squares that :meth:`prepare` gave, each (S, S) float32 in 0..1."""
+        (found,) = self._run([self.card.output], pictures)
+        match self.card.pooling:
+            case Pooling.MEAN_PLACES:
+                found = found.mean(axis=(2, 3))
+            case Pooling.FIRST_TOKEN:
+                found = found[:, 0]
+            case Pooling.MEAN_TOKENS:
+                found = found.mean(axis=1)
+        if found.shape != (len(pictures), self.card.dimensions) or not np.isfinite(found).all():
+            raise ModelError(f"model {self.card.name}: gives no vectors of {self.card.dimensions} numbers")
+        return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12), dtype=np.float32)
 
     def encode(self, pictures: Sequence[NDArray[np.float32]]) -> Encoded:
-        """As :meth:`embed`, with the places that the embedding is the sum of."""
-        return Encoded(*self._run(["embedding", "places", "attention"], pictures))
+        """As :meth:`embed_prepared`, with the places that the embedding is the sum of. Only where the card has them."""
+        return Encoded(*self._run([self.card.output, "places", "attention"], pictures))
 
-    def _run(self, outputs: list[str], pictures: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    def _square(self, image: str | Path | NDArray[np.generic], number: int) -> NDArray[np.float32]:
+        if isinstance(image, str | Path):
+            found = read(Path(image))
+            if len(found) != 1:
+                raise InputError(f"{image}: holds {len(found)} images; give each as an array")
+            return self.prepare(found[0])
+        array = np.asarray(image)
+        if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "fu":
+            what = f"an array of shape {array.shape} and type {array.dtype}"
+            raise ImageError(Reason.NOT_AN_IMAGE, f"image {number}: {what}; give (H, W) of floats or unsigned integers")
+        whole = array.astype(np.float32) / (np.iinfo(array.dtype).max if array.dtype.kind == "u" else 1)
+        if not np.isfinite(whole).all() or whole.min() < 0 or whole.max() > 1:
+            raise ImageError(Reason.NOT_AN_IMAGE, f"image {number}: floats have to be in 0..1, black to white")
+        return self.prepare(Radiograph(whole.astype(np.float32), "", "array"))
+
+    def _run(self, wanted: list[str], pictures: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Raises ModelError when it takes too long: an encoder is somebody else's program."""
         import onnxruntime
 
@@ -130,7 +148,9 @@ class Encoder:
         timer.daemon = True
         timer.start()
         try:
-            found = self._session.run(outputs, {self._input: np.stack(pictures)[:, None]}, limit)
+            batch = self._batch(pictures)
+            parts = [batch[n : n + 1] for n in range(len(batch))] if self._one_by_one else [batch]
+            runs = [self._session.run(wanted, {self._input: part}, limit) for part in parts]
         except Exception:
             if limit.terminate:
                 what = f"takes more than {seconds:g} s for {len(pictures)} pictures"
@@ -138,4 +158,11 @@ class Encoder:
             raise
         finally:
             timer.cancel()
-        return [np.asarray(array, dtype=np.float32) for array in found]
+        return [np.concatenate(arrays).astype(np.float32, copy=False) for arrays in zip(*runs, strict=True)]
+
+    def _batch(self, pictures: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """(B, channels, S, S) float32, as the encoder's file takes it."""
+        taken = self.card.input
+        grey = np.stack(pictures)[:, None] * np.float32(taken.high - taken.low) + np.float32(taken.low)
+        mean, deviation = (np.array(one, np.float32)[None, :, None, None] for one in (taken.mean, taken.deviation))
+        return np.asarray((grey - mean) / deviation, dtype=np.float32)

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.encoder import SECONDS_PER_PICTURE, Encoder, read_card
+from cxrsearch.encoder import SECONDS_PER_PICTURE, Encoder
 from cxrsearch.errors import ImageError, Reason
-from cxrsearch.imaging.canonical import canonical, grey, jpeg, pixel_digest
+from cxrsearch.imaging.canonical import canonical, grey, jpeg, picture_digest
 from cxrsearch.imaging.isolated import SECONDS_PER_FILE, Broken, Isolated
-from cxrsearch.imaging.radiograph import Gates
+from cxrsearch.imaging.radiograph import Gates, Radiograph
 from cxrsearch.imaging.read import decode, digest, read_bytes
 from cxrsearch.store.thumbnails import SIDE
 from indexer.record import Record
@@ -64,8 +64,8 @@ class Task:
 @dataclass(frozen=True)
 class PreparedImage:
     """One radiograph, and the size and projection it had. array: its embedding, (D,) float32 of unit length; from a
-    pool without a model its canonical pixels, (S, S) uint8. digest: of the canonical pixels; thumbnail: a JPEG file,
-    where those are wanted."""
+    pool without a model its canonical pixels, (S, S) uint8. digest: of the picture (canonical.py); thumbnail: a JPEG
+    file, where those are wanted."""
 
     array: NDArray[np.float32] | NDArray[np.uint8]
     width: int
@@ -231,14 +231,17 @@ def _embedded(facts: dict[str, Any], contents: list[bytearray]) -> ReadFile:
 
 def work(config: ReaderConfig) -> Callable[[list[_Wanted]], Iterator[tuple[dict[str, Any], list[Any]]]]:
     """Reads and embeds chunks: one answer for each file, once it is read, and one more for each embedded file."""
-    encoder = None if isinstance(config.model, int) else Encoder(config.model, threads=1)
-    size = config.model if isinstance(config.model, int) else read_card(config.model).image_size
+    model = config.model
+    encoder = None if isinstance(model, int) else Encoder(model, threads=1)
+
+    def prepare(radiograph: Radiograph) -> NDArray[np.float32]:
+        return canonical(radiograph, model) if isinstance(model, int) else encoder.prepare(radiograph)  # type: ignore[union-attr]
 
     def answer(asked: list[_Wanted]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
         files: list[_Small] = []
         for number, wanted in enumerate(asked):
             try:
-                found = _read_file(wanted, number, config, size)
+                found = _read_file(wanted, number, config, prepare)
             except ImageError as error:
                 yield {"reason": str(error.reason), "message": str(error)}, []
                 continue
@@ -251,7 +254,7 @@ def work(config: ReaderConfig) -> Callable[[list[_Wanted]], Iterator[tuple[dict[
         if not pictures:
             return
         signal.alarm(SECONDS_PER_PICTURE * len(pictures) + SECONDS_PER_FILE)  # this answer takes a batch
-        embedded = encoder.embed(pictures) if encoder else np.rint(np.stack(pictures) * 255).astype(np.uint8)
+        embedded = encoder.embed_prepared(pictures) if encoder else np.rint(np.stack(pictures) * 255).astype(np.uint8)
         arrays = iter(embedded)
         for file in files:
             yield file.answer([next(arrays) for _ in file.pictures])
@@ -272,25 +275,29 @@ class _Small:
     header: Mapping[str, str]
     sizes: list[tuple[int, int, str | None]]
     pictures: list[NDArray[np.float32]]
+    digests: list[str]
     thumbnails: list[bytes | None]
 
     def answer(self, arrays: list[NDArray[Any]]) -> tuple[dict[str, Any], list[Any]]:
         images, contents = [], []
-        for size, array, picture, thumbnail in zip(self.sizes, arrays, self.pictures, self.thumbnails, strict=True):
+        for size, array, picture, thumbnail in zip(self.sizes, arrays, self.digests, self.thumbnails, strict=True):
             shape = [str(array.dtype), list(array.shape)]
-            images.append([*size, pixel_digest(picture), *shape, thumbnail is not None])
+            images.append([*size, picture, *shape, thumbnail is not None])
             contents += [np.ascontiguousarray(array), *([] if thumbnail is None else [thumbnail])]
         facts = {"file": self.number, "sha256": self.sha256, "size": self.size, "header": dict(self.header)}
         return facts | {"images": images}, contents
 
 
-def _read_file(wanted: _Wanted, number: int, config: ReaderConfig, size: int) -> _Small | ReadFile:
+def _read_file(
+    wanted: _Wanted, number: int, config: ReaderConfig, prepare: Callable[[Radiograph], NDArray[np.float32]]
+) -> _Small | ReadFile:
     data = read_bytes(wanted.path, wanted.label)
     sha256 = digest(data)
     images = decode(data, wanted.label, config.keywords, config.gates)
     if wanted.header_only:
         return ReadFile(sha256, None, len(data), images[0].header)
     sizes = [(image.width, image.height, image.projection) for image in images]
-    pictures = [canonical(image, size) for image in images]
+    pictures = [prepare(image) for image in images]
+    digests = [picture_digest(image) for image in images]
     thumbnails = [jpeg(grey(image, SIDE)) if config.thumbnails else None for image in images]
-    return _Small(number, sha256, len(data), images[0].header, sizes, pictures, thumbnails)
+    return _Small(number, sha256, len(data), images[0].header, sizes, pictures, digests, thumbnails)

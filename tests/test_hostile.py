@@ -280,7 +280,7 @@ def test_an_encoder_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert encoder.embed([picture]).shape == (1, encoder.card.dimensions)
     monkeypatch.setattr("cxrsearch.encoder.SECONDS_PER_PICTURE", 1e-4)
     with pytest.raises(ModelError, match="takes more than"):
-        encoder.embed([picture] * 20)
+        encoder.embed_prepared([picture] * 20)
 
 
 def test_a_pattern_that_would_never_end_is_an_error_of_the_mapping(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_a_model_of_other_inputs_is_refused(tmp_path: Path) -> None:
     made = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [given], [made])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    with pytest.raises(ModelError, match="not an encoder of cxrsearch"):
+    with pytest.raises(ModelError, match="not what its card says"):
         Encoder(with_encoder(tmp_path / "model", model.SerializeToString()))
 
 

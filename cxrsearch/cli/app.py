@@ -27,6 +27,7 @@ from cxrsearch.cli import (
     index,
     info,
     models,
+    reembed,
     search,
     train,
     transfer,
@@ -69,6 +70,7 @@ for _command in (
     duplicates.duplicates,
     forget.forget,
     copy.copy,
+    reembed.reembed,
     backup.backup,
     backup.restore,
     check.check,
@@ -94,8 +96,9 @@ def _settings(arguments: list[str]) -> dict[str, dict[str, str]]:
             raise
         return {}
     by_command = {str(command.name): given for command in app.registered_commands}
-    # What evaluate's --model names is judged instead of being trained: never because of a setting.
-    return by_command | {"evaluate": {}}
+    # What evaluate's --model names is judged instead of being trained, and reembed's is the new one: never because of
+    # a setting.
+    return by_command | {"evaluate": {}, "reembed": {}}
 
 
 def run(arguments: list[str]) -> int:

@@ -24,14 +24,14 @@ def calibrate(
     """
     from dataclasses import replace
 
-    from cxrsearch.encoder import DEFAULT_MODEL, read_card
+    from cxrsearch.encoder import find_model, read_card
     from cxrsearch.report import votes
     from cxrsearch.report.rows import write
     from cxrsearch.store import open_store
     from cxrsearch.voting import fit as calibrating
 
     log = logging.getLogger(LOGGER)
-    card = read_card(model or DEFAULT_MODEL)
+    card = read_card(find_model(model))
     with open_store(index) as store:
         store.facts.check_model(card.name, card.fingerprint, card.dimensions)
         trained_on = [str(name) for name in card.described.get("trained_on", [])]

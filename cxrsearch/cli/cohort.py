@@ -56,6 +56,9 @@ def cohort(
         Path | None,
         typer.Option("--export", metavar="FILE", help="Write the facts of the images to a .csv or .parquet file."),
     ] = None,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="With --export to a .parquet file, write each image's embedding too.")
+    ] = False,
     any_body_part: AnyBodyPart = False,
     min_cell: Annotated[
         int,
@@ -78,6 +81,8 @@ def cohort(
         raise UsageError("give one of --by, --versus, --similar-to, --export (--by goes with --similar-to too)")
     if min_cell > 1 and (not by or similar_to is not None):
         raise UsageError("--min-cell goes with --by, when groups are counted")
+    if embeddings and export is None:
+        raise UsageError("--embeddings goes with --export FILE.parquet")
     if show and (by or versus is not None or similar_to is not None or export is not None):
         raise UsageError("--show goes with --where alone: it shows the images of a list")
     with open_store(index) as store:
@@ -90,7 +95,7 @@ def cohort(
         elif similar_to is not None:
             _spread(store, expression, similar_to, by or [], model, any_body_part, format)
         elif export is not None:
-            _export(store, expression, export)
+            _export(store, expression, export, embeddings)
         elif by:
             _count(store, expression, by, min_cell, format)
         else:
@@ -165,10 +170,10 @@ def _caption(found: Mapping[str, Excerpt], payload: Payload) -> str:
     return " / ".join(plain(one) for one in found.values()) or str(payload.get("path", ""))
 
 
-def _export(store: VectorStore, expression: Expression | None, file: Path) -> None:
+def _export(store: VectorStore, expression: Expression | None, file: Path, embeddings: bool) -> None:
     from cxrsearch.report import export
 
-    print(f"wrote {export.write(store, expression, file)} images to {file}")
+    print(f"wrote {export.write(store, expression, file, embeddings)} images to {file}")
 
 
 def _compare(store: VectorStore, first: Expression | None, second: Expression | None, format: Format) -> None:
@@ -193,13 +198,12 @@ def _spread(
     format: Format,
 ) -> None:
     from cxrsearch.archive import Archive
-    from cxrsearch.encoder import DEFAULT_MODEL
     from cxrsearch.errors import UsageError
 
     if len(by) > 1:
         raise UsageError("--similar-to goes with one --by")
     name = by[0] if by else None
-    found, notes = Archive(store, model or DEFAULT_MODEL, any_body_part).spread(image, expression, name)
+    found, notes = Archive(store, model, any_body_part).spread(image, expression, name)
     rows, cells = [], []
     for one in found:
         row = {**({name: one.value} if name else {}), "images": one.images, "patients": one.patients}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,9 +22,9 @@ def doctor(
     Example: cxrsearch doctor --index chest
     """
     from cxrsearch import doctor as checkup
-    from cxrsearch.encoder import DEFAULT_MODEL
+    from cxrsearch.encoder import find_model
 
-    found = checkup.run(Path(model or DEFAULT_MODEL), index)
+    found = checkup.run(find_model(model), index)
     rows = [{"": check.state, "what": check.what, "found": check.found, "to do": check.to_do} for check in found]
     write(rows, ["", "what", "found", "to do"], format)
     return 4 if any(check.state is checkup.State.FAILS for check in found) else 0

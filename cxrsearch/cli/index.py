@@ -88,7 +88,7 @@ def index(
         index_output.count_rows(data)
         index_output.warn(data)
         return 0
-    from cxrsearch.encoder import DEFAULT_MODEL
+    from cxrsearch.encoder import find_model
     from cxrsearch.imaging.radiograph import Gates
     from indexer.fill import fill
     from indexer.pipeline import Options
@@ -98,7 +98,7 @@ def index(
     gates = Gates(modalities, any_body_part, views is Views.FRONTAL)
     options = Options(workers, gates, limit, None, again, prune, max_rejected / 100)
     summary, list_of_rejected = fill(
-        data, index, model or DEFAULT_MODEL, options, rejected, retry_rejected, renamed=name is not None
+        data, index, find_model(model), options, rejected, retry_rejected, renamed=name is not None
     )
     index_output.report(summary, list_of_rejected)
     index_output.count_rows(data)

@@ -28,7 +28,12 @@ AnyBodyPart = Annotated[
 ]
 Output = Annotated[Format, typer.Option("--format", help="Output format.")]
 Model = Annotated[
-    Path | None, typer.Option("--model", metavar="DIR", help="A model folder. Default: the model that ships.")
+    Path | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="A model: its name (see cxrsearch models) or its folder. Default: the one that ships.",
+    ),
 ]
 Configuration = Annotated[
     Path, typer.Argument(metavar="CONFIG.toml", help="A training configuration; see trainer/configs/.")

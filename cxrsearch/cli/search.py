@@ -86,9 +86,11 @@ def search(
     paths = [Path(line) for line in lines if line.strip()]
     in_table = format is Format.TABLE
     with_images = explain or report is not None or (show and in_table)
-    question = Question(where, limit, region, like or (), unlike or (), same_patient, vote, predict, with_images)
+    question = Question(
+        where, limit, region, like or (), unlike or (), same_patient, vote, predict, with_images, explain
+    )
     with open_archive(index, model, any_body_part, dataset) as archive:
-        search = archive.search(question)
+        search = archive.ask(question)
         writer = hits.Writer(archive.fields, archive.calibration, format, explain, sys.stdout)
         kept, failed = [], 0
         for path in paths:

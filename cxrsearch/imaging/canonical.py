@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,20 +16,56 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def canonical(radiograph: Radiograph, size: int) -> NDArray[np.float32]:
+# The side of the square that tells whether two files are one picture, whichever encoder an index is made by.
+PICTURE_SIDE = 224
+
+
+class Resizing(StrEnum):
+    """How a radiograph becomes square.
+
+    pad: whole, with black beside it; crop: its middle, without what lies beyond the shorter side; stretch: whole, its
+    aspect changed.
+    """
+
+    PAD = "pad"
+    CROP = "crop"
+    STRETCH = "stretch"
+
+
+def canonical(radiograph: Radiograph, size: int, resizing: Resizing = Resizing.PAD) -> NDArray[np.float32]:
     """The picture the encoder sees: (size, size) float32 in 0..1, in steps of 1/255.
 
-    The longer side becomes ``size`` (bilinear with antialiasing), the aspect is kept, and the rest is padded with
-    black on both sides. The steps let training and indexing hold and send a picture as bytes, and lose nothing.
+    Padded, the longer side becomes ``size`` (bilinear with antialiasing), the aspect is kept, and the rest is black on
+    both sides. The steps let training and indexing hold and send a picture as bytes, and lose nothing.
     """
     from PIL import Image
 
+    if resizing is not Resizing.PAD:
+        return _filling(radiograph, size, resizing)
     rows, columns = content(radiograph.width, radiograph.height, size)
     shape = (columns.stop - columns.start, rows.stop - rows.start)
     resized = Image.fromarray(radiograph.pixels).resize(shape, Image.Resampling.BILINEAR, reducing_gap=2.0)
     square = np.zeros((size, size), dtype=np.float32)
     square[rows, columns] = np.rint(np.clip(np.asarray(resized), 0.0, 1.0) * 255)
     return square / np.float32(255)
+
+
+def _filling(radiograph: Radiograph, size: int, resizing: Resizing) -> NDArray[np.float32]:
+    """As :func:`canonical`, of a square that the radiograph fills."""
+    from PIL import Image
+
+    width, height = radiograph.width, radiograph.height
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side) if resizing is Resizing.CROP else (0, 0, width, height)
+    whole = Image.fromarray(radiograph.pixels)
+    resized = whole.resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
+    return np.asarray(np.rint(np.clip(np.asarray(resized), 0.0, 1.0) * 255) / np.float32(255), dtype=np.float32)
+
+
+def picture_digest(radiograph: Radiograph) -> str:
+    """:func:`pixel_digest` of a radiograph."""
+    return pixel_digest(canonical(radiograph, PICTURE_SIDE))
 
 
 def content(width: int, height: int, size: int) -> tuple[slice, slice]:

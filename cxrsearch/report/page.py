@@ -32,8 +32,12 @@ def check_name(path: Path | None, option: str) -> None:
 
 def write(path: Path, template: str, **facts: Any) -> None:
     """Fill ``templates/<template>.html`` with ``facts`` and write it to ``path``. Raises InputError."""
-    text = _environment().get_template(f"{template}.html").render(version=__version__, **facts)
-    files.write(path, text)
+    files.write(path, render(template, version=__version__, **facts))
+
+
+def render(template: str, **facts: Any) -> str:
+    """``templates/<template>.html`` filled with ``facts``, which are escaped."""
+    return _environment().get_template(f"{template}.html").render(**facts)
 
 
 def png_uri(data: bytes) -> str:

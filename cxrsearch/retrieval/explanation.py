@@ -50,8 +50,11 @@ class Explanation:
 def explanations(
     query: Query, hit_images: Sequence[HitImage | None], encoder: Encoder, region: Region = WHOLE
 ) -> list[Explanation | None]:
-    """One per hit; None where its image is not here. ``region``: the part of the query that was searched by."""
+    """One per hit; None where its image is not here, and for every hit of a model that gives no places. ``region``: the
+    part of the query that was searched by."""
     found: list[Explanation | None] = []
+    if query.parts is None:
+        return [None] * len(hit_images)
     for image in hit_images:
         if image is None:
             found.append(None)

@@ -15,7 +15,7 @@ from cxrsearch.clinical.fields import Payload, shown
 from cxrsearch.clinical.identity import Identity, other_patients
 from cxrsearch.encoder import Encoder
 from cxrsearch.errors import ImageError, Reason
-from cxrsearch.imaging.canonical import canonical
+from cxrsearch.imaging.canonical import PICTURE_SIDE, canonical
 from cxrsearch.imaging.isolated import read
 from cxrsearch.imaging.places import Parts, parts
 from cxrsearch.imaging.radiograph import DEFAULT_GATES, Gates, Radiograph
@@ -46,9 +46,9 @@ class QueryImage:
 
     path: the file; the second frame of a file of several is called ``path#2``.
     radiograph: as read.
-    canonical: (S, S) float32 in 0..1, what was embedded.
+    canonical: (PICTURE_SIDE, PICTURE_SIDE) float32 in 0..1, what tells whether two files are one picture.
     embedding: (D,) float32 of unit length.
-    places: (D, h, w) float32, whose sum over (h, w) is the embedding.
+    places: (D, h, w) float32, whose sum over (h, w) is the embedding; None where the model gives none.
     own: what the index has of its patient.
     projection: frontal or lateral, where header or index say.
     """
@@ -57,7 +57,7 @@ class QueryImage:
     radiograph: Radiograph
     canonical: NDArray[np.float32]
     embedding: NDArray[np.float32]
-    places: NDArray[np.float32]
+    places: NDArray[np.float32] | None
     own: OwnPatient
     projection: str | None
 
@@ -107,13 +107,13 @@ class Query:
     image: the image that was searched with.
     left_out: what was not considered.
     direction: (D,) float32 of unit length; the image's embedding unless a region or examples were given.
-    parts: the direction's share of the image, by place.
+    parts: the direction's share of the image, by place; None where the model gives no places.
     """
 
     image: QueryImage
     left_out: LeftOut
     direction: NDArray[np.float32]
-    parts: Parts
+    parts: Parts | None
 
 
 @dataclass(frozen=True)
@@ -141,14 +141,19 @@ def read_query(
     if not path.is_file():  # said here with the folders: read() names the file alone, for lists of rejected files
         raise ImageError(Reason.MISSING, f"{path}: {_why_no_file(path)}")
     radiographs = _read(path, keywords(store.facts), gates)
-    squares = [canonical(one, encoder.card.image_size) for one in radiographs]
-    encoded = encoder.encode(squares)
+    squares = [canonical(one, PICTURE_SIDE) for one in radiographs]
+    prepared = [encoder.prepare(one) for one in radiographs]
+    if encoder.card.has_places:
+        encoded = encoder.encode(prepared)
+        embeddings, everywhere = encoded.embedding, list(encoded.places)
+    else:
+        embeddings, everywhere = encoder.embed_prepared(prepared), None
     found = []
     for number, radiograph in enumerate(radiographs):
         own = own_patient(path, radiograph, squares[number], store, identity, dataset)
         name = path if radiograph.frame == 1 else path.with_name(f"{path.name}#{radiograph.frame}")
         stored = next((str(one["projection"]) for one in own.stored if "projection" in one), None)
-        embedding, places = encoded.embedding[number], encoded.places[number]
+        embedding, places = embeddings[number], everywhere[number] if everywhere is not None else None
         projection = radiograph.projection or stored
         found.append(QueryImage(name, radiograph, squares[number], embedding, places, own, projection))
     return found
@@ -178,7 +183,7 @@ def search(image: QueryImage, store: VectorStore, encoder: Encoder, options: Sea
     like, unlike = options.like, options.unlike
     gone = LeftOut() if options.same_patient else left_out([image, *like, *unlike], store)
     expression = both(gone.others, options.expression)
-    whole = parts(image.places, image.radiograph, options.region)
+    whole = parts(image.places, image.radiograph, options.region) if image.places is not None else None
     unseen = 0
     if like or unlike:
         positives, negatives = ([one.embedding for one in ones] for ones in ([image, *like], unlike))
@@ -187,8 +192,10 @@ def search(image: QueryImage, store: VectorStore, encoder: Encoder, options: Sea
         length = float(np.linalg.norm(direction)) or 1.0
         found = store.recommend(positives, negatives, options.limit, expression)
         scored = [Scored(one.id, one.score / length, one.payload) for one in found]
-        whole, direction = Parts(whole.places / length), (direction / length).astype(np.float32)
+        whole = Parts(whole.places / length) if whole is not None else None
+        direction = (direction / length).astype(np.float32)
     elif options.region != WHOLE:
+        assert whole is not None  # archive.py refuses a region where there are no places
         direction = whole.total
         found = store.query(direction, max(RERANKED, options.limit), expression)
         scored, unseen = _by_region(direction, found, StoredImages(store), encoder, options)

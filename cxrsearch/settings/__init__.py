@@ -73,3 +73,12 @@ def key_file() -> Path:
 def thumbnails() -> Path | None:
     found = given("thumbnails").value
     return Path(found) if found else None
+
+
+def models_folder() -> Path:
+    """Where imported models are, a folder each."""
+    found = given("models").value
+    if found:
+        return Path(found)
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "cxrsearch" / "models"

@@ -31,6 +31,7 @@ class Settings(BaseSettings):
 
     index: str | None = Field(None, description="the index of every command that takes --index")
     model: str | None = Field(None, description="the model folder; else the one that ships")
+    models: str | None = Field(None, description="folder of imported models; else <data folder>/cxrsearch/models")
     key_file: str | None = Field(None, description="the pseudonym key; else <config folder>/cxrsearch/key")
     thumbnails: str | None = Field(
         None, description="folder for the thumbnails of an index on a server; else none are kept"

@@ -71,7 +71,8 @@ class IndexFacts:
             raise ModelMismatch(
                 f"the index was made by model {self.model} ({self.fingerprint[:12]}),"
                 f" not by {name} ({fingerprint[:12]})."
-                " Give that model with --model, or index the images again into a new index."
+                " Give that model with --model, or make a new index by this one: cxrsearch reembed"
+                " INDEX --model MODEL --to INDEX2"
             )
         if dimensions not in (None, self.dimensions):
             raise IndexUnavailable(

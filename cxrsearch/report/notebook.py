@@ -1,0 +1,34 @@
+"""Hits as HTML for a notebook: no script, no network, every text escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from cxrsearch.clinical.fields import Field
+from cxrsearch.imaging.canonical import grey
+from cxrsearch.report import page
+from cxrsearch.report.hits import TABLE_FIELDS
+from cxrsearch.report.rows import text_of
+from cxrsearch.retrieval.answer import Answer
+
+# Pixels of a picture: ten of them fit a screen.
+_SIDE = 160
+
+
+def hits_html(answer: Answer, fields: Mapping[str, Field]) -> str:
+    """The query and its hits side by side, warnings above them. Pictures of hits only where the answer has them."""
+    query = answer.result.query.image
+    names = [name for name in (*TABLE_FIELDS, "path") if name in fields]
+    cards = [
+        {
+            "title": f"{hit.rank}: {hit.score:.4f}",
+            "picture": None if seen is None else page.jpeg_uri(np.asarray(seen.shown), _SIDE),
+            "facts": [(name, text_of(hit.payload[name])) for name in names if name in hit.payload],
+        }
+        for hit, seen in zip(answer.result.hits, answer.hit_images, strict=True)
+    ]
+    first = {"title": "query", "picture": page.jpeg_uri(np.asarray(grey(query.radiograph, _SIDE)), _SIDE)}
+    name = [("file", query.path.name)]
+    return page.render("notebook", side=_SIDE, warnings=answer.warnings, cards=[{**first, "facts": name}, *cards])
