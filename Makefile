@@ -60,5 +60,5 @@ format: .venv-dev/ready
 
 .venv-dev/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-dev
-	.venv-dev/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	.venv-dev/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,encoders,dev]'
 	touch $@

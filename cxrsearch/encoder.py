@@ -107,17 +107,28 @@ class Encoder:
 
     def embed_prepared(self, pictures: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """(B, D) float32, unit length. ``pictures``: squares that :meth:`prepare` gave, each (S, S) float32 in 0..1."""
+        found = self.pooled(pictures)
+        if found.shape != (len(pictures), self.card.dimensions) or not np.isfinite(found).all():
+            raise ModelError(f"model {self.card.name}: gives no vectors of {self.card.dimensions} numbers")
+        return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12), dtype=np.float32)
+
+    def pooled(self, pictures: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """As :meth:`embed_prepared`, of any length. Raises ModelError for an output that the card's pooling is not
+        for."""
         (found,) = self._run([self.card.output], pictures)
-        match self.card.pooling:
+        pooling = self.card.pooling
+        axes = {Pooling.NONE: 2, Pooling.MEAN_PLACES: 4, Pooling.FIRST_TOKEN: 3, Pooling.MEAN_TOKENS: 3}
+        if found.ndim != axes[pooling]:
+            what = f"gives an array of {found.ndim} axes, which pooling {pooling} is not for"
+            raise ModelError(f"model {self.card.name}: {what}")
+        match pooling:
             case Pooling.MEAN_PLACES:
                 found = found.mean(axis=(2, 3))
             case Pooling.FIRST_TOKEN:
                 found = found[:, 0]
             case Pooling.MEAN_TOKENS:
                 found = found.mean(axis=1)
-        if found.shape != (len(pictures), self.card.dimensions) or not np.isfinite(found).all():
-            raise ModelError(f"model {self.card.name}: gives no vectors of {self.card.dimensions} numbers")
-        return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12), dtype=np.float32)
+        return found
 
     def encode(self, pictures: Sequence[NDArray[np.float32]]) -> Encoded:
         """As :meth:`embed_prepared`, with the places that the embedding is the sum of. Only where the card has them."""
@@ -148,7 +159,7 @@ class Encoder:
         timer.daemon = True
         timer.start()
         try:
-            batch = self._batch(pictures)
+            batch = self.batch(pictures)
             parts = [batch[n : n + 1] for n in range(len(batch))] if self._one_by_one else [batch]
             runs = [self._session.run(wanted, {self._input: part}, limit) for part in parts]
         except Exception:
@@ -160,7 +171,7 @@ class Encoder:
             timer.cancel()
         return [np.concatenate(arrays).astype(np.float32, copy=False) for arrays in zip(*runs, strict=True)]
 
-    def _batch(self, pictures: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def batch(self, pictures: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """(B, channels, S, S) float32, as the encoder's file takes it."""
         taken = self.card.input
         grey = np.stack(pictures)[:, None] * np.float32(taken.high - taken.low) + np.float32(taken.low)

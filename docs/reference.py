@@ -24,11 +24,14 @@ and values.
 
 def page() -> str:
     names = [str(command.name) for command in app.registered_commands]
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        names += [f"{group.name} {command.name}" for command in group.typer_instance.registered_commands]
     return HEAD + "".join(f"\n## {name}\n\n```text\n{_help(name)}\n```\n" for name in names)
 
 
 def _help(name: str) -> str:
-    code = f"import sys; from cxrsearch.cli.app import run; sys.exit(run([{name!r}, '--help']))"
+    code = f"import sys; from cxrsearch.cli.app import run; sys.exit(run([*{name.split()!r}, '--help']))"
     environment = {"COLUMNS": "100", "PATH": "/usr/bin", "TERM": "dumb"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     # The number of cores is this machine's.

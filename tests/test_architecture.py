@@ -20,6 +20,7 @@ FLOORS = (
     {"trainer.run"},
     {"trainer.audit", "trainer.transfer"},
     {"trainer.evaluation"},
+    {"trainer.importing"},
     {"trainer.learning"},
     {"trainer.data", "trainer.metrics"},
     {"trainer.config", "trainer.plots"},
@@ -39,7 +40,17 @@ FLOORS = (
     {"cxrsearch.text"},
     {"cxrsearch.errors"},
 )
-LEARNING_LIBRARIES = {"accelerate", "open_clip", "pytorch_metric_learning", "safetensors", "torch", "torchvision"}
+LEARNING_LIBRARIES = {
+    "accelerate",
+    "open_clip",
+    "pytorch_metric_learning",
+    "safetensors",
+    "timm",
+    "torch",
+    "torchvision",
+    "torchxrayvision",
+    "transformers",
+}
 
 
 def modules_of(root: Path) -> dict[str, Path]:

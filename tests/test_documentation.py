@@ -133,10 +133,14 @@ def test_files_that_are_named_exist(page: Path) -> None:
 def test_every_command_has_help_with_an_example_of_itself(cxrsearch: Run) -> None:
     from cxrsearch.cli.app import app
 
-    for command in app.registered_commands:
-        ran = cxrsearch(command.name, "--help")
+    names = [[str(command.name)] for command in app.registered_commands]
+    for group in app.registered_groups:
+        names += [[str(group.name), str(command.name)] for command in group.typer_instance.registered_commands]
+    assert ["models", "import"] in names
+    for name in names:
+        ran = cxrsearch(*name, "--help")
         assert ran.code == 0
-        assert f"Example: cxrsearch {command.name} " in " ".join(ran.out.split())
+        assert f"Example: cxrsearch {' '.join(name)} " in f"{' '.join(ran.out.split())} "
 
 
 def test_the_figures_of_the_readme_are_those_of_the_page_of_results() -> None:

@@ -74,7 +74,6 @@ for _command in (
     backup.backup,
     backup.restore,
     check.check,
-    models.models,
     audit.audit,
     train.train,
     evaluate.evaluate,
@@ -83,6 +82,7 @@ for _command in (
     config.config,
 ):
     app.command(_command.__name__, cls=Command)(_command)
+app.add_typer(models.models, name="models")
 
 
 def _settings(arguments: list[str]) -> dict[str, dict[str, str]]:

@@ -1,28 +1,51 @@
-"""cxrsearch models: the encoders that are installed."""
+"""cxrsearch models: the encoders that are installed, and encoders of others."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from cxrsearch.cli.logging_options import Command
 from cxrsearch.cli.options import Output
+from cxrsearch.imaging.canonical import Resizing
+from cxrsearch.model_card import Pooling
 from cxrsearch.report.rows import Format
 
+if TYPE_CHECKING:
+    from cxrsearch.encoder import ModelCard
 
-def models(format: Output = Format.TABLE) -> None:
+models = typer.Typer(
+    help="List, show and import encoders.",
+    rich_markup_mode=None,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+@models.callback()
+def _list_by_default(ctx: typer.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        list_models(Format.TABLE)
+
+
+@models.command("list", cls=Command)
+def list_models(format: Output = Format.TABLE) -> None:
     """List the installed models, with their results on held-out patients.
 
-    Example: cxrsearch models
+    Example: cxrsearch models list
     """
     from cxrsearch.encoder import DEFAULT_MODEL, read_card
+    from cxrsearch.model_card import installed_models
     from cxrsearch.report.rows import write
 
     rows: list[dict[str, Any]] = []
-    for folder in sorted(path.parent for path in DEFAULT_MODEL.parent.glob("*/model.json")):
+    for folder in installed_models():
         card = read_card(folder)
         own = card.described.get("figures", {}).get("unseen", {}).get("the encoder", {})
         rows.append(
             {
-                "name": card.name,
+                "name": folder.name,
                 "default": folder == DEFAULT_MODEL,
                 "fingerprint": card.fingerprint[:12],
                 "pixels": card.image_size,
@@ -36,3 +59,106 @@ def models(format: Output = Format.TABLE) -> None:
             }
         )
     write(rows, list(rows[0]), format)
+
+
+@models.command("show", cls=Command)
+def show(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The name of a model, or its folder.")],
+    format: Output = Format.TABLE,
+) -> None:
+    """Show what a model takes and gives, and what it was made of.
+
+    Example: cxrsearch models show cxr-1
+    """
+    from cxrsearch.encoder import find_model, read_card
+    from cxrsearch.report.rows import write
+
+    folder = find_model(model)
+    facts = {**_facts(read_card(folder)), "folder": str(folder)}
+    write([{"what": name, "is": value} for name, value in facts.items()], ["what", "is"], format, whole=facts)
+
+
+@models.command("import", cls=Command)
+def import_model(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="FILE.onnx, open_clip:NAME:TAG, hf-hub:ORG/NAME, timm:NAME, hf:ORG/NAME, hf:FOLDER or xrv:NAME.",
+        ),
+    ],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="The model's name, for --model NAME.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights", metavar="FILE", help="A file of weights, or package:NAME, instead of the source's own."
+        ),
+    ] = None,
+    size: Annotated[int | None, typer.Option("--size", metavar="PIXELS", help="The side of its pictures.")] = None,
+    value_range: Annotated[
+        str | None, typer.Option("--range", metavar="LOW,HIGH", help="What black and white are, such as 0,255.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option("--mean", metavar="M[,M,M]", help="Subtracted from its pictures, by channel.")
+    ] = None,
+    deviation: Annotated[
+        str | None, typer.Option("--deviation", metavar="D[,D,D]", help="What its pictures are divided by.")
+    ] = None,
+    resizing: Annotated[Resizing | None, typer.Option("--resizing", help="How an image becomes square.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="NAME", help="Of an ONNX file, what becomes the embedding.")
+    ] = None,
+    pooling: Annotated[Pooling | None, typer.Option("--pooling", help="Of an ONNX file, how it does.")] = None,
+) -> None:
+    """Make a model of somebody else's encoder. Nothing in its files is run but the encoder itself.
+
+    Example: cxrsearch models import hf:microsoft/rad-dino --as rad-dino
+    """
+    from cxrsearch.encoder import read_card
+    from trainer.importing.folder import import_model as make
+    from trainer.importing.source import Choices
+
+    low_high = _numbers(value_range, "--range")
+    if low_high is not None and len(low_high) != 2:
+        raise typer.BadParameter("give two numbers, such as 0,255", param_hint="--range")
+    choices = Choices(
+        size,
+        None if low_high is None else (low_high[0], low_high[1]),
+        _numbers(mean, "--mean"),
+        _numbers(deviation, "--deviation"),
+        resizing,
+        output,
+        pooling,
+    )
+    made = make(source, name, weights, choices)
+    for what, value in _facts(read_card(made.folder)).items():
+        print(f"{what}: {value}")
+    if made.agreement is not None:
+        print(f"agrees with the network: cosine {made.agreement:.6f}")
+    print(f"imported into {made.folder}; use it with --model {name}")
+
+
+def _facts(card: ModelCard) -> dict[str, Any]:
+    from cxrsearch.text import clean
+
+    taken = card.input
+    return {
+        "name": card.name,
+        "fingerprint": card.fingerprint[:12],
+        "backbone": clean(str(card.described.get("backbone", ""))),
+        "input": f"{taken.channels} channels, {taken.size} x {taken.size} pixels, {taken.low:g} to {taken.high:g}",
+        "mean": ", ".join(f"{number:g}" for number in taken.mean),
+        "deviation": ", ".join(f"{number:g}" for number in taken.deviation),
+        "resizing": str(taken.resizing),
+        "dimensions": card.dimensions,
+        "explains": "yes" if card.has_places else "no: --explain and --region need places, which it does not give",
+    }
+
+
+def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter("give numbers, with commas between them", param_hint=option) from None

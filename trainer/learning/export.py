@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from cxrsearch import files
 from trainer.learning.network import Architecture, Network
@@ -37,7 +39,9 @@ def export(network: Network, folder: Path, card: dict[str, Any]) -> None:
     }
     save_file(weights, folder / "weights.safetensors")
     (folder / "weights.safetensors").chmod(0o644)  # safetensors makes it private; a model folder is to be shared
-    _export_onnx(network, folder / "encoder.onnx")
+    size = network.architecture.image_size
+    outputs = ["embedding", "places", "attention"]
+    export_onnx(network, torch.rand(2, 1, size, size), outputs, folder / "encoder.onnx")
     described = {
         "format": 1,
         **card,
@@ -62,20 +66,26 @@ def load_network(folder: Path) -> Network:
     return network.eval()
 
 
-def _export_onnx(network: Network, path: Path) -> None:
-    size = network.architecture.image_size
+def export_onnx(
+    network: nn.Module, images: torch.Tensor, outputs: Sequence[str], path: Path, halves: bool = True
+) -> None:
+    """A network as an ONNX file that takes any number of images. images: two of those that it takes.
+
+    halves: store large weights as float16; they are computed with in float32.
+    """
     program = torch.onnx.export(
         network,
-        (torch.rand(2, 1, size, size),),
+        (images,),
         input_names=["images"],
-        output_names=["embedding", "places", "attention"],
-        dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=4096)}},
+        output_names=outputs,
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
         dynamo=True,
         verbose=False,
     )
     assert program is not None
     model = program.model_proto
-    _store_halves(model)
+    if halves:
+        _store_halves(model)
     onnx.checker.check_model(model)
     onnx.save(model, path)
 

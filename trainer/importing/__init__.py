@@ -1,0 +1,1 @@
+"""Anyone's encoder -> a model folder."""
