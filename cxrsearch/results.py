@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Hits(Sequence[Hit]):
     """The images that a search found, best first.
 
-    A sequence of [`Hit`][cxrsearch.retrieval.search.Hit]. In a notebook it shows the query and the hits with their
+    A sequence of `Hit`. In a notebook it shows the query and the hits with their
     pictures.
 
     Attributes:

@@ -143,3 +143,25 @@ def test_what_cannot_be_asked_is_a_sentence(cohort: Path, index: Path, other_mod
         package.open(index, model="cxr1")
     with pytest.raises(InputError):
         package.Encoder(tmp_path)
+
+
+def test_parquet_has_the_fields_types_and_vectors_of_one_length(cxrsearch: Run, index: Path, tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    whole, none = tmp_path / "whole.parquet", tmp_path / "none.parquet"
+    asked = ("cohort", "--index", index, "--embeddings")
+    assert cxrsearch(*asked, "--export", whole).code == 0
+    assert cxrsearch(*asked, "--export", none, "--where", "age > 129").code == 0
+    table, empty = parquet.read_table(whole), parquet.read_table(none)
+    assert table.schema == empty.schema
+    assert (table.num_rows, empty.num_rows) == (len(points(index)), 0)
+    assert table.schema.field("embedding").type == pyarrow.list_(pyarrow.float32(), 256)
+    assert table.schema.field("age").type == pyarrow.int64()
+    assert table.schema.field("finding").type == pyarrow.list_(pyarrow.string())
+    stored = {str(point.payload["path"]): point.vector for point in points(index).values()}
+    for row in table.select(["path", "embedding"]).to_pylist():
+        np.testing.assert_array_equal(np.array(row["embedding"], np.float32), stored[row["path"]])
+    for options in (["--export", tmp_path / "x.csv"], []):
+        refused = cxrsearch(*asked, *options)
+        assert (refused.code, ".parquet" in refused.err) == (2, True)

@@ -35,9 +35,7 @@ def pictures(size: int) -> list[np.ndarray]:
     return [np.kron(rng.random((4, 4)), np.ones((size // 4, size // 4))).astype(np.float32) for _ in range(3)]
 
 
-def assert_agrees(
-    network: Callable[[torch.Tensor], torch.Tensor], low: float, high: float, mean: Any, dev: Any
-) -> None:
+def assert_agrees(network: Callable[[Any], Any], low: float, high: float, mean: Any, dev: Any) -> None:
     """The imported encoder and a network, given what the network's own library would give it."""
     encoder = Encoder("theirs")
     squares = pictures(encoder.card.image_size)
@@ -136,7 +134,7 @@ def test_an_onnx_file_and_a_search_with_it(imported: Import, cxrsearch: Run, coh
     file = small_onnx(tmp_path / "net.onnx")
     unsaid = imported(file)
     assert unsaid.code == 2
-    assert "--output, one of: map ['b', 6, 'h', 'w'], tokens" in unsaid.err
+    assert "--output, one of: map ['b', 6, 4, 4], tokens" in unsaid.err
     ran = imported(file, "--output", "map", "--range", "0,255", "--mean", "100", "--deviation", "50")
     assert ran.code == 0, ran.err
     assert "theirs" in cxrsearch("models", "list").out
@@ -154,7 +152,7 @@ def test_an_onnx_file_and_a_search_with_it(imported: Import, cxrsearch: Run, coh
     square = encoder.prepare(read(image)[0])
     weights = numpy_helper.to_array(onnx.load(file).graph.initializer[0])
     grey = torch.from_numpy((square * 255 - 100) / 50).expand(1, 3, -1, -1)
-    expected = torch.conv2d(grey, torch.from_numpy(weights), stride=8).mean(dim=(2, 3))[0].numpy()
+    expected = torch.conv2d(grey, torch.from_numpy(weights.copy()), stride=8).mean(dim=(2, 3))[0].numpy()
     assert point.vector is not None
     np.testing.assert_allclose(point.vector, expected / np.linalg.norm(expected), atol=1e-4)
 
@@ -226,8 +224,6 @@ def test_what_cannot_be_imported_is_a_sentence(
     imported: Import, source: str, options: tuple[str, ...], code: int, message: str
 ) -> None:
     ran = imported(source, *options)
-    if source == "timm:resnet10t" and "--pooling" in options:
-        assert ran.code == 2
     assert ran.code == code
     assert message in " ".join(ran.err.split())
 

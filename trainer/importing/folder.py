@@ -18,7 +18,8 @@ from cxrsearch.encoder import Encoder
 from cxrsearch.errors import InputError, ModelError, UsageError
 from cxrsearch.model_card import DEFAULT_MODEL, MODEL_NAME, InputFormat, Pooling
 from trainer.importing import onnx_file
-from trainer.importing.source import Choices, LoadedEncoder, load
+from trainer.importing.load import load
+from trainer.importing.source import Choices, LoadedEncoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import AutoModel
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from cxrsearch.errors import InputError, UsageError
 from cxrsearch.imaging.canonical import Resizing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import timm
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 
 from cxrsearch.errors import InputError
 from cxrsearch.imaging.canonical import Resizing
@@ -22,7 +22,7 @@ def load_timm(name: str, weights: str | None) -> LoadedEncoder:
     model = timm.create_model(name, pretrained=weights is None, num_classes=0)
     if weights is not None:
         load_weights(model, weights)
-    own = resolve_model_data_config(model)
+    own = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     resizing = _RESIZING.get(own.get("crop_mode", "center"), Resizing.CROP)
     channels, *sides = own["input_size"]
     mean, deviation = (triple(own[key])[:channels] for key in ("mean", "std"))
