@@ -17,7 +17,7 @@ from typing import Any
 
 from cxrsearch import settings
 from cxrsearch.errors import ModelError
-from cxrsearch.imaging.canonical import Resizing
+from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.text import clean, nearest
 
 FORMATS = (1, 2)

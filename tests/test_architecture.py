@@ -243,6 +243,12 @@ print([name for name in ("torch", "pandas", "qdrant_client") if name in sys.modu
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_command_line_is_parsed_before_numpy_is_loaded() -> None:
+    code = "import sys, cxrsearch.cli.app; print([name for name in ('numpy', 'onnxruntime') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_no_module_is_longer_than_one_sitting() -> None:
     modules = [p for package in ("cxrsearch", "indexer", "trainer") for p in (ROOT / package).rglob("*.py")]
     assert [str(p) for p in modules if len(p.read_text("utf-8").splitlines()) > 350] == []

@@ -15,8 +15,8 @@ from factories import Ran, Run, image_of, points
 from onnx import TensorProto, helper, numpy_helper
 
 from cxrsearch.encoder import DEFAULT_MODEL, Encoder, read_card
-from cxrsearch.imaging.canonical import Resizing
 from cxrsearch.imaging.radiograph import Radiograph
+from cxrsearch.imaging.resizing import Resizing
 
 Import = Callable[..., Ran]
 

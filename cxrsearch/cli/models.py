@@ -8,7 +8,7 @@ import typer
 
 from cxrsearch.cli.logging_options import Command
 from cxrsearch.cli.options import Output
-from cxrsearch.imaging.canonical import Resizing
+from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.model_card import Pooling
 from cxrsearch.report.rows import Format
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.imaging.radiograph import Radiograph
+from cxrsearch.imaging.resizing import Resizing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,18 +18,6 @@ if TYPE_CHECKING:
 
 # The side of the square that tells whether two files are one picture, whichever encoder an index is made by.
 PICTURE_SIDE = 224
-
-
-class Resizing(StrEnum):
-    """How a radiograph becomes square.
-
-    pad: whole, with black beside it; crop: its middle, without what lies beyond the shorter side; stretch: whole, its
-    aspect changed.
-    """
-
-    PAD = "pad"
-    CROP = "crop"
-    STRETCH = "stretch"
 
 
 def canonical(radiograph: Radiograph, size: int, resizing: Resizing = Resizing.PAD) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from cxrsearch.clinical.expression import Expression
-from cxrsearch.clinical.fields import ROW_HASH, Field
+from cxrsearch.clinical.fields import Field
 from cxrsearch.errors import UsageError
 from cxrsearch.files import replacing
 from cxrsearch.report.frames import VECTOR, arrow_rows, schema, shown_fields
@@ -33,7 +33,7 @@ def write(store: VectorStore, expression: Expression | None, file: Path, embeddi
     with replacing(file, private=True) as draft:
         match file.suffix.lower():
             case ".csv":
-                rows = [{name: v for name, v in point.payload.items() if name != ROW_HASH} for point in points]
+                rows = [point.payload for point in points]
                 with draft.open("w", encoding="utf-8", newline="") as stream:
                     write_csv(rows, [field.name for field in fields], stream)
                 return len(rows)

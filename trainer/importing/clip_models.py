@@ -6,7 +6,7 @@ import open_clip
 from torch import Tensor, nn
 
 from cxrsearch.errors import InputError, UsageError
-from cxrsearch.imaging.canonical import Resizing
+from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.model_card import InputFormat
 from cxrsearch.text import nearest
 from trainer.importing.source import HUBS, LoadedEncoder, side, triple

@@ -11,7 +11,7 @@ from transformers import AutoModel
 from transformers.utils.hub import cached_file
 
 from cxrsearch.errors import InputError, UsageError
-from cxrsearch.imaging.canonical import Resizing
+from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.model_card import InputFormat
 from trainer.importing.source import LoadedEncoder, side, triple
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cxrsearch.errors import InputError, UsageError
-from cxrsearch.imaging.canonical import Resizing
+from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.model_card import InputFormat, Pooling
 from cxrsearch.onnx_graph import check_graph
 from trainer.importing.source import Choices

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cxrsearch.errors import InputError, UsageError
-from cxrsearch.imaging.canonical import Resizing
+from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.model_card import InputFormat, Pooling
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import timm
 from timm.data.config import resolve_model_data_config
 
 from cxrsearch.errors import InputError
-from cxrsearch.imaging.canonical import Resizing
+from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.model_card import InputFormat
 from cxrsearch.text import nearest
 from trainer.importing.source import LoadedEncoder, side, triple

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchxrayvision.models import DenseNet, _DenseBlock, _DenseLayer, _Transition, get_weights, model_urls
 
 from cxrsearch.errors import InputError
-from cxrsearch.imaging.canonical import Resizing
+from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.model_card import InputFormat
 from cxrsearch.text import nearest
 from trainer.importing.source import LoadedEncoder
