@@ -44,6 +44,10 @@ def warn(data: Dataset) -> None:
     for name, number in data.unmatched.items():
         if number:
             log.warning(f"note: field {name}: {number} values do not match its pattern and are missing")
+    for name, rows in data.unreadable.items():
+        kind = mapping.fields[name].type
+        first = f", the first in row {min(rows)}" if data.table is not None else ""
+        log.warning(f"note: field {name}: {len(rows)} cells are no {kind} and are missing{first}")
     for found in [str(found) for found in data.contradictions.values()][:_SHOWN_ROWS]:
         log.warning(f"note: {found}; the file is rejected")
     if data.repeated:
