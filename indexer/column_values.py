@@ -13,16 +13,21 @@ from cxrsearch.clinical.fields import FieldType, Scalar, convert
 from cxrsearch.text import tidy
 from indexer.numbers import is_scientific, plain
 
-YES = frozenset("yes y true t 1 1.0 ja j wahr oui vrai si positive positiv pos present vorhanden + x".split())
-NO = frozenset("no n false f 0 0.0 nein falsch non faux negative negativ neg absent -".split())
+_YES = "yes y true t 1 1.0 ja j wahr oui vrai si positive positiv pos present vorhanden + x"
+_NO = "no n false f 0 0.0 nein falsch non faux negative negativ neg absent -"
+YES, NO = frozenset(_YES.split()), frozenset(_NO.split())
 # convert() knows these by itself.
-_KNOWN_WORDS = frozenset("yes y true 1 1.0 no n false 0 0.0".split())
-MISSING = frozenset(
-    "? ?? - -- --- . n/a na #n/a #nv nan null nil unknown unk unbekannt missing k.a. k. a. ka keine angabe fehlt nd n.d."
-    " todo not available not known not stated".split(" ")
-) | {"k. a.", "keine angabe", "not available", "not known", "not stated"}
+_KNOWN = "yes y true 1 1.0 no n false 0 0.0"
+_KNOWN_WORDS = frozenset(_KNOWN.split())
+_NOT_KNOWN = (
+    "?, ??, -, --, ---, ., n/a, na, #n/a, #nv, nan, null, nil, unknown, unk, unbekannt, missing, k.a., k. a., ka,"
+    " keine angabe, fehlt, nd, n.d., todo, not available, not known, not stated"
+)
+MISSING = frozenset(_NOT_KNOWN.split(", "))
 # Only where the others are numbers or dates: of findings, "none" is one.
 _MISSING_BESIDE_NUMBERS = frozenset({"none", "kein", "keine", "x", "not done", "nicht bestimmt"})
+# Neither yes nor no.
+_UNSURE = frozenset({"unclear", "unsure", "uncertain", "unklar", "fraglich"})
 # Numbers that stand for "not known" where they are far from all others.
 _CODES = frozenset({-1, -9, -99, -999, -9999, 99, 999, 9999, 99999})
 _DATE_FORMATS = (
@@ -95,14 +100,16 @@ def _rows(cells: Cells) -> list[int]:
 
 
 def _booleans(known: Cells) -> Reading | None:
+    unsure = sorted(text for text in known if text.casefold() in _UNSURE)
+    known = {text: rows for text, rows in known.items() if text not in unsure}
     folded = {text: text.casefold() for text in known}
-    if not all(word in YES | NO for word in folded.values()):
+    if not known or not all(word in YES | NO for word in folded.values()):
         return None
     meant = {word in YES for word in folded.values()}
     if len(meant) == 1 and set(folded.values()) <= {"0", "1", "0.0", "1.0", "x", "+", "-"}:
         return None  # nothing but zeros may be a count as well
     values: dict[str, Scalar] = {t: w in YES for t, w in folded.items() if w not in _KNOWN_WORDS}
-    return Reading(FieldType.BOOLEAN, count(known), values=values)
+    return Reading(FieldType.BOOLEAN, count(known), missing=unsure, values=values)
 
 
 def _without_missing_beside_numbers(known: Cells) -> tuple[Cells, list[str]]:
@@ -166,14 +173,15 @@ def _numbers(known: Cells, table_decimal: str | None) -> Reading | None:
     if any(re.fullmatch(r"0[0-9]+", text) for text in inner):
         return None  # a code: its zeros would be lost
     pattern, unit, bare = _units(inner)
-    marks = (table_decimal,) if table_decimal else (None, ",", ".")
-    readable = {mark: _readable(bare, FieldType.FLOAT, decimal=mark) for mark in (*marks, None)}
+    # The table's own mark first: max() takes the first of equals.
+    marks = tuple(dict.fromkeys((table_decimal, None, ",", ".")))
+    readable = {mark: _readable(bare, FieldType.FLOAT, decimal=mark) for mark in marks}
     mark = max(marks, key=lambda m: count({t: bare[t] for t in readable[m]}))
     numbers = {text: bare[text] for text in readable[mark]}
     if not numbers or count(numbers) < _MOST * count(bare):
         return None
     notes = []
-    if mark in (",", ".") and table_decimal is None and readable[","] == readable["."] != readable[None]:
+    if table_decimal is None and readable[","] == readable["."] > readable[None]:
         notes.append('a comma before three digits may part thousands or decimals: say decimal = "." or ","')
         return Reading(FieldType.KEYWORD, count(known), missing=more, notes=notes)
     values = {text: float(plain(text, mark) if mark else text) for text in numbers}
@@ -227,6 +235,8 @@ def _codes(values: Mapping[str, float]) -> list[str]:
 def _texts(known: Cells, is_place: bool) -> Reading:
     total = count(known)
     reading = Reading(FieldType.KEYWORD, total)
+    if is_place and len(known) <= (1 - _MOST) * total and max(map(len, known)) <= _LONGEST_WORD:
+        return reading  # hospitals have long names
     if sum(len(text) * len(rows) for text, rows in known.items()) > _LONG_TEXT * total or (
         max(map(len, known)) > _LONGEST_WORD
     ):

@@ -25,6 +25,8 @@ from indexer.record import Record
 from indexer.tables import SHOWN, Line, Table, read_table
 
 Identifiers = dict[str, str | None]
+# Rows of one file that are named before the rest is only counted.
+_SHOWN_ROWS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ class Contradiction:
     fields: list[str]
 
     def __str__(self) -> str:
-        return f"rows {', '.join(map(str, self.rows))} are of one file and differ in {', '.join(self.fields)}"
+        more = f" and {len(self.rows) - _SHOWN_ROWS} more" if len(self.rows) > _SHOWN_ROWS else ""
+        rows = ", ".join(map(str, self.rows[:_SHOWN_ROWS]))
+        return f"rows {rows}{more} are of one file and differ in {', '.join(self.fields)}"
 
 
 @dataclass

@@ -26,6 +26,7 @@ from cxrsearch.cli import (
     forget,
     index,
     info,
+    init,
     models,
     search,
     train,
@@ -61,6 +62,7 @@ def _root(
 
 
 for _command in (
+    init.init,
     index.index,
     search.search,
     cohort.cohort,
