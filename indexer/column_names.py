@@ -43,7 +43,7 @@ _PATTERNS: tuple[tuple[Role, str], ...] = (
     (Role.STAFF, r".*\b(physician|doctor|radiologist|referr\w+|arzt|aerztin|operator|technician|zuweiser|nurse)\b.*"),
     (Role.PATIENT, rf"{_PEOPLE}|({_PEOPLE} ?{_NUMBER_OF})|mrn|pid|medical record number|record {_NUMBER_OF}"),
     (Role.STUDY, rf"accession( ?{_NUMBER_OF})?|(study|exam|examination|untersuchungs?)( instance)? ?{_NUMBER_OF}"),
-    (Role.NAME, r"(.*\b)?(sur|first|last|middle|given|family|patient|pat|full|vor|nach|familien)? ?namen?( \w+)?"),
+    (Role.NAME, r"(.*\b)?(sur|first|last|middle|given|family|patient(en)?|pat|full|vor|nach|familien)? ?namen?( \w+)?"),
     (Role.NAME, r".*\b(surname|firstname|lastname|vorname|nachname|familienname|prenom|nom|apellidos?|nombre)\b.*"),
     (Role.FREE_TEXT, r".*\b(notes?|comments?|remarks?|bemerkung\w*|kommentar\w*|free ?text|freitext)\b.*"),
     (

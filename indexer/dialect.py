@@ -114,7 +114,11 @@ def _encoding(start: bytes, more: Callable[[int], bytes]) -> tuple[str, bool]:
     from charset_normalizer import from_bytes
 
     best = from_bytes(start + part, cp_isolation=_LEGACY, threshold=0.5).best()
-    return (best.encoding if best is not None else "cp1252"), True
+    if best is None:
+        return "cp1252", True
+    # Where several pages give the same letters, the more common one.
+    text = start.decode(best.encoding, "replace")
+    return next(name for name in [*_LEGACY, best.encoding] if start.decode(name, "replace") == text), True
 
 
 def _shape(text: str) -> tuple[str, str, int]:
@@ -124,7 +128,8 @@ def _shape(text: str) -> tuple[str, str, int]:
         for quote in QUOTES:
             rows = _rows(text, separator, quote)
             skip = _skip(rows)
-            widths = Counter(len(cells) for cells in rows[skip:] if any(map(tidy, cells)))
+            # Titles count against it: else a first row with decimal commas is a header below one title.
+            widths = Counter(len(cells) for cells in rows if any(map(tidy, cells)))
             width = len(rows[skip]) if skip < len(rows) else 0
             part = widths[width] / max(1, widths.total())
             ranked.append(((width > 1, part, width), separator, quote, skip))
