@@ -10,6 +10,7 @@ import codecs
 import contextlib
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,8 @@ _MARKS = (
 )
 # What spreadsheets of this world still write; cp1252 first, which most do.
 _LEGACY = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "mac_roman", "shift_jis", "gb18030", "euc_kr", "big5"]
+# Of cp1252, what western tables have beside ASCII; each stands among ASCII letters, which tells it from Cyrillic.
+_WESTERN = frozenset("äöüÄÖÜßéèêëàâáçñóòôíìîïúùûÉÈÀÇÑåøæÅØÆœ°µ§²³±—€„“”«»\u00a0".encode("cp1252"))
 _SAMPLE_BYTES = 2**18
 _SAMPLE_ROWS = 200
 # Parts of the header's cells that have to be filled: above it people write titles.
@@ -111,9 +114,12 @@ def _encoding(start: bytes, more: Callable[[int], bytes]) -> tuple[str, bool]:
         return "utf-8-sig", False
     except UnicodeDecodeError:
         pass
+    sample = start + part
+    if {byte for byte in sample if byte > 0x7F} <= _WESTERN and not re.search(rb"[\x80-\xff]{3}", sample):
+        return "cp1252", True
     from charset_normalizer import from_bytes
 
-    best = from_bytes(start + part, cp_isolation=_LEGACY, threshold=0.5).best()
+    best = from_bytes(sample, cp_isolation=_LEGACY, threshold=0.5).best()
     if best is None:
         return "cp1252", True
     # Where several pages give the same letters, the more common one.
