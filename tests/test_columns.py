@@ -1,5 +1,6 @@
 """Tables of results: the facts that are known, findings and outcomes first, whole words, as many as fit."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from cxrsearch.clinical.fields import Field, FieldType
 from cxrsearch.report.columns import choose
 from indexer.phantoms import draw
 
-FACTS = """scan,crp,height,befund,died_later,site,nothing
+FACTS = """scan,crp,weight,befund,died_later,site,nothing
 1,12.5,170,Pneumonia,yes,north,
 2,7,,Normal,no,north,
 3,101,,Effusion,,south,
@@ -22,10 +23,10 @@ name = "t"
 [images]
 table = "table.csv"
 path = "{scan}.png"
-[fields.height]
-column = "height"
+[fields.weight]
+column = "weight"
 type = "integer"
-unit = "cm"
+unit = "kg"
 [fields.site]
 column = "site"
 type = "keyword"
@@ -65,10 +66,10 @@ def test_findings_and_outcomes_come_first_then_what_most_have_and_nothing_that_n
     cxrsearch: Run, chest: Path, tmp_path: Path
 ) -> None:
     ran = cxrsearch("search", tmp_path / "1.png", "--index", chest, "--same-patient")
-    assert header(ran.out)[-6:] == ["befund", "died_later", "site", "crp (mg/l)", "height (cm)", "path"]
+    assert header(ran.out)[-6:] == ["befund", "died_later", "site", "crp (mg/l)", "weight (kg)", "path"]
     assert f"paths are below {tmp_path}" in ran.out
     listed = cxrsearch("cohort", "--index", chest)
-    assert header(listed.out) == ["befund", "died_later", "site", "crp (mg/l)", "height (cm)", "path"]
+    assert header(listed.out) == ["befund", "died_later", "site", "crp (mg/l)", "weight (kg)", "path"]
     known = cxrsearch("cohort", "--index", chest, "--where", 'site = "south"')
     assert header(known.out) == ["site", "befund", "crp (mg/l)", "path"]
 
@@ -82,8 +83,8 @@ def test_fields_are_those_that_are_named_and_are_remembered(
     assert wrong.code == 2
     assert wrong.err == "cxrsearch: --fields befunt: no such field in this index. Did you mean 'befund'?\n"
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "cxrsearch.toml").write_text('fields = "height,of_another_index"', "utf-8")
-    assert header(cxrsearch("cohort", "--index", chest).out) == ["height (cm)", "path"]
+    (tmp_path / "cxrsearch.toml").write_text('fields = "weight,of_another_index"', "utf-8")
+    assert header(cxrsearch("cohort", "--index", chest).out) == ["weight (kg)", "path"]
     assert header(cxrsearch("cohort", "--index", chest, "--fields", "site").out) == ["site", "path"]
 
 
@@ -111,7 +112,9 @@ while True:
         break
     sys.stdout.buffer.write(part)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60, cwd=ROOT)
+    command, environment = [sys.executable, "-c", code], {**os.environ, "TERM": "xterm"}
+    environment.pop("COLUMNS", None)
+    done = subprocess.run(command, capture_output=True, check=True, timeout=60, cwd=ROOT, env=environment)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stdout.decode("utf-8"))
 
 
@@ -119,7 +122,7 @@ while True:
 def test_a_narrow_terminal_drops_columns_and_parts_no_word(chest: Path, columns: int) -> None:
     out = in_a_terminal(columns, "cohort", "--index", chest)
     shown = header(out)
-    everything = ["befund", "died_later", "site", "crp (mg/l)", "height (cm)", "path"]
+    everything = ["befund", "died_later", "site", "crp (mg/l)", "weight (kg)", "path"]
     assert shown == [*everything[: len(shown) - 1], "path"]
     assert len(shown) == {30: 2, 50: 4, 80: 6, 200: 6}[columns]
     for word in ("Pneumonia", "Effusion", "1.png", "2.png", "3.png"):
