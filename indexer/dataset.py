@@ -17,13 +17,16 @@ from cxrsearch.clinical.identity import Identity, Numbering
 from cxrsearch.errors import ImageError, MappingError, Reason
 from cxrsearch.text import tidy
 from indexer import negation
-from indexer.folder import PLACEHOLDER, file_of, files, is_file, is_text
+from indexer.folder import files, is_file, is_text
 from indexer.mapping import DatasetMapping, FieldMapping
 from indexer.mapping_file import load_mapping
+from indexer.named_files import NamedFiles, columns_of
 from indexer.record import Record
-from indexer.table import SHOWN, Line, Table, read_table
+from indexer.tables import SHOWN, Line, Table, read_table
 
 Identifiers = dict[str, str | None]
+# Rows of one file that are named before the rest is only counted.
+_SHOWN_ROWS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,9 @@ class Contradiction:
     fields: list[str]
 
     def __str__(self) -> str:
-        return f"rows {', '.join(map(str, self.rows))} are of one file and differ in {', '.join(self.fields)}"
+        more = f" and {len(self.rows) - _SHOWN_ROWS} more" if len(self.rows) > _SHOWN_ROWS else ""
+        rows = ", ".join(map(str, self.rows[:_SHOWN_ROWS]))
+        return f"rows {rows}{more} are of one file and differ in {', '.join(self.fields)}"
 
 
 @dataclass
@@ -54,6 +59,7 @@ class Dataset:
 
     unselected: rows that [select] leaves out.
     unmatched: cells and names that the pattern of a field does not take, by field.
+    unreadable: rows whose cell is no value of a field that leaves such cells missing, by field.
     contradictions: by the key of the image, which is rejected.
     """
 
@@ -63,6 +69,7 @@ class Dataset:
     images: list[Image]
     unselected: int = 0
     unmatched: Counter[str] = field(default_factory=Counter)
+    unreadable: dict[str, list[int]] = field(default_factory=dict)
     contradictions: dict[str, Contradiction] = field(default_factory=dict)
     missing: frozenset[str] = field(init=False)
     numberings: Mapping[str, Numbering] = field(init=False)
@@ -191,9 +198,10 @@ class Dataset:
             try:
                 value = source.value(raw, self.missing)
             except ValueError:
-                if unusable is None:
+                if unusable is not None:
+                    unusable.append(name.removeprefix("fields."))
+                elif source.unreadable == "error":
                     raise
-                unusable.append(name.removeprefix("fields."))
                 continue
             if value is not None:
                 payload[name.removeprefix("fields.")] = value
@@ -230,25 +238,26 @@ def load(dataset: str, root: Path | None = None) -> Dataset:
 def _of_table(mapping: DatasetMapping, folder: Path, path: Path) -> Dataset:
     if not path.is_file():
         raise MappingError(f"{path}: no such table. Say with --root where the dataset {mapping.name!r} is.")
-    template = mapping.images.path or ""
+    location = mapping.images
     wanted = {f"{name}.column": s.column for name, s in mapping.sources.items() if s.column is not None}
     wanted |= {f"fields.{name}.column": s.column for name, s in mapping.fields.items() if s.column is not None}
     wanted |= {f"select.{name}": name for name in mapping.select}
-    columns = [tidy(name) for name in PLACEHOLDER.findall(template)]
-    wanted |= {f"images.path ({{{name}}})": name for name in columns}
-    table = read_table(path, mapping.images.encoding, wanted, mapping.name)
+    wanted |= {f"images.path ({{{name}}})": name for template in location.path for name in columns_of(template)}
+    table = read_table(path, location.dialect, wanted, mapping.name)
+    named = NamedFiles(folder, location.path, location.several, location.between)
     for line in table.inside:
-        if is_file(folder / file_of(folder, template, line.cells)[1]):
+        if any(is_file(folder / name) for _, name, _ in named.of(line.cells)):
             raise MappingError(
-                f'{path.name}: line {line.number} is inside a cell that a quote (") opens on a line above, and names a'
-                " file of its own. Close the quote, or take it out."
+                f"{path.name}: line {line.number} is inside a cell that a quote ({location.quote}) opens on a line"
+                " above, and names a file of its own. Close the quote, or take it out."
             )
     rows = [line for line in table.rows if _selected(mapping, line)]
     images: dict[str | int, Image] = {}
     for line in rows:
-        place = file_of(folder, template, line.cells)
-        named = all(tidy(line.cells[column]) for column in columns)  # rows that name no file are not of one file
-        images.setdefault(place[0] if named else line.number, Image(*place, rows=[])).rows.append(line)
+        for place in (places := named.of(line.cells)):
+            images.setdefault(place[0], Image(*place, rows=[])).rows.append(line)
+        if not places:  # rows that name no file are not of one file
+            images[line.number] = Image(*named.nowhere(line.cells), rows=[line])
     return Dataset(mapping, folder, table, list(images.values()), len(table.rows) - len(rows))
 
 
@@ -274,6 +283,9 @@ def _check_values(dataset: Dataset) -> None:
             try:
                 source.value(raw, dataset.missing)
             except ValueError as error:
+                if source.unreadable == "missing":
+                    dataset.unreadable.setdefault(name, []).extend(row or 0 for row in rows)
+                    continue
                 where = f"column {source.column!r}" if source.column else f"path {source.path!r}"
                 what = "row" if source.column else "file"
                 # Of a table no more than where to look: it may be any file, and this may be read by anybody.

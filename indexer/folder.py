@@ -1,4 +1,4 @@
-"""The files of a dataset: those that globs find, and the one that a row of a table names.
+"""The files of a dataset that globs find, and what a file of a dataset may be.
 
 A file's key is its path under the root in Unicode NFC, whichever form the disk has: a Mac writes accents apart (NFD),
 and a folder that was on one has to stay the same dataset.
@@ -6,23 +6,20 @@ and a folder that was on one has to stay the same dataset.
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cxrsearch.errors import ImageError, MappingError, Reason
 from cxrsearch.imaging import isolated
 from cxrsearch.store import holds_index
-from cxrsearch.text import tidy
 
-PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 # What systems leave in folders.
 _LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
 _APPLE_DOUBLE = b"\x00\x05\x16\x07"  # RFC 1740: a Mac's notes on the file whose name follows ._
-_OUTSIDE = ImageError(Reason.OUTSIDE_ROOT, "the dataset names a file outside its folder")
+OUTSIDE = ImageError(Reason.OUTSIDE_ROOT, "the dataset names a file outside its folder")
 # An image of a dataset: its key, its file under the root as the disk spells it, and why there is none to read. Text,
 # because a Path takes a kilobyte and a dataset may have a million.
 Place = tuple[str, str, ImageError | None]
@@ -37,7 +34,7 @@ def files(root: Path, patterns: Sequence[str]) -> Iterator[Place]:
     Raises ImageError for a DICOMDIR that cannot be read, MappingError for a glob that is none.
     """
     try:
-        found = {p for pattern in patterns for p in root.glob(pattern) if is_file(p) and not _litter(p)}
+        found = {p for pattern in patterns for p in root.glob(pattern) if is_file(p) and not is_litter(p)}
     except (ValueError, NotImplementedError, IndexError) as error:
         raise MappingError(f"images.glob: {error}") from None
     folders = {folder for p in found for folder in p.relative_to(root).parents}
@@ -48,9 +45,9 @@ def files(root: Path, patterns: Sequence[str]) -> Iterator[Place]:
         folder = directory.parent.relative_to(root)
         names |= {(folder / name).as_posix() for name in isolated.referenced_files(directory)}
     if any("**" in pattern for pattern in patterns):
-        yield from ((_composed(name), name, _LINK) for name in _linked_folders(root))
+        yield from ((composed(name), name, _LINK) for name in _linked_folders(root))
     for name in sorted(names):
-        key = _composed(name)
+        key = composed(name)
         if not is_text(name):
             shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
             yield shown, name, ImageError(Reason.UNREADABLE, "its name is no text in UTF-8; rename the file")
@@ -58,7 +55,7 @@ def files(root: Path, patterns: Sequence[str]) -> Iterator[Place]:
             twin = "another file has this name, with accents written otherwise; rename one"
             yield name, name, ImageError(Reason.UNREADABLE, twin)
         else:
-            yield key, name, _unless_inside(root, root / name) if _stays_inside(name) else _OUTSIDE
+            yield key, name, unless_inside(root, root / name) if stays_inside(name) else OUTSIDE
 
 
 def _linked_folders(root: Path) -> list[str]:
@@ -72,54 +69,20 @@ def _linked_folders(root: Path) -> list[str]:
     return sorted(Path(name).as_posix() for name in found if is_text(name))
 
 
-def file_of(root: Path, template: str, row: dict[str, str]) -> Place:
-    """The file that a row names: its cells as they stand if there is such a file, else tidied, accents in either form.
-
-    Raises MappingError for a template that is none.
-    """
-    tidied = _filled(template, row, tidy)
-    for change in (str, tidy, _composed, _apart, lambda cell: _apart(tidy(cell))):
-        name = _filled(template, row, change)
-        if not _stays_inside(name):
-            return tidied, tidied, _OUTSIDE
-        if "*" in template:
-            matches = _matches(root, template, row, change)
-            if len(matches) > 1:
-                return tidied, tidied, ImageError(Reason.MISSING, f"{len(matches)} files match {template!r}")
-            name = matches[0].relative_to(root).as_posix() if matches else ""
-        if is_file(root / name):
-            return _composed(name), name, _unless_inside(root, root / name)
-    none = ImageError(Reason.MISSING, f"0 files match {template!r}") if "*" in template else None
-    return tidied, tidied, none or _unless_inside(root, root / tidied)
-
-
-def _filled(template: str, row: dict[str, str], change: Callable[[str], str]) -> str:
-    return PLACEHOLDER.sub(lambda found: change(row[tidy(found[1])]), template)
-
-
-def _matches(root: Path, template: str, row: dict[str, str], change: Callable[[str], str]) -> list[Path]:
-    """What a template with a * finds; a cell is text in it, never a pattern."""
-    pattern = _filled(template, row, lambda cell: glob.escape(change(cell)))
-    try:
-        return sorted(p for p in root.glob(pattern) if not _litter(p))
-    except (ValueError, NotImplementedError, IndexError) as error:
-        raise MappingError(f"images.path: {error}") from None
-
-
-def _unless_inside(root: Path, path: Path) -> ImageError | None:
+def unless_inside(root: Path, path: Path) -> ImageError | None:
     """A link may lead out of the folder."""
-    return None if path.resolve().is_relative_to(root.resolve()) else _OUTSIDE
+    return None if path.resolve().is_relative_to(root.resolve()) else OUTSIDE
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _apart(name: str) -> str:
+def apart(name: str) -> str:
     return unicodedata.normalize("NFD", name)
 
 
-def _litter(path: Path) -> bool:
+def is_litter(path: Path) -> bool:
     """Whether a file is a system's own and no part of a dataset."""
     if path.name in _LITTER or "__MACOSX" in path.parts:
         return True
@@ -142,5 +105,5 @@ def is_text(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _stays_inside(key: str) -> bool:
+def stays_inside(key: str) -> bool:
     return not key.startswith(("/", "\\")) and ".." not in re.split(r"[/\\]", key) and "\x00" not in key

@@ -9,7 +9,7 @@ import datetime
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -25,12 +25,18 @@ from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Scalar, V
 from cxrsearch.clinical.identity import Numbering, part_of_path
 from cxrsearch.clinical.pattern import check, part_of
 from cxrsearch.text import nearest, tidy
+from indexer.dialect import Dialect
+from indexer.numbers import plain
 from indexer.privacy import Privacy, identifying
 
 Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 # Words that are compared with cells, and names of columns: as cells are read.
 Word = Annotated[str, AfterValidator(tidy)]
 Words = Annotated[list[Word], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+_NUMBERS = (FieldType.INTEGER, FieldType.FLOAT)
+Decimal = Literal[".", ","]
 
 
 class _Strict(BaseModel):
@@ -106,10 +112,17 @@ class Identifier(ValueSource):
 
 
 class FieldMapping(ValueSource):
-    """A clinical field: its source and how the text becomes a value."""
+    """A clinical field: its source and how the text becomes a value.
+
+    decimal: the mark before decimals; groups of three digits are then read too. unit: shown beside values.
+    unreadable: what a cell that is no value of the type is; "missing" ones are counted.
+    """
 
     type: FieldType
     separator: Annotated[str, Declared(min_length=1)] | None = None
+    decimal: Decimal | None = None
+    unit: Annotated[Word, Declared(min_length=1, max_length=20)] | None = None
+    unreadable: Literal["error", "missing"] = "error"
     values: dict[Word, Scalar] = {}
     formats: Texts = []
     present: Literal["number", "text"] | None = None
@@ -124,6 +137,10 @@ class FieldMapping(ValueSource):
             raise ValueError("formats needs type = 'date'")
         if self.language is not None and self.type is not FieldType.TEXT:
             raise ValueError("language needs type = 'text'")
+        if self.decimal and self.type not in _NUMBERS:
+            raise ValueError("decimal needs type = 'integer' or 'float'")
+        if self.unit and self.type not in _NUMBERS:
+            raise ValueError("unit needs type = 'integer' or 'float'")
         if self.separator is not None and self.type is FieldType.TEXT:
             raise ValueError("a text is one value; separator needs another type")
         return self
@@ -186,26 +203,51 @@ class FieldMapping(ValueSource):
 
     def _scalar(self, text: str) -> Scalar:
         mapped = self.values.get(text)
-        if mapped is None and self.dicom == "PatientAge" and self.type in (FieldType.INTEGER, FieldType.FLOAT):
+        if mapped is None and self.dicom == "PatientAge" and self.type in _NUMBERS:
             age = years(text)
             return int(age) if self.type is FieldType.INTEGER else age
+        if mapped is None and self.decimal is not None:
+            text = plain(text, self.decimal)
         return convert(text if mapped is None else str(mapped), self.type, self.formats)
 
 
 class ImageLocation(_Strict):
-    """Where the images are: a table with a path template over its columns, or a glob."""
+    """Where the images are: a table with path templates over its columns, or a glob.
+
+    several: a template may match several files, which are all images of the row.
+    between: what stands between the names in a cell that names several files.
+    decimal: of all numbers of the table that do not say it themselves.
+    """
 
     root: str = "."
     table: str | None = None
+    sheet: str | None = None
     encoding: str = "utf-8-sig"
-    path: str | None = None
+    separator: Annotated[str, Declared(min_length=1, max_length=1)] | None = None
+    quote: Annotated[str, Declared(min_length=1, max_length=1)] = '"'
+    skip: Annotated[int, Declared(ge=0, le=1000)] = 0
+    decimal: Decimal | None = None
+    path: Texts = []
+    several: bool = False
+    between: Annotated[str, Declared(min_length=1)] | None = None
     glob: Texts = []
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if (self.table is None) != (self.path is None) or (self.table is None) == (not self.glob):
+        if (self.table is None) != (not self.path) or (self.table is None) == (not self.glob):
             raise ValueError("needs either table and path, or glob")
         return self
+
+    @field_validator("separator", "quote")
+    @classmethod
+    def _usable(cls, mark: str | None) -> str | None:
+        if mark is not None and mark in "\r\n\0":
+            raise ValueError("is no mark between cells")
+        return mark
+
+    @property
+    def dialect(self) -> Dialect:
+        return Dialect(self.encoding, self.separator, self.quote, self.sheet, self.skip)
 
 
 class DatasetMapping(_Strict):
@@ -219,6 +261,15 @@ class DatasetMapping(_Strict):
     study: Identifier | None = None
     fields: dict[str, FieldMapping] = {}
     privacy: Privacy = Privacy()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_decimal(cls, data: Any) -> Any:
+        """Numbers of the table that do not say their decimal mark have that of [images]."""
+        match data:
+            case {"images": {"decimal": "." | "," as mark}, "fields": dict() as fields}:
+                return {**data, "fields": {name: _marked(field, mark) for name, field in fields.items()}}
+        return data
 
     @model_validator(mode="after")
     def _identifiers(self) -> Self:
@@ -245,7 +296,7 @@ class DatasetMapping(_Strict):
 
     @property
     def declared(self) -> dict[str, Field]:
-        return {name: Field(name, f.type, f.separator is not None, f.later) for name, f in self.entering.items()}
+        return {n: Field(n, f.type, f.separator is not None, f.later, f.unit) for n, f in self.entering.items()}
 
     @property
     def identifiers(self) -> list[str]:
@@ -271,3 +322,10 @@ class DatasetMapping(_Strict):
     @property
     def dicom_keywords(self) -> tuple[str, ...]:
         return tuple(sorted({s.dicom for s in self.sources.values() if s.dicom is not None}))
+
+
+def _marked(field: Any, mark: str) -> Any:
+    match field:
+        case {"column": str(), "type": "integer" | "float"} if field.get("decimal") is None:
+            return {**field, "decimal": mark}
+    return field

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -14,7 +15,9 @@ from cxrsearch.text import nearest
 from cxrsearch.validation import first_problem
 from indexer.mapping import DatasetMapping, FieldMapping, Identifier, ImageLocation
 from indexer.privacy import Privacy
+from indexer.sheets import PARQUET, WORKBOOKS
 
+TABLES = frozenset({".csv", ".tsv", PARQUET, *WORKBOOKS})
 _LARGEST_TOML = 1_000_000
 _PARTS: Mapping[str, type[BaseModel]] = {
     "images": ImageLocation,
@@ -38,6 +41,8 @@ def load_mapping(dataset: str) -> tuple[DatasetMapping, Path]:
     Raises MappingError.
     """
     path = Path(dataset)
+    if path.suffix.lower() in TABLES and path.is_file():
+        raise MappingError(f"{dataset}: a table, and index wants a mapping of it. {init_command(path, 'DIR')}")
     if path.is_dir():
         return _parse(_shipped_text("dicom-folder"), "dicom-folder"), path
     if path.name == "DICOMDIR" and path.is_file():
@@ -61,6 +66,19 @@ def load_mapping(dataset: str) -> tuple[DatasetMapping, Path]:
         f"{dataset}: no such file, and no shipped mapping of that name.{nearest(dataset, shipped())}"
         f" Shipped: {', '.join(shipped())}."
     )
+
+
+def init_command(table: Path, images: str) -> str:
+    """What to type for a mapping of a table."""
+    return f"Draft one: cxrsearch init {shlex.quote(str(table))} --images {shlex.quote(images)}"
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """The tables that lie in a folder, not below; none where it is no folder that can be read."""
+    try:
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in TABLES) if folder.is_dir() else []
+    except OSError:
+        return []
 
 
 def _shipped_text(name: str) -> str:

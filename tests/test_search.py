@@ -112,7 +112,7 @@ def test_table_and_csv_say_the_same(cxrsearch: Run, cohort: Path, index: Path) -
     )
     assert len(rows) == 3
     for row in rows:
-        for column in ("patient", "site", "finding", "outcome", "path"):
+        for column in ("site", "finding", "outcome", "path"):
             assert row[column] in table
         assert f"{float(row['score']):.4f}" in table
     assert "left out" in table

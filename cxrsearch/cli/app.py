@@ -26,6 +26,7 @@ from cxrsearch.cli import (
     forget,
     index,
     info,
+    init,
     models,
     reembed,
     search,
@@ -62,6 +63,7 @@ def _root(
 
 
 for _command in (
+    init.init,
     index.index,
     search.search,
     cohort.cohort,
@@ -90,7 +92,8 @@ def _settings(arguments: list[str]) -> dict[str, dict[str, str]]:
     if {"-h", "--help"} & set(arguments) or arguments[:1] == ["config"]:
         return {}
     try:
-        given = {name: value for name in ("index", "model") if (value := settings.given(name).value) is not None}
+        options = {"index": "index", "model": "model", "fields": "shown"}
+        given = {name: value for key, name in options.items() if (value := settings.given(key).value) is not None}
     except CxrSearchError:
         if arguments[:1] != ["doctor"]:  # which says it beside everything else
             raise

@@ -13,7 +13,7 @@ import typer
 
 from cxrsearch.cli.complete import field_names, where_words
 from cxrsearch.cli.logging_options import LOGGER
-from cxrsearch.cli.options import AnyBodyPart, Index, Model, Output, Where
+from cxrsearch.cli.options import AnyBodyPart, Fields, Index, Model, Output, Where, shown_fields
 from cxrsearch.report.rows import Format, write
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from cxrsearch.store.contract import VectorStore
 
 _STEPS = " ▁▂▃▄▅▆▇█"
-_TABLE_COLUMNS = 8  # beside the path; every other format gives all
 _SHOWN = 24  # pictures of a cohort: a screen or two
 
 
 def cohort(
+    ctx: typer.Context,
     index: Index,
     where: Where = None,
     by: Annotated[
@@ -36,7 +36,7 @@ def cohort(
             "--by",
             metavar="FIELD",
             autocompletion=field_names,
-            help="Count by this field; repeat for up to three fields.",
+            help="Count by this field, or by steps: age:10, study_date:month; repeat for up to three fields.",
         ),
     ] = None,
     versus: Annotated[
@@ -65,6 +65,7 @@ def cohort(
         typer.Option("--min-cell", metavar="N", min=1, help="With --by, leave out groups of fewer than N patients."),
     ] = 1,
     show: Annotated[bool, typer.Option("--show", help="Show the first images in the terminal.")] = False,
+    shown: Fields = None,
     model: Model = None,
     format: Output = Format.TABLE,
 ) -> None:
@@ -99,7 +100,7 @@ def cohort(
         elif by:
             _count(store, expression, by, min_cell, format)
         else:
-            _list(store, expression, format, show)
+            _list(store, expression, format, show, shown_fields(ctx, shown, fields))
 
 
 def _count(store: VectorStore, expression: Expression | None, by: list[str], min_cell: int, format: Format) -> None:
@@ -127,14 +128,16 @@ def _count(store: VectorStore, expression: Expression | None, by: list[str], min
         print(f"{total.images} images of {total.patients} patients{unknown}")
 
 
-def _list(store: VectorStore, expression: Expression | None, format: Format, show: bool) -> None:
+def _list(
+    store: VectorStore, expression: Expression | None, format: Format, show: bool, named_fields: list[str] | None
+) -> None:
     from cxrsearch.clinical.excerpts import excerpts, plain, searched_words
     from cxrsearch.clinical.expression import named
     from cxrsearch.clinical.fields import DIGESTS
     from cxrsearch.cohort import counts
     from cxrsearch.imaging.canonical import grey
     from cxrsearch.report import show as showing
-    from cxrsearch.report.hits import TABLE_FIELDS
+    from cxrsearch.report.columns import choose, headings, path_words
     from cxrsearch.store.images import SHOWN, StoredImages
 
     rows: list[dict[str, Any]] = [dict(payload) for payload in counts.rows(store, expression)]
@@ -142,11 +145,12 @@ def _list(store: VectorStore, expression: Expression | None, format: Format, sho
     columns = [name for name in fields if name not in DIGESTS]
     words = searched_words(expression)
     cells = [{**row, **{n: plain(found) for n, found in excerpts(row, words).items()}} for row in rows]
+    optional: list[str] = []
     if format is Format.TABLE:
-        first = [name for name in (*TABLE_FIELDS, *named(expression)) if name in fields]
-        used = [name for name in (*first, *store.facts.fields) if any(row.get(name) is not None for row in rows)]
-        columns = [*list(dict.fromkeys(used))[:_TABLE_COLUMNS], "path"]
-    write(rows, columns, format, cells=cells)
+        if named_fields is None:
+            optional = choose(fields, rows, [name for name in named(expression) if name not in ("path", *DIGESTS)])
+        columns = list(dict.fromkeys([*(optional if named_fields is None else named_fields), "path"]))
+    write(rows, columns, format, cells=cells, optional=optional, headings=headings(fields))
     if format is Format.TABLE:
         if show:
             images, found = StoredImages(store), islice(store.scroll(expression), _SHOWN)
@@ -161,6 +165,8 @@ def _list(store: VectorStore, expression: Expression | None, format: Format, sho
                 ),
                 sys.stdout,
             )
+        for line in path_words(rows, store.facts.datasets):
+            print(line)
         print(f"{len(rows)} images")
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cxrsearch.cli.options import Index, Model
 from cxrsearch.errors import INTERRUPTED
+
+if TYPE_CHECKING:
+    from indexer.dataset import Dataset
+    from indexer.pipeline import Options
 
 
 class Views(StrEnum):
@@ -78,6 +82,7 @@ def index(
     from cxrsearch.cli import index_output
     from indexer import dataset as datasets
 
+    index_output.suggest_table(dataset)
     data = datasets.load(dataset, root)
     if name is not None:
         data.rename(name)
@@ -85,21 +90,35 @@ def index(
         data.set_paths("hashed" if paths is Paths.HASHED else "relative")
     if dry_run:
         index_output.describe(data, limit)
+        print("dry run: nothing was read or written")
         index_output.count_rows(data)
         index_output.warn(data)
         return 0
-    from cxrsearch.encoder import find_model
     from cxrsearch.imaging.radiograph import Gates
-    from indexer.fill import fill
     from indexer.pipeline import Options
 
-    index_output.warn(data)
     modalities = frozenset({"CR", "DX", *(code.upper() for code in modality or [])})
     gates = Gates(modalities, any_body_part, views is Views.FRONTAL)
     options = Options(workers, gates, limit, None, again, prune, max_rejected / 100)
-    summary, list_of_rejected = fill(
-        data, index, find_model(model), options, rejected, retry_rejected, renamed=name is not None
-    )
+    return index_dataset(data, index, model, options, rejected, retry_rejected, name is not None)
+
+
+def index_dataset(
+    data: Dataset,
+    index: str,
+    model: Path | None,
+    options: Options,
+    rejected: Path | None = None,
+    retry_rejected: bool = False,
+    renamed: bool = False,
+) -> int:
+    """Fill an index and say what became of every file and row; the exit code."""
+    from cxrsearch.cli import index_output
+    from cxrsearch.encoder import find_model
+    from indexer.fill import fill
+
+    index_output.warn(data)
+    summary, list_of_rejected = fill(data, index, find_model(model), options, rejected, retry_rejected, renamed=renamed)
     index_output.report(summary, list_of_rejected)
     index_output.count_rows(data)
     if summary.interrupted:

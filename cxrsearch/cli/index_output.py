@@ -44,17 +44,28 @@ def warn(data: Dataset) -> None:
     for name, number in data.unmatched.items():
         if number:
             log.warning(f"note: field {name}: {number} values do not match its pattern and are missing")
+    for name, cells in data.unreadable.items():
+        first = f", the first in row {min(cells)}" if data.table is not None else ""
+        log.warning(f"note: field {name}: {len(cells)} cells are no {mapping.fields[name].type} and are missing{first}")
     for found in [str(found) for found in data.contradictions.values()][:_SHOWN_ROWS]:
         log.warning(f"note: {found}; the file is rejected")
     if data.repeated:
         shown = "; ".join(", ".join(map(str, rows)) for rows in data.repeated[:_SHOWN_ROWS])
         log.warning(f"note: {len(data.repeated)} files are on several rows, whose facts are joined: rows {shown}")
     if data.table is not None and data.table.running:
-        (first, last), number = data.table.running[0], len(data.table.running)
-        log.warning(f"note: {number} rows run over several lines, the first over lines {first} to {last}")
+        (line, last), number = data.table.running[0], len(data.table.running)
+        log.warning(f"note: {number} rows run over several lines, the first over lines {line} to {last}")
 
 
-def describe(data: Dataset, limit: int | None) -> None:
+def suggest_table(dataset: str) -> None:
+    """A folder that is indexed without a mapping, and has a table beside its images: how their facts get in."""
+    from indexer.mapping_file import init_command, tables_in
+
+    if tables := tables_in(Path(dataset)):
+        log.warning(f"note: no facts of {tables[0].name} get in without a mapping. {init_command(tables[0], dataset)}")
+
+
+def describe(data: Dataset, limit: int | None = None) -> None:
     """What an index would be made of: coverage of each field, the first values, patients."""
     from collections import Counter
     from itertools import islice
@@ -75,7 +86,6 @@ def describe(data: Dataset, limit: int | None) -> None:
     patients = {record.patient for record in records} - {None}
     missing = sum(1 for record in records if record.problem or not is_file(record.path))
     print(f"{len(records)} images of {len(patients) or 'unknown'} patients in {data.root}; {missing} files are missing")
-    print("dry run: nothing was read or written")
 
 
 def count_rows(data: Dataset) -> None:

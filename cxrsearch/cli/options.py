@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cxrsearch.cli.complete import where_words
 from cxrsearch.report.rows import Format
+
+if TYPE_CHECKING:
+    from cxrsearch.clinical.fields import Field
 
 Index = Annotated[
     str, typer.Option("--index", metavar="PATH", help="The index: a folder, or http://host:6333/collection.")
@@ -27,6 +31,14 @@ AnyBodyPart = Annotated[
     typer.Option("--any-body-part", help="Also take DICOM files of other body parts, and of CT, MR and so on."),
 ]
 Output = Annotated[Format, typer.Option("--format", help="Output format.")]
+Fields = Annotated[
+    str | None,
+    typer.Option(
+        "--fields",
+        metavar="A,B,C",
+        help="The facts a table shows; keep them as fields in cxrsearch.toml. Default: what is known, findings first.",
+    ),
+]
 Model = Annotated[
     Path | None,
     typer.Option(
@@ -44,3 +56,11 @@ AllowLeakage = Annotated[
         "--allow-leakage", help="Also use images without a patient number; all results are then marked LEAKAGE."
     ),
 ]
+
+
+def shown_fields(ctx: typer.Context, given: str | None, fields: Mapping[str, Field]) -> list[str] | None:
+    """What --fields names of an index's fields; None where nothing does. Raises UsageError."""
+    from cxrsearch.report.columns import named
+
+    source = ctx.get_parameter_source("shown")
+    return None if given is None else named(given, fields, source is not None and source.name == "DEFAULT_MAP")

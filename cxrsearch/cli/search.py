@@ -11,7 +11,7 @@ import typer
 
 from cxrsearch.cli.complete import field_names
 from cxrsearch.cli.logging_options import LOGGER
-from cxrsearch.cli.options import AnyBodyPart, Index, Model, Output, Where
+from cxrsearch.cli.options import AnyBodyPart, Fields, Index, Model, Output, Where, shown_fields
 from cxrsearch.report.rows import Format
 
 log = logging.getLogger(LOGGER)
@@ -64,6 +64,7 @@ def search(
     same_patient: Annotated[
         bool, typer.Option("--same-patient", help="Include the image itself and other images of its patient.")
     ] = False,
+    shown: Fields = None,
     model: Model = None,
     format: Output = Format.TABLE,
 ) -> int:
@@ -91,7 +92,10 @@ def search(
     )
     with open_archive(index, model, any_body_part, dataset) as archive:
         search = archive.ask(question)
-        writer = hits.Writer(archive.fields, archive.calibration, format, explain, sys.stdout)
+        named = shown_fields(ctx, shown, archive.fields)
+        writer = hits.Writer(
+            archive.fields, archive.calibration, format, explain, sys.stdout, named, archive.store.facts.datasets
+        )
         kept, failed = [], 0
         for path in paths:
             try:

@@ -33,12 +33,14 @@ class FieldType(StrEnum):
 @dataclass(frozen=True)
 class Field:
     """A declared clinical fact. ``several``: an image may have more than one value of it. ``later``: it became known
-    only after the image was taken, and so is no input where something of the future is to be predicted."""
+    only after the image was taken, and so is no input where something of the future is to be predicted. ``unit``: of
+    its numbers, for people; nothing is converted by it."""
 
     name: str
     type: FieldType
     several: bool = False
     later: bool = False
+    unit: str | None = None
 
 
 # What every point has, whatever its dataset declares. Dataset mappings cannot redefine them.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from cxrsearch.store.contract import VectorStore
 from cxrsearch.text import nearest
 
 MAX_FIELDS = 3
+_STEP = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,43 @@ def check_fields(names: Sequence[str], fields: Mapping[str, Field], option: str)
         if name not in fields:
             near = nearest(name, fields) or f" Fields: {', '.join(sorted(fields))}."
             raise UsageError(f"{option} {name}: no such field in this index.{near}")
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A field to count by. step: the width of a group of numbers, or "year" or "month" of dates; None for values."""
+
+    field: str
+    step: float | str | None = None
+
+    def group(self, value: Scalar) -> Scalar:
+        """What stands for a value: itself, ``50 to 59``, ``1.5 to 2`` (the latter not in it), ``2020-03``."""
+        if self.step is None:
+            return value
+        if isinstance(self.step, str):
+            return str(value)[: 4 if self.step == "year" else 7]
+        low = math.floor(float(value) / self.step) * self.step
+        if isinstance(value, int) and self.step.is_integer():
+            return f"{low:.0f} to {low + self.step - 1:.0f}" if self.step > 1 else value
+        return f"{low:g} to {low + self.step:g}"
+
+
+def grouping(text: str, fields: Mapping[str, Field]) -> Grouping:
+    """``age``, ``age:10``, ``study_date:month``. Raises UsageError."""
+    name, colon, step = text.partition(":")
+    check_groups([name], fields)
+    if not colon:
+        return Grouping(name)
+    match fields[name].type:
+        case FieldType.DATE if step in ("year", "month"):
+            return Grouping(name, step)
+        case FieldType.INTEGER | FieldType.FLOAT if _STEP.fullmatch(step) and float(step) > 0:
+            return Grouping(name, float(step))
+        case FieldType.DATE:
+            raise UsageError(f"--by {text}: dates are grouped by year or month: --by {name}:month")
+        case FieldType.INTEGER | FieldType.FLOAT:
+            raise UsageError(f"--by {text}: numbers are grouped by a width: --by {name}:10")
+    raise UsageError(f"--by {text}: only numbers and dates are grouped; count by --by {name}")
 
 
 def check_groups(names: Sequence[str], fields: Mapping[str, Field]) -> None:
@@ -73,24 +113,28 @@ def count(store: VectorStore, by: Sequence[str], expression: Expression | None =
     """
     if len(by) > MAX_FIELDS:
         raise UsageError(f"--by: at most {MAX_FIELDS} fields, not {len(by)}")
-    check_groups(by, store.facts.all_fields)
+    groupings = [grouping(text, store.facts.all_fields) for text in by]
     images: dict[tuple[Scalar | None, ...], int] = defaultdict(int)
     patients: dict[tuple[Scalar | None, ...], set[str]] = defaultdict(set)
     unknown: dict[tuple[Scalar | None, ...], int] = defaultdict(int)
     everyone: set[str] = set()
     total = without = 0
-    for point in store.scroll(expression, fields=[*by, "patient"]):
+    for point in store.scroll(expression, fields=[*(one.field for one in groupings), "patient"]):
         patient = point.payload.get("patient")
         total += 1
         without += patient is None
         if patient is not None:
             everyone.add(str(patient))
-        for cell in product(*(_cell(point.payload, name) for name in by)):
+        for cell in product(*(_cell(point.payload, one) for one in groupings)):
             images[cell] += 1
             unknown[cell] += patient is None
             if patient is not None:
                 patients[cell].add(str(patient))
     groups = [Group(cell, number, len(patients[cell]), unknown[cell]) for cell, number in images.items()]
+    # Steps in their order; else the largest group first.
+    if any(one.step is not None for one in groupings):
+        groups.sort(key=lambda group: [_in_order(value) for value in group.values])
+        return groups, Group((), total, len(everyone), without)
     groups.sort(key=lambda group: (-group.images, [str(value) for value in group.values]))
     return groups, Group((), total, len(everyone), without)
 
@@ -109,8 +153,14 @@ def known(store: VectorStore, field: str, expression: Expression | None = None) 
     return store.count(both(Not(Missing(field)), expression)) / images if images else 0.0
 
 
-def _cell(payload: Payload, name: str) -> Sequence[Scalar | None]:
-    return values_of(payload, name) or (None,)
+def _cell(payload: Payload, by: Grouping) -> Sequence[Scalar | None]:
+    return list(dict.fromkeys(map(by.group, values_of(payload, by.field)))) or (None,)
+
+
+def _in_order(value: Scalar | None) -> tuple[bool, float, str]:
+    """By the number that a group begins with, then as text; missing last."""
+    found = re.match(r"-?[0-9.]+", str(value))
+    return value is None, float(found[0]) if found and found[0].strip(".-") else 0.0, str(value)
 
 
 def rows(store: VectorStore, expression: Expression | None = None) -> Iterator[Payload]:

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from cxrsearch.clinical.excerpts import plain
 from cxrsearch.clinical.fields import DIGESTS, Field
+from cxrsearch.report.columns import choose, headings, path_words
 from cxrsearch.report.rows import Format, text_of, write_csv, write_json, write_jsonl, write_table
 from cxrsearch.report.votes import VOTE_COLUMNS, vote_rows, vote_words
 from cxrsearch.retrieval.answer import Answer
@@ -15,17 +16,17 @@ from cxrsearch.retrieval.explanation import Explanation
 from cxrsearch.retrieval.prediction import Prediction
 from cxrsearch.retrieval.search import Hit
 from cxrsearch.statistics import Figure
+from cxrsearch.store.contract import DatasetFacts
 from cxrsearch.text import clean
 from cxrsearch.voting.calibration import Calibration
-
-# What a table shows of each image, where the index has it; every other format gives all fields.
-TABLE_FIELDS = ("patient", "site", "view", "finding", "outcome")
 
 
 class Writer:
     """Prints answers as they come, so that a thousand queries need no more memory than one.
 
     explained: with the shares of each score, and in JSON its maps.
+    shown: the fields of a table, None to choose them by what is known; every other format gives all. datasets: of the
+        index, whose folders paths are below.
     """
 
     def __init__(
@@ -35,7 +36,10 @@ class Writer:
         format: Format,
         explained: bool,
         stream: TextIO,
+        shown: Sequence[str] | None = None,
+        datasets: Mapping[str, DatasetFacts] | None = None,
     ) -> None:
+        self._shown, self._datasets = shown, datasets or {}
         self._fields, self._calibration, self._format = fields, calibration, format
         self._explained, self._stream = explained, stream
         why = ["nearer_than", *(["border", "lungs"] if explained else [])]
@@ -66,7 +70,8 @@ class Writer:
         warnings = [f"warning: {warning}" for warning in answer.warnings]
         if answer.standing.is_far:
             _lines([warnings.pop(0)], self._stream)
-        _table(answer, self._fields, self._explained, self._stream)
+        _table(answer, self._fields, self._explained, self._stream, self._shown)
+        _lines(path_words([hit.payload for hit in answer.result.hits], self._datasets), self._stream)
         if answer.vote is not None and answer.vote.shares:
             write_table(vote_rows(answer.vote), VOTE_COLUMNS, f"vote on {answer.vote.field}", self._stream)
         if answer.vote is not None:
@@ -76,11 +81,12 @@ class Writer:
         _lines(warnings, self._stream)
 
 
-def _table(answer: Answer, fields: Mapping[str, Field], explained: bool, stream: TextIO) -> None:
+def _table(
+    answer: Answer, fields: Mapping[str, Field], explained: bool, stream: TextIO, named: Sequence[str] | None
+) -> None:
     result = answer.result
-    shown = [name for name in TABLE_FIELDS if name in fields]
-    if answer.vote is not None and answer.vote.field not in shown:
-        shown.append(answer.vote.field)
+    first = [answer.vote.field] if answer.vote is not None else []
+    shown = list(named) if named is not None else choose(fields, [hit.payload for hit in result.hits], first)
     looked_in = sorted({name for found in answer.excerpts for name in found} - set(shown))
     notes = []
     if result.query.image.own.stored:
@@ -98,7 +104,8 @@ def _table(answer: Answer, fields: Mapping[str, Field], explained: bool, stream:
             row |= _share_columns(answer.explanations[number])
         rows.append(row)
     why = ["nearer than"] * bool(answer.standing.ranks) + ["border", "lungs"] * explained
-    write_table(rows, ["#", "score", *why, *shown, *looked_in, "path"], title, stream)
+    columns = list(dict.fromkeys(["#", "score", *why, *shown, *looked_in, "path"]))
+    write_table(rows, columns, title, stream, shown if named is None else (), headings(fields))
     if not result.hits:
         stream.write("no image of the index meets this\n")
     elif answer.standing.ranks:

@@ -9,18 +9,19 @@ import numpy as np
 from cxrsearch.clinical.fields import Field
 from cxrsearch.imaging.canonical import grey
 from cxrsearch.report import page
-from cxrsearch.report.hits import TABLE_FIELDS
+from cxrsearch.report.columns import choose
 from cxrsearch.report.rows import text_of
 from cxrsearch.retrieval.answer import Answer
 
 # Pixels of a picture: ten of them fit a screen.
 _SIDE = 160
+_FACTS = 6
 
 
 def hits_html(answer: Answer, fields: Mapping[str, Field]) -> str:
     """The query and its hits side by side, warnings above them. Pictures of hits only where the answer has them."""
     query = answer.result.query.image
-    names = [name for name in (*TABLE_FIELDS, "path") if name in fields]
+    names = [*choose(fields, [hit.payload for hit in answer.result.hits])[:_FACTS], "path"]
     cards = [
         {
             "title": f"{hit.rank}: {hit.score:.4f}",

@@ -13,8 +13,11 @@ from cxrsearch.text import clean
 
 # Cells that begin so are run as formulas by spreadsheets; a leading quote makes them text.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-# Width of a table that goes into a file or a pipe, where nothing has a width of its own.
-_PIPED_WIDTH = 200
+# Wide enough that nothing is cut in a table that goes into a file or a pipe, where nothing has a width of its own.
+_PIPED_WIDTH = 10_000
+# Width up to which such a table takes optional columns.
+_READABLE_WIDTH = 120
+_BETWEEN_COLUMNS = 3
 
 
 class Format(StrEnum):
@@ -35,11 +38,14 @@ def write(
     cells: Sequence[Row] | None = None,
     whole: Any = None,
     title: str = "",
+    optional: Sequence[str] = (),
+    headings: Mapping[str, str] | None = None,
 ) -> None:
-    """Print rows to stdout. cells: what a table shows in their stead; whole: what JSON gives in their stead."""
+    """Print rows to stdout. cells: what a table shows in their stead; whole: what JSON gives in their stead; optional,
+    headings: as in :func:`write_table`."""
     match format:
         case Format.TABLE:
-            write_table(rows if cells is None else cells, columns, title)
+            write_table(rows if cells is None else cells, columns, title, None, optional, headings)
         case Format.JSON:
             write_json(rows if whole is None else whole, sys.stdout)
         case Format.JSONL:
@@ -71,25 +77,59 @@ def _has_all(stream: TextIO) -> bool:
     return (getattr(stream, "encoding", None) or "utf-8").lower().startswith(("utf-", "utf8"))
 
 
-def write_table(rows: Iterable[Row], columns: Sequence[str], title: str = "", stream: TextIO | None = None) -> None:
-    """A table for eyes; numbers to the right, missing cells blank, no markup from data."""
+def write_table(
+    rows: Iterable[Row],
+    columns: Sequence[str],
+    title: str = "",
+    stream: TextIO | None = None,
+    optional: Sequence[str] = (),
+    headings: Mapping[str, str] | None = None,
+) -> None:
+    """A table for eyes; numbers to the right, missing cells blank, no markup from data.
+
+    optional: columns of which the last ones go where all do not fit. headings: what stands above a column in place of
+    its name. No word is parted between lines: one that is too long is cut. In a pipe nothing is cut or padded.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    stream = stream or sys.stdout
+    stream, headings = stream or sys.stdout, headings or {}
     console = Console(file=stream, width=None if stream.isatty() else _PIPED_WIDTH, highlight=False)
     shown = list(rows)
+    kept = _fitting(shown, columns, optional, headings, console.width if stream.isatty() else _READABLE_WIDTH)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
+    for column in kept:
         numbers = all(isinstance(row.get(column), int | float) for row in shown if row.get(column) is not None)
-        table.add_column(Text(column), justify="right" if numbers and shown else "left", overflow="fold")
+        heading = Text(clean(headings.get(column, column)))
+        table.add_column(heading, justify="right" if numbers and shown else "left", overflow="ellipsis")
     for row in shown:
-        table.add_row(*(Text(text_of(row.get(column))) for column in columns))
+        table.add_row(*(Text(text_of(row.get(column))) for column in kept))
     if title:
         console.print(Text(clean(title)))
-    console.print(table)
+    if stream.isatty():
+        console.print(table)
+        return
+    with console.capture() as capture:
+        console.print(table)
+    stream.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
+
+
+def _fitting(
+    rows: Sequence[Row], columns: Sequence[str], optional: Sequence[str], headings: Mapping[str, str], width: int
+) -> list[str]:
+    """The columns that fit side by side; optional ones go from the last."""
+    widths = {
+        name: max(len(clean(headings.get(name, name))), *(len(text_of(row.get(name))) for row in rows), 0)
+        for name in columns
+    }
+    kept = list(columns)
+    for name in reversed([name for name in optional if name in columns]):
+        if sum(widths[column] + _BETWEEN_COLUMNS for column in kept) <= width:
+            break
+        kept.remove(name)
+    return kept
 
 
 def text_of(value: Any) -> str:

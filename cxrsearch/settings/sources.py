@@ -20,7 +20,7 @@ from cxrsearch.text import nearest
 PREFIX = "CXRSEARCH_"
 # Taken from a file in the working folder, which may be a stranger's: nothing that a key, an embedding or a picture of a
 # patient could be sent or written to, and no model.
-HARMLESS = ("index", "qdrant_timeout")
+HARMLESS = ("index", "fields", "qdrant_timeout")
 # From the environment only, and never shown.
 SECRET = ("qdrant_api_key",)
 _LARGEST_FILE = 100_000
@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True)
 
     index: str | None = Field(None, description="the index of every command that takes --index")
+    fields: str | None = Field(None, description="the facts that tables show, as a,b,c; else what is known")
     model: str | None = Field(None, description="the model folder; else the one that ships")
     models: str | None = Field(None, description="folder of imported models; else <data folder>/cxrsearch/models")
     key_file: str | None = Field(None, description="the pseudonym key; else <config folder>/cxrsearch/key")

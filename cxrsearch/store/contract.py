@@ -102,10 +102,16 @@ class IndexFacts:
                     f"field {field.name!r} is a {known.type} in this index and a {field.type} in dataset {name!r}."
                     " Rename the field in the dataset TOML or use another index."
                 )
+            if known is not None and known.unit and field.unit and known.unit != field.unit:
+                raise InputError(
+                    f"field {field.name!r} is in {known.unit} in this index and in {field.unit} in dataset {name!r}."
+                    " Rename the field in the dataset TOML or use another index."
+                )
             merged[field.name] = replace(
                 field,
                 several=field.several or (known is not None and known.several),
                 later=field.later or (known is not None and known.later),
+                unit=field.unit or (known.unit if known is not None else None),
             )
         return replace(self, fields=merged, datasets={**self.datasets, name: dataset})
 
@@ -135,7 +141,13 @@ class IndexFacts:
                 fingerprint=str(data["fingerprint"]),
                 dimensions=int(data["dimensions"]),
                 fields={
-                    n: Field(n, FieldType(f["type"]), bool(f["several"]), bool(f.get("later", False)))
+                    n: Field(
+                        n,
+                        FieldType(f["type"]),
+                        bool(f["several"]),
+                        bool(f.get("later", False)),
+                        None if f.get("unit") is None else str(f["unit"]),
+                    )
                     for n, f in data["fields"].items()
                 },
                 datasets={

@@ -1,4 +1,4 @@
-"""A table of a dataset -> its rows, read strictly (RFC 4180): no row is shifted or lost without a word.
+"""A table of a dataset -> its rows, read strictly (RFC 4180 in any dialect): no row is shifted or lost without a word.
 
 A lenient reader shifts the facts of a row that has a comma too many, and takes rows into a cell whose quote is never
 closed. Here both are errors that name the line, and a cell that runs over several lines is counted.
@@ -7,12 +7,16 @@ closed. Here both are errors that name the line, and a cell that runs over sever
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from cxrsearch.errors import MappingError
 from cxrsearch.text import nearest, tidy
+from indexer import sheets
+from indexer.dialect import Dialect
 
 # A million patients with a hundred facts each fit; a cell of a gigabyte, or ten million columns, do not.
 _LARGEST = 512 * 2**20
@@ -25,6 +29,10 @@ _QUOTES = {
     "field larger": 'a quote (") that opens here is never closed',
     "expected after": 'text follows a closing quote ("); a quote inside a cell is written twice ("")',
 }
+
+
+# The number of a record's first line, its cells, and the text of the lines that it runs on over.
+Record = tuple[int, list[str], list[str]]
 
 
 @dataclass(frozen=True)
@@ -53,30 +61,56 @@ class Table:
     inside: list[Line]
 
 
-def read_table(path: Path, encoding: str, wanted: Mapping[str, str], dataset: str) -> Table:
+def read_table(path: Path, dialect: Dialect, wanted: Mapping[str, str], dataset: str) -> Table:
     """The table at ``path``. ``wanted``: columns by the key of the mapping that names them.
 
     Raises MappingError, which names the line or the column that is wrong.
     """
+    with closing(_opened(path, dialect)) as records:
+        return _read(records, path, dialect, wanted, dataset)
+
+
+def read_header(path: Path, dialect: Dialect) -> list[str]:
+    """The names of the columns, tidy, in their order. Raises MappingError."""
+    with closing(_opened(path, dialect)) as records:
+        return list(map(tidy, _header(records, path.name, dialect)))
+
+
+def _opened(path: Path, dialect: Dialect) -> Generator[Record, None, None]:
+    """The records of a table's file, whatever it is written in."""
     try:
-        _check_size(path)
-        with path.open(encoding=encoding, newline="") as file:
-            return _read(file, path, wanted, dataset)
+        if path.stat().st_size > _LARGEST:
+            raise MappingError(f"{path.name}: larger than {_LARGEST // 2**20} MiB; split the table")
+        if sheets.is_sheet(path):
+            for number, cells in enumerate(sheets.rows(path, dialect.sheet), start=1):
+                yield number, cells, []
+            return
+        with path.open(encoding=dialect.encoding, newline="") as file:
+            if len(file.readline(_LONGEST_HEADER + 1)) > _LONGEST_HEADER:
+                limit = _LONGEST_HEADER // 2**20
+                raise MappingError(f"{path.name}: its first line is longer than {limit} MiB; not a table")
+            file.seek(0)
+            yield from _records(file, path.name, dialect.separator_of(path), dialect.quote)
     except (UnicodeError, LookupError):
-        raise MappingError(f"{path.name}: not text in {encoding}; set images.encoding (latin-1 is common)") from None
+        what = f"{path.name}: not text in {dialect.encoding}; set images.encoding (latin-1 is common)"
+        raise MappingError(what) from None
     except OSError as error:
         raise MappingError(f"{path.name}: cannot be read ({error.strerror})") from None
 
 
-def _read(file: Iterator[str], path: Path, wanted: Mapping[str, str], dataset: str) -> Table:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    records = _records(file, path.name, delimiter)
-    _, header, _ = next(records, (1, [], []))
+def _header(records: Iterator[Record], name: str, dialect: Dialect) -> list[str]:
+    _, header, _ = next(islice(records, dialect.skip, None), (1, [], []))
     if not any(map(tidy, header)):
-        raise MappingError(f"{path.name}: not a table that can be read: its first line names no columns")
+        which = f"row {dialect.skip + 1}" if dialect.skip else "its first line"
+        raise MappingError(f"{name}: not a table that can be read: {which} names no columns")
+    return header
+
+
+def _read(records: Iterator[Record], path: Path, dialect: Dialect, wanted: Mapping[str, str], dataset: str) -> Table:
+    header = _header(records, path.name, dialect)
     columns = _columns(path.name, header, wanted, dataset)
     rows, running, inside, ragged, blank = [], [], [], [], 0
-    for number, (line, cells, more) in enumerate(records, start=2):
+    for number, (line, cells, more) in enumerate(records, start=dialect.skip + 2):
         if not any(map(tidy, cells)):
             blank += 1
             continue
@@ -87,20 +121,20 @@ def _read(file: Iterator[str], path: Path, wanted: Mapping[str, str], dataset: s
         if more:
             running.append((line, line + len(more)))
         for n, text in enumerate(more, start=line + 1):
-            alone = next(csv.reader([text], delimiter=delimiter), [])
+            alone = next(csv.reader([text], delimiter=dialect.separator_of(path), quotechar=dialect.quote), [])
             if len(alone) == len(header):
                 inside.append(Line(n, {name: alone[at] for name, at in columns.items()}))
     if ragged:
         rest = f" and {len(ragged) - SHOWN} more" if len(ragged) > SHOWN else ""
         raise MappingError(
-            f"{path.name}: the first line has {len(header)} cells, but {', '.join(ragged[:SHOWN])}{rest}.\n"
-            "  Take out what is too many or add what is missing; a cell that holds a comma needs quotes."
+            f"{path.name}: the {'first line' if not dialect.skip else 'header'} has {len(header)} cells, but"
+            f" {', '.join(ragged[:SHOWN])}{rest}.\n"
+            "  Take out what is too many or add what is missing; a cell that holds the separator needs quotes."
         )
     return Table(path.name, rows, blank, running, inside)
 
 
-def _records(file: Iterator[str], name: str, delimiter: str) -> Iterator[tuple[int, list[str], list[str]]]:
-    """The number of a record's first line, its cells, and the text of the lines that it runs on over."""
+def _records(file: Iterator[str], name: str, delimiter: str, quote: str) -> Iterator[Record]:
     taken: list[str] = []
 
     def lines() -> Iterator[str]:
@@ -108,7 +142,7 @@ def _records(file: Iterator[str], name: str, delimiter: str) -> Iterator[tuple[i
             taken.append(text)
             yield text
 
-    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
+    reader = csv.reader(lines(), delimiter=delimiter, quotechar=quote, strict=True)
     first = 1
     try:
         for cells in reader:
@@ -132,13 +166,3 @@ def _columns(table: str, header: list[str], wanted: Mapping[str, str], dataset: 
         if known.count(column) > 1:
             raise MappingError(f"{dataset}: {place}: {table} has {known.count(column)} columns {column!r}; rename one")
     return {column: known.index(column) for column in wanted.values()}
-
-
-def _check_size(path: Path) -> None:
-    """Raises MappingError for a table that would take the memory of the machine."""
-    if path.stat().st_size > _LARGEST:
-        raise MappingError(f"{path.name}: larger than {_LARGEST // 2**20} MiB; split the table")
-    with path.open("rb") as file:
-        if len(file.readline(_LONGEST_HEADER + 1)) > _LONGEST_HEADER:
-            limit = _LONGEST_HEADER // 2**20
-            raise MappingError(f"{path.name}: its first line is longer than {limit} MiB; not a table")

@@ -1,0 +1,118 @@
+"""Tables that are no text: workbooks (.xlsx, .xlsm, .xlsb, .xls, .ods) and Parquet files -> rows of texts.
+
+A cell becomes what a person sees in it: a whole number without decimals, a date as ISO 8601 has it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cxrsearch.errors import MappingError, UsageError
+from cxrsearch.text import nearest
+
+WORKBOOKS = frozenset({".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"})
+PARQUET = ".parquet"
+# What a workbook of a few kilobytes may unpack to before it is taken for an attack.
+_LARGEST_UNPACKED = 2**30
+# Beyond it a float has no exact whole number.
+_EXACT = 2.0**53
+
+
+def is_sheet(path: Path) -> bool:
+    return path.suffix.lower() in WORKBOOKS | {PARQUET}
+
+
+def sheet_names(path: Path) -> list[str]:
+    """The names of a workbook's sheets; none of a Parquet file. Raises MappingError."""
+    return [] if path.suffix.lower() == PARQUET else list(_workbook(path).sheet_names)
+
+
+def rows(path: Path, sheet: str | None) -> Iterator[list[str]]:
+    """The rows of a sheet, the first one by default, or of a Parquet file, from row 1 on, all of one length.
+
+    Raises MappingError for a file that is none or a sheet that is not there, UsageError where pyarrow is missing.
+    """
+    return _parquet(path) if path.suffix.lower() == PARQUET else _sheet(path, sheet)
+
+
+def _workbook(path: Path) -> Any:
+    from python_calamine import CalamineError, load_workbook
+
+    try:
+        _check_unpacked(path)
+        return load_workbook(path)
+    except CalamineError:
+        # The library's own words may quote the file.
+        raise MappingError(f"{path.name}: no workbook that can be read. Is it protected by a password?") from None
+
+
+def _sheet(path: Path, sheet: str | None) -> Iterator[list[str]]:
+    from python_calamine import CalamineError
+
+    workbook = _workbook(path)
+    names = list(workbook.sheet_names)
+    if not names:
+        raise MappingError(f"{path.name}: a workbook without sheets")
+    if sheet is not None and sheet not in names:
+        raise MappingError(f"{path.name}: no sheet {sheet!r}.{nearest(sheet, names)} It has {len(names)}.")
+    try:
+        read = workbook.get_sheet_by_name(sheet if sheet is not None else names[0]).to_python(skip_empty_area=False)
+    except CalamineError:
+        raise MappingError(f"{path.name}: the sheet cannot be read; save the workbook again, or as CSV") from None
+    for cells in read:
+        yield [text_of(cell) for cell in cells]
+
+
+def _parquet(path: Path) -> Iterator[list[str]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise UsageError(f"{path.name}: Parquet needs pyarrow: pip install 'cxrsearch[analysis]', or use CSV") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            yield list(map(str, file.schema_arrow.names))
+            for batch in file.iter_batches(10_000):
+                columns = [column.to_pylist() for column in batch.columns]
+                yield from ([text_of(column[n]) for column in columns] for n in range(batch.num_rows))
+    except (pyarrow.ArrowException, OSError):
+        raise MappingError(f"{path.name}: no Parquet file that can be read") from None
+
+
+def text_of(cell: Any) -> str:
+    """A cell as text; empty where there is none."""
+    match cell:
+        case None:
+            return ""
+        case bool():
+            return "true" if cell else "false"
+        case float():
+            if math.isnan(cell):
+                return ""
+            return str(int(cell)) if cell.is_integer() and abs(cell) < _EXACT else repr(cell)
+        case datetime.datetime():
+            day = cell.date().isoformat()
+            return day if cell.time() == datetime.time() else f"{day} {cell.time().isoformat('seconds')}"
+        case datetime.date() | datetime.time():
+            return cell.isoformat()
+        case bytes():
+            return ""
+        case list() | tuple():
+            return "; ".join(map(text_of, cell))
+    return str(cell)
+
+
+def _check_unpacked(path: Path) -> None:
+    """Raises MappingError for an archive that says it unpacks to more than any table has."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+    except (zipfile.BadZipFile, OSError):
+        return  # .xls is no archive, and what else is none the library refuses
+    if size > _LARGEST_UNPACKED:
+        raise MappingError(f"{path.name}: unpacks to more than {_LARGEST_UNPACKED // 2**20} MiB; save it as CSV")
