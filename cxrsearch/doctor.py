@@ -52,7 +52,7 @@ class Check:
     to_do: str = ""
 
 
-def run(model: Path, index: str | None) -> list[Check]:
+def run(model: str | Path | None, index: str | None) -> list[Check]:
     """Every check; a failing one does not keep the others from being made."""
     checks = [_versions(), _decoders(), _device(), _try("settings", _settings), _try("pseudonym key", _key)]
     encoder: Encoder | None = None

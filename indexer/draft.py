@@ -74,7 +74,7 @@ class Draft:
 def draft(table: Path, images: Path, sheet: str | None = None) -> Draft:
     """Read a table and a folder, and decide what each column is. Raises MappingError, which quotes no cell."""
     if not table.is_file():
-        raise MappingError(f"{table}: no such table")
+        raise MappingError(f"{table}: no such table; name the CSV, Excel or Parquet file whose rows are of your images")
     if not images.is_dir():
         raise MappingError(f"{images}: no such folder; say with --images where the images are")
     detected = detect(table, sheet)

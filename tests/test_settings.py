@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import struct
 import subprocess
 import sys
@@ -133,7 +134,7 @@ def test_doctor_finds_nothing_wrong_and_says_what_is(cxrsearch: Run, index: Path
     ran = cxrsearch("doctor", "--index", tmp_path / "nowhere", "--model", tmp_path / "none")
     assert ran.code == 4
     assert "no such index" in ran.out
-    assert "not a model folder" in ran.out
+    assert "no model folder" in ran.out
     key = Path(os.environ["CXRSEARCH_KEY_FILE"])
     key.chmod(0o644)
     try:
@@ -248,16 +249,20 @@ def test_pictures_are_shown_in_a_terminal_and_nowhere_else(cxrsearch: Run, cohor
 
 def test_the_example_of_every_help_runs(cxrsearch: Run, tmp_path: Path) -> None:
     """As it is written there, on an index ``chest``; those that need real images have the next test, those that need a
-    server or an hour (copy, train, evaluate) tests of their own."""
+    server, another model or an hour (copy, reembed, train, evaluate) tests of their own."""
+    import pandas
+
     from cxrsearch.cli.app import app
 
     toml = write_cohort(tmp_path / "set", patients=70, size=96)
     assert cxrsearch("index", toml, "--index", "chest").code == 0
     next(toml.parent.rglob("*.dcm")).rename("scan.dcm")
+    pandas.read_csv(toml.parent / "clinical.csv").to_excel("facts.xlsx", index=False)
+    shutil.copytree(toml.parent, "scans")
     rows = json.loads(cxrsearch("cohort", "--index", "chest", "--format", "json").out)
     ran = 0
     for command in app.registered_commands:
-        if command.name in ("index", "audit", "transfer", "copy", "train", "evaluate"):
+        if command.name in ("index", "audit", "transfer", "copy", "reembed", "train", "evaluate"):
             continue
         words = (word.replace("Daegu", "South") for word in example(command))
         result = cxrsearch(*(word.replace("MZXW6YTBOI2DKNRX", rows[0]["patient"]) for word in words))

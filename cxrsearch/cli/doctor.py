@@ -22,9 +22,8 @@ def doctor(
     Example: cxrsearch doctor --index chest
     """
     from cxrsearch import doctor as checkup
-    from cxrsearch.encoder import find_model
 
-    found = checkup.run(find_model(model), index)
+    found = checkup.run(model, index)
     rows = [{"": check.state, "what": check.what, "found": check.found, "to do": check.to_do} for check in found]
     write(rows, ["", "what", "found", "to do"], format)
     return 4 if any(check.state is checkup.State.FAILS for check in found) else 0
