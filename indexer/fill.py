@@ -53,8 +53,12 @@ def fill(
         declared = store.facts.declaring(mapping.name, facts, mapping.declared, moved=renamed)
         if declared != store.facts:
             store.declare(declared)
-        # A run that fails leaves the old list, so that --retry-rejected can be run again.
-        with replacing(list_of_rejected, private=True) as draft, draft.open("w", encoding="utf-8") as lines:
+        # A run that fails leaves the old list, so that --retry-rejected can be run again. Beside a server the list is
+        # in the working folder, where another run may be writing its own.
+        with (
+            replacing(list_of_rejected, private=True, several=is_url(index)) as draft,
+            draft.open("w", encoding="utf-8") as lines,
+        ):
             return pipeline.run(data, store, model, identity, lines, options), list_of_rejected
 
 
