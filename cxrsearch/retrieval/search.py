@@ -118,11 +118,13 @@ class Query:
 
 @dataclass(frozen=True)
 class Result:
-    """unseen: hits without an image here, whose region could not be compared; they come last, by the whole image."""
+    """unseen: hits without an image here, whose region could not be compared; they come last, by the whole image.
+    originals: hits whose region was read from the original, for want of a thumbnail."""
 
     query: Query
     hits: list[Hit]
     unseen: int = 0
+    originals: int = 0
 
 
 def read_query(
@@ -184,7 +186,7 @@ def search(image: QueryImage, store: VectorStore, encoder: Encoder, options: Sea
     gone = LeftOut() if options.same_patient else left_out([image, *like, *unlike], store)
     expression = both(gone.others, options.expression)
     whole = parts(image.places, image.radiograph, options.region) if image.places is not None else None
-    unseen = 0
+    unseen = originals = 0
     if like or unlike:
         positives, negatives = ([one.embedding for one in ones] for ones in ([image, *like], unlike))
         direction = np.sum(positives, axis=0) - np.sum([np.zeros_like(image.embedding), *negatives], axis=0)
@@ -198,12 +200,12 @@ def search(image: QueryImage, store: VectorStore, encoder: Encoder, options: Sea
         assert whole is not None  # archive.py refuses a region where there are no places
         direction = whole.total
         found = store.query(direction, max(RERANKED, options.limit), expression)
-        scored, unseen = _by_region(direction, found, StoredImages(store), encoder, options)
+        scored, unseen, originals = _by_region(direction, found, StoredImages(store), encoder, options)
     else:
         direction = image.embedding
         scored = store.query(direction, options.limit, expression)
     hits = [Hit(rank, one.score, shown(one.payload), one.id) for rank, one in enumerate(scored, start=1)]
-    return Result(Query(image, gone, direction, whole), hits, unseen)
+    return Result(Query(image, gone, direction, whole), hits, unseen, originals)
 
 
 def left_out(images: Sequence[QueryImage], store: VectorStore) -> LeftOut:
@@ -234,8 +236,9 @@ def _by_region(
     images: StoredImages,
     encoder: Encoder,
     options: SearchOptions,
-) -> tuple[list[Scored], int]:
-    """The hits whose own region is most like the query's, best first; of those returned, how many have no image."""
+) -> tuple[list[Scored], int, int]:
+    """The hits whose own region is most like the query's, best first; of those returned, how many have no image, and
+    how many were compared by their original."""
     pairs = [(one, images.hit_image(one.id, one.payload, encoder.card.image_size, quick=True)) for one in found]
     shown = [(one, image) for one, image in pairs if image is not None]
     compared: list[Scored] = []
@@ -247,4 +250,5 @@ def _by_region(
             compared.append(Scored(one.id, score, one.payload))
     compared.sort(key=lambda one: -one.score)
     best = [*compared, *(one for one, image in pairs if image is None)][: options.limit]
-    return best, max(0, len(best) - len(compared))
+    by_original = {one.id for one, image in shown if image.original}
+    return best, max(0, len(best) - len(compared)), sum(one.id in by_original for one in best)

@@ -38,6 +38,11 @@ def warnings_about(
         found.append(f"the query is only {side} pixels wide or high: too few to show a lung")
     if result.unseen:
         found.append(f"{result.unseen} of the hits have no image here: the region was not compared with theirs")
+    if result.originals:
+        found.append(
+            f"the region of {result.originals} hits was read from the original, as they have no thumbnail: such scores"
+            " differ a little from those of an index with thumbnails"
+        )
     return found + denials(store, where) + border_warnings(explanations)
 
 
