@@ -119,7 +119,7 @@ class _Writer:
             options,
             summary,
         )
-        self.pictured = self.mapping.privacy.thumbnails and store.thumbnails.folder is not None
+        self.pictured = self.mapping.privacy.thumbnails and store.thumbnails.keeps
         self._mine = Equals("dataset", (self.mapping.name,))
         self.known = self._known()
         self.seen: set[str] = set()

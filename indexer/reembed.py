@@ -26,6 +26,7 @@ from cxrsearch.encoder import Encoder
 from cxrsearch.errors import InputError, UsageError
 from cxrsearch.report.progress import Progress
 from cxrsearch.store import backup, is_url, new_store, open_store
+from cxrsearch.store.address import parse_address
 from cxrsearch.store.contract import IndexFacts, Point, VectorStore
 from cxrsearch.store.images import StoredImages
 from cxrsearch.text import clean
@@ -93,7 +94,7 @@ def reembed(source: str, target: str, model: Path, skip_missing: bool = False) -
 
 def _journal(target: str) -> Path:
     """Beside the new index; of a server's, in the working folder."""
-    path = Path(target.rstrip("/").rpartition("/")[2]) if is_url(target) else Path(target)
+    path = Path(parse_address(target).collection) if is_url(target) else Path(target)
     return path.with_name(f"{path.name}.reembedding")
 
 

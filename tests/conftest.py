@@ -7,7 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,23 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"needs the real images of {DATA}, which are not here")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def server_address(qdrant_server: str) -> Iterator[Callable[[], str]]:
+    """Gives addresses of new indexes on the server; what was made there is deleted when the tests end."""
+    import httpx
+
+    made: list[str] = []
+
+    def new() -> str:
+        made.append(f"cxrsearch-test-{uuid.uuid4().hex}")
+        return f"{qdrant_server}/{made[-1]}"
+
+    yield new
+    key = os.environ.get("CXRSEARCH_QDRANT_API_KEY")
+    for name in made:
+        httpx.delete(f"{qdrant_server}/collections/{name}", headers={"api-key": key} if key else {}, timeout=30)
 
 
 @pytest.fixture(scope="session")

@@ -370,7 +370,6 @@ def test_a_redirect_does_not_carry_the_api_key_away(monkeypatch: pytest.MonkeyPa
             self.end_headers()
 
     monkeypatch.setenv("CXRSEARCH_QDRANT_API_KEY", "the-key")
-    monkeypatch.setattr("cxrsearch.store.server._GRPC_PROBE_SECONDS", 1)
     thief, server = (http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) for kind in (Thief, Redirects))
     for running in (thief, server):
         threading.Thread(target=running.serve_forever, daemon=True).start()

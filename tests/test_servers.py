@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 from factories import Run
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException
 
 from cxrsearch.encoder import DEFAULT_MODEL, read_card
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.store import open_store
+from cxrsearch.store.collection_facts import records
 from cxrsearch.store.contract import DatasetFacts, IndexFacts
 from cxrsearch.store.edge import EdgeStore
-from cxrsearch.store.faults import fault_of
-from cxrsearch.store.transport import LONGEST_ANSWER
+from cxrsearch.store.refusals import NoAnswer
+from cxrsearch.store.server_writes import fault_of
+from cxrsearch.store.transport import LONGEST_ANSWER, Unacceptable
 
 CARD = read_card(DEFAULT_MODEL)
 FACTS = IndexFacts(CARD.name, CARD.fingerprint, CARD.dimensions, {}, {"set": DatasetFacts("hospital", "/data")})
@@ -49,7 +53,6 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("content-length") or 0))
         path = self.path.split("?")[0]
         known = {
-            "exists": {"exists": True},
             "query": {"points": [point(0)]},
             "scroll": {"points": [point(0), point(1)], "next_page_offset": None},
             "count": {"count": 2},
@@ -98,7 +101,6 @@ Serve = Callable[..., str]
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """``serve(query=..., facts=...)`` gives the address of an index on a server that answers so."""
-    monkeypatch.setattr("cxrsearch.store.server._GRPC_PROBE_SECONDS", 1)
     monkeypatch.setenv("CXRSEARCH_QDRANT_TIMEOUT", "2")
     running = []
 
@@ -233,7 +235,7 @@ def test_an_index_that_says_it_has_other_vectors_than_its_model_gives_is_refused
 
 def test_what_is_no_answer_of_qdrant_is_a_sentence(serve: Serve, cxrsearch: Run) -> None:
     for content in (b"\x00\xff<html>", b"[" * 10_000, b"", b"{}", b'{"result": []}', b"1e999"):
-        ran = cxrsearch("info", "--index", serve(exists=lambda handler, content=content: handler.send(content)))
+        ran = cxrsearch("info", "--index", serve(chest=lambda handler, content=content: handler.send(content)))
         assert ran.code == 5, (content[:20], ran.err)
         assert "the server answered what Qdrant does not" in ran.err
 
@@ -244,7 +246,7 @@ def test_the_reason_of_a_server_is_cut_and_cleaned(serve: Serve, cxrsearch: Run)
         handler.send_header("content-length", "0")
         handler.end_headers()
 
-    ran = cxrsearch("info", "--index", serve(exists=refuse))
+    ran = cxrsearch("info", "--index", serve(chest=refuse))
     assert ran.code == 5
     assert len(ran.err) < 300
     assert "\x1b" not in ran.err
@@ -279,7 +281,7 @@ def test_a_server_that_drips_is_left_after_the_time_of_a_request(
 ) -> None:
     monkeypatch.setenv("CXRSEARCH_QDRANT_TIMEOUT", "1")
     began = time.monotonic()
-    ran = cxrsearch("info", "--index", serve(exists=how))
+    ran = cxrsearch("info", "--index", serve(chest=how))
     assert (ran.code, "gave no answer in time (tried 2 times)" in ran.err) == (5, True)
     assert time.monotonic() - began < 10
 
@@ -299,7 +301,7 @@ def test_an_answer_without_end_is_not_read_to_its_end(
     serve: Serve, cxrsearch: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXRSEARCH_QDRANT_TIMEOUT", "60")
-    ran = cxrsearch("info", "--index", serve(exists=flood))
+    ran = cxrsearch("info", "--index", serve(chest=flood))
     assert (ran.code, "the server sent an answer of more than 128 MiB" in ran.err) == (5, True)
 
 
@@ -310,7 +312,7 @@ def test_a_compressed_answer_is_not_unpacked(serve: Serve, cxrsearch: Run) -> No
         asked_for.append(handler.headers["accept-encoding"])
         handler.send(gzip.compress(b" " * 10**6), content_encoding="gzip")
 
-    ran = cxrsearch("info", "--index", serve(exists=pack))
+    ran = cxrsearch("info", "--index", serve(chest=pack))
     assert (ran.code, "the server sent a compressed answer" in ran.err) == (5, True)
     assert asked_for == ["identity"]
 
@@ -334,8 +336,7 @@ def test_an_honest_server_is_copied_whole(serve: Serve, cxrsearch: Run, tmp_path
 def test_a_key_over_plain_http_to_another_machine_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, host: str, warned: bool
 ) -> None:
-    monkeypatch.setattr("cxrsearch.store.server._GRPC_PROBE_SECONDS", 1)
-    monkeypatch.setattr("cxrsearch.store.server._PAUSES", ())
+    monkeypatch.setattr("cxrsearch.store.refusals.PAUSES", ())
     monkeypatch.setenv("CXRSEARCH_QDRANT_API_KEY", "the-key")
     with pytest.raises(IndexUnavailable), open_store(f"http://{host}:9/chest"):
         pass
@@ -350,18 +351,91 @@ class Refused(grpc.RpcError):
     def code(self) -> grpc.StatusCode:
         return self._code
 
+    def details(self) -> str:
+        return "for a \x1breason"
+
 
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (Refused(grpc.StatusCode.UNAVAILABLE), "does not answer"),
-        (Refused(grpc.StatusCode.DEADLINE_EXCEEDED), "gave no answer in time"),
-        (Refused(grpc.StatusCode.RESOURCE_EXHAUSTED), "refused (resource_exhausted)"),
-        (ResourceExhaustedResponse("", 5), "is too busy"),
+        (
+            Refused(grpc.StatusCode.RESOURCE_EXHAUSTED),
+            "the server refused (resource_exhausted): for a reason. Too many",
+        ),
+        (ResourceExhaustedResponse("", 5), "the server is too busy. Too many requests for this collection: try again"),
+        (ResponseHandlingException(Unacceptable("sent too much")), "the server sent too much. Is it a Qdrant server?"),
+        (ResponseHandlingException(ValueError("JSON")), "the server answered what Qdrant does not."),
     ],
 )
-def test_faults_of_either_protocol_are_sentences(error: Exception, text: str) -> None:
-    fault = fault_of(error)
-    assert fault is not None
-    assert fault.text == text
-    assert fault_of(MemoryError()) is None
+def test_faults_of_writing_are_sentences(error: Exception, text: str) -> None:
+    fault = fault_of(error, "http://host/chest")
+    assert isinstance(fault, IndexUnavailable)
+    assert str(fault).startswith(f"http://host/chest: {text}")
+
+
+@pytest.mark.parametrize(
+    ("error", "too_late"),
+    [
+        (Refused(grpc.StatusCode.UNAVAILABLE), False),
+        (Refused(grpc.StatusCode.DEADLINE_EXCEEDED), True),
+        (ResponseHandlingException(httpx.ConnectError("")), False),
+        (ResponseHandlingException(httpx.ReadTimeout("")), True),
+    ],
+)
+def test_what_was_not_answered_may_be_asked_again(error: Exception, too_late: bool) -> None:
+    fault = fault_of(error, "http://host/chest")
+    assert isinstance(fault, NoAnswer)
+    assert fault.too_late is too_late
+
+
+def test_an_error_that_is_no_servers_is_left_alone() -> None:
+    assert fault_of(MemoryError(), "http://host/chest") is None
+
+
+@pytest.mark.parametrize("answer", [None, 0.5, "x", [[]], [None], [{"id": None, "score": 1}], [{"id": {}, "score": 1}]])
+def test_points_of_another_shape_are_a_sentence(serve: Serve, answer: Any) -> None:
+    found = {"points": answer, "next_page_offset": None}
+    address = serve(query=found, scroll=found, facet={"hits": answer}, count={"count": answer})
+    with open_store(address) as store:
+        for ask in (
+            lambda: store.query(np.array(VECTOR, np.float32), 3),
+            lambda: list(store.scroll()),
+            store.count,
+            lambda: store.values("dataset"),
+        ):
+            with pytest.raises(IndexUnavailable, match="the server answered"):
+                ask()
+
+
+@pytest.mark.parametrize("value", [None, [], ["a"], {}, {"a": 1}])
+def test_a_value_that_is_none_is_not_counted(serve: Serve, value: Any) -> None:
+    address = serve(facet={"hits": [{"value": value, "count": 1}]})
+    with open_store(address) as store, pytest.raises(IndexUnavailable, match="a count of dataset without a value"):
+        store.values("dataset")
+
+
+@pytest.mark.parametrize("name", ["metadata", "strict_mode_config", "optimizer_config"])
+def test_settings_of_another_shape_are_a_sentence(serve: Serve, name: str) -> None:
+    for wrong in ([1], 5, "x"):
+        config = {"metadata": {"cxrsearch": FACTS.as_json()}, name: wrong}
+        with (
+            pytest.raises(IndexUnavailable, match="answered what Qdrant does not"),
+            open_store(serve(chest={"config": config})),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("record", [None, 5, "{", "5", "[]", '{"position": NaN}', '{"position": 1e999}', "[" * 9999])
+@pytest.mark.parametrize("key", ["cxrsearch.dataset.set", "cxrsearch.field.site"])
+def test_records_of_an_index_that_are_none_are_refused(serve: Serve, key: str, record: Any) -> None:
+    address = serve(chest={"config": {"metadata": records(FACTS) | {key: record}}})
+    with pytest.raises(IndexUnavailable, match="its settings are damaged"), open_store(address):
+        pass
+
+
+@pytest.mark.parametrize("limit", [0, -5, "x", 1.5, True, [], None])
+def test_limits_that_are_none_are_passed_over(serve: Serve, limit: Any) -> None:
+    strict = {"enabled": True, "max_query_limit": limit, "search_max_hnsw_ef": limit, "upsert_max_batchsize": limit}
+    config = {"metadata": records(FACTS), "strict_mode_config": strict}
+    with open_store(serve(chest={"config": config})) as store:
+        assert len(list(store.scroll())) == 2

@@ -1,4 +1,4 @@
-"""The contract every engine keeps: Qdrant Edge, qdrant-client in memory, and a server where there is one."""
+"""The contract every engine keeps: Qdrant Edge, a server on loopback, and a real one where there is one."""
 
 import dataclasses
 import http.server
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from qdrant_loopback import loopback
 
 from cxrsearch.clinical.expression import And, Compare, Contains, Equals, Expression, Mentions, Missing, Not, Or, words
 from cxrsearch.clinical.fields import Field, FieldType, Payload, Scalar, values_of
@@ -21,6 +22,7 @@ from cxrsearch.errors import IndexInUse, IndexUnavailable, InputError, ModelMism
 from cxrsearch.store import open_store
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point, VectorStore
 from cxrsearch.store.edge import EdgeStore
+from cxrsearch.store.server import ServerStore
 from cxrsearch.text import clean
 
 D = 8
@@ -48,19 +50,20 @@ def point(number: int, **payload: Any) -> Point:
     return Point(str(uuid.UUID(int=number + 1)), payload, unit(number))
 
 
-@pytest.fixture(params=["edge", "memory", pytest.param("server", marks=pytest.mark.docker)], scope="module")
-def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], VectorStore]:
+@pytest.fixture(params=["edge", "loopback", pytest.param("server", marks=pytest.mark.docker)], scope="module")
+def make(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], VectorStore]]:
     """Makes an empty index on the engine under test."""
     if request.param == "edge":
-        return lambda: EdgeStore.create(tmp_path_factory.mktemp("edge") / "index", FACTS)
-    from cxrsearch.store.server import ServerStore
-
-    if request.param == "memory":
-        from qdrant_client import QdrantClient
-
-        return lambda: ServerStore(QdrantClient(":memory:"), "test", "memory", FACTS)
-    address = request.getfixturevalue("qdrant_server")
-    return lambda: ServerStore.connect(f"{address}/cxrsearch-test-{uuid.uuid4().hex}", FACTS)
+        yield lambda: EdgeStore.create(tmp_path_factory.mktemp("edge") / "index", FACTS)
+        return
+    if request.param == "loopback":
+        with loopback() as server:
+            yield lambda: ServerStore.connect(f"{server.url}/{uuid.uuid4().hex}", FACTS)
+        return
+    new_address = request.getfixturevalue("server_address")
+    yield lambda: ServerStore.connect(new_address(), FACTS)
 
 
 @pytest.fixture
@@ -381,7 +384,7 @@ def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
 
 
 def test_a_server_that_does_not_answer_is_named_after_some_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cxrsearch.store.server._PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("cxrsearch.store.refusals.PAUSES", (0.01, 0.01))
     with (
         pytest.raises(IndexUnavailable, match=r"127.0.0.1:9/x: the server does not answer \(tried 3 times\)"),
         open_store("http://127.0.0.1:9/x"),
@@ -413,8 +416,7 @@ class _Answers(http.server.BaseHTTPRequestHandler):
     ],
 )
 def test_a_server_that_refuses_or_is_too_slow(monkeypatch: pytest.MonkeyPatch, status: int, message: str) -> None:
-    monkeypatch.setattr("cxrsearch.store.server._PAUSES", (0.01,))
-    monkeypatch.setattr("cxrsearch.store.server._GRPC_PROBE_SECONDS", 1)
+    monkeypatch.setattr("cxrsearch.store.refusals.PAUSES", (0.01,))
     monkeypatch.setenv("CXRSEARCH_QDRANT_TIMEOUT", "1")
     monkeypatch.setattr(_Answers, "status", status)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answers)

@@ -34,6 +34,7 @@ def calibrate(
     card = read_card(find_model(model))
     with open_store(index) as store:
         store.facts.check_model(card.name, card.fingerprint, card.dimensions)
+        store.check_writable()  # what is learned is kept in the index: said before a minute of work, not after
         trained_on = [str(name) for name in card.described.get("trained_on", [])]
         found = calibrating.calibrate(store, trained_on, seed, lambda name: log.info(f"asking about {name}"))
     with open_store(index, write=True) as store:  # only now: others may search while it asks

@@ -65,4 +65,6 @@ def forget(
             return
         more = store.facts.forgotten | {identity.forgotten(str(name)) for name in found}
         deleted = store.erase(known, replace(store.facts, forgotten=more))
+        for sentence in store.remains():
+            logging.getLogger(LOGGER).warning(sentence)
     print(f"deleted {deleted} image{'s' if deleted > 1 else ''}; indexing again leaves this patient out (--again)")

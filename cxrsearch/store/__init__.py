@@ -31,7 +31,7 @@ def open_store(address: str, write: bool = False) -> AbstractContextManager[Vect
     if is_url(address):
         from cxrsearch.store.server import ServerStore
 
-        return closing(ServerStore.connect(address))
+        return closing(ServerStore.connect(address, write=write))
     from cxrsearch.store.edge import EdgeStore
 
     return closing(EdgeStore.open(_folder(address), write))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,90 +16,120 @@ from numpy.typing import NDArray
 from cxrsearch.clinical.fields import Field, Payload, Scalar, wrong_type
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.store.contract import Point, Scored
+from cxrsearch.store.order import best_first, in_order, most_frequent_first
+from cxrsearch.store.refusals import impossible
 
-# Points that are asked for at once.
-PAGE = 1_000
 # More images than any archive known to us has.
 MOST_POINTS = 10_000_000
 
 
 class Answers:
-    """The checks of one index. place: what messages call it; fields: what it declares; dimensions: of its vectors."""
+    """The checks of one index, of JSON that was read. place: what messages call the index; fields: what it declares;
+    dimensions: of its vectors."""
 
     def __init__(self, place: str, fields: Mapping[str, Field], dimensions: int) -> None:
         self._place, self._fields, self._dimensions = place, fields, dimensions
 
-    def neighbours(self, found: Sequence[Any], limit: int) -> list[Scored]:
+    def neighbours(self, found: Any, limit: int) -> list[Scored]:
         """At most ``limit``, best first, though a server may send more, and in another order."""
-        for one in found:
-            if not math.isfinite(one.score):
-                raise self._refused(f"a score that is no number ({one.score})")
-        best = sorted(found, key=lambda one: -one.score)[:limit]
-        return [Scored(str(one.id), float(one.score), self._payload(one)) for one in best]
+        scored = [Scored(str(self._id(one)), self._score(one), self._payload(one)) for one in self._objects(found)]
+        return best_first(scored)[:limit]
 
-    def points(self, pages: Iterator[Sequence[Any]], vectors: bool) -> Iterator[Point]:
+    def points(self, pages: Iterator[Any], page_size: int, vectors: bool) -> Iterator[Point]:
         """The points of page after page. A server that pages for ever is found out: a page begins after the last one
         ended, and only the last one is not full."""
         count, last = 0, None
-        for page in pages:
-            if last is not None and (count % PAGE or not page or _order(page[0].id) <= last):
+        for found in pages:
+            page = self._objects(found)
+            if last is not None and (count % page_size or not page or _order(self._id(page[0])) <= last):
                 raise self._refused("page after page, without end")
             count += len(page)
             if count > MOST_POINTS:
                 raise self._refused(f"more than {MOST_POINTS:,} points")
-            for record in page:
-                payload = self._payload(record)
+            for one in page:
+                payload = self._payload(one)
                 if vectors:
-                    yield Point(self._uuid(record.id), payload, self._vector(record))
+                    yield Point(self._uuid(one), payload, self._vector(one))
                 else:
-                    yield Point(str(record.id), payload)
-            last = _order(page[-1].id) if page else (False, -1)
+                    yield Point(str(self._id(one)), payload)
+            last = _order(self._id(page[-1])) if page else (False, -1)
 
-    def count(self, number: int) -> int:
-        if not 0 <= number <= MOST_POINTS:
-            raise self._refused(f"a count of {number} images")
+    def count(self, number: Any) -> int:
+        if type(number) is not int or not 0 <= number <= MOST_POINTS:
+            raise self._refused(f"a count of {str(number)[:40]} images")
         return number
 
-    def values(self, hits: Collection[Any], field: str) -> dict[Scalar, int]:
-        """Values of a field, and how many images have each."""
-        for hit in hits:
-            self._check({field: hit.value}, "a count")
-            self.count(hit.count)
-        return {hit.value: hit.count for hit in hits}
+    def values(self, found: Any, field: str) -> dict[Scalar, int]:
+        """Values of a field, and how many images have each. A server goes on listing values whose last point was
+        deleted, a forgotten patient's among them; they are left out."""
+        counts = {}
+        for hit in self._objects(found):
+            value = hit.get("value")
+            if not isinstance(value, Scalar):
+                raise self._refused(f"a count of {field} without a value")
+            self._check({field: value}, "a count")
+            if count := self.count(hit.get("count")):
+                counts[value] = count
+        return most_frequent_first(counts)
 
-    def _payload(self, point: Any) -> Payload:
+    def _objects(self, found: Any) -> list[dict[str, Any]]:
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise impossible(self._place)
+        return found
+
+    def _id(self, point: Mapping[str, Any]) -> int | str:
+        id = point.get("id")
+        if type(id) is int or isinstance(id, str):
+            return id
+        raise self._refused("a point without an id")
+
+    def _score(self, point: Mapping[str, Any]) -> float:
+        try:
+            score = float(point["score"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            score = math.nan
+        if not math.isfinite(score):
+            raise self._refused(f"a score that is no number ({str(point.get('score'))[:40]})")
+        return score
+
+    def _payload(self, point: Mapping[str, Any]) -> Payload:
         """What the index declares of a point's payload. Null is how Qdrant stores what is missing."""
-        given = {} if point.payload is None else point.payload
+        given = point.get("payload") or {}
+        if not isinstance(given, dict):
+            raise impossible(self._place)
         payload = {n: v for n, v in given.items() if v is not None and (n in self._fields or n.startswith("_"))}
-        self._check(payload, f"point {str(point.id)[:40]}")
-        return payload
+        self._check(payload, f"point {str(self._id(point))[:40]}")
+        return in_order(payload, self._fields)
 
     def _check(self, payload: Mapping[str, Any], what: str) -> None:
         if (wrong := wrong_type(payload, self._fields)) is not None:
             raise self._refused(f"{what} with a wrong {wrong}")
 
-    def _uuid(self, id: Any) -> str:
-        """Of a point that is to be stored elsewhere."""
+    def _uuid(self, point: Mapping[str, Any]) -> str:
+        """The id of a point that is to be stored elsewhere."""
+        id = str(self._id(point))
         try:
             if str(uuid.UUID(id)) == id:
-                return str(id)
-        except (ValueError, AttributeError, TypeError):
+                return id
+        except ValueError:
             pass
-        raise self._refused(f"point {str(id)[:40]!r}, whose id is none of cxrsearch's")
+        raise self._refused(f"point {id[:40]!r}, whose id is none of cxrsearch's")
 
-    def _vector(self, point: Any) -> NDArray[np.float32]:
+    def _vector(self, point: Mapping[str, Any]) -> NDArray[np.float32]:
         try:
-            vector = np.array(point.vector, dtype=np.float32)
+            vector = np.array(point.get("vector"), dtype=np.float32)
         except (TypeError, ValueError, OverflowError):
             vector = np.empty(0, np.float32)
         if vector.shape != (self._dimensions,) or not np.isfinite(vector).all():
-            raise self._refused(f"point {point.id} without a vector of {self._dimensions} finite numbers")
+            raise self._refused(
+                f"point {str(self._id(point))[:40]} without a vector of {self._dimensions} finite numbers"
+            )
         return vector
 
     def _refused(self, what: str) -> IndexUnavailable:
-        return IndexUnavailable(f"{self._place}: the server answered {what}. Is it a Qdrant server, and whole?")
+        return impossible(self._place, what)
 
 
-def _order(id: Any) -> tuple[bool, int | str]:
+def _order(id: int | str) -> tuple[bool, int | str]:
     """Qdrant's order of ids: numbers, then UUIDs."""
-    return (False, id) if isinstance(id, int) else (True, str(id))
+    return (False, id) if isinstance(id, int) else (True, id)

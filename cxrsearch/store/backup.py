@@ -91,7 +91,7 @@ def fill(store: VectorStore, batches: Iterable[list[Point]], picture: Callable[[
         for point in batch:
             if (found := picture(point.id)) is not None:
                 store.thumbnails.put(point.id, found)
-                pictures += store.thumbnails.folder is not None
+                pictures += store.thumbnails.keeps
         store.upsert(batch)
         given ^= _digest(batch)
         count += len(batch)

@@ -208,6 +208,10 @@ class VectorStore(Protocol):
     facts: IndexFacts
     thumbnails: Thumbnails
 
+    def check_writable(self) -> None:
+        """Raises IndexUnavailable where this process may only read."""
+        ...
+
     def declare(self, facts: IndexFacts) -> None:
         """Make these the facts of the index; payload indexes of new fields exist before they are."""
         ...
@@ -222,7 +226,7 @@ class VectorStore(Protocol):
         ...
 
     def query(self, vector: NDArray[np.float32], limit: int, expression: Expression | None = None) -> list[Scored]:
-        """The most similar points that meet the expression, best first; ties in no order."""
+        """The most similar points that meet the expression, best first; of equal scores by id."""
         ...
 
     def recommend(
@@ -248,7 +252,8 @@ class VectorStore(Protocol):
     def count(self, expression: Expression | None = None) -> int: ...
 
     def values(self, field: str, expression: Expression | None = None) -> Mapping[Scalar, int]:
-        """The values of a keyword or boolean field and how many of the points that meet the expression have each."""
+        """The values of a keyword or boolean field and how many of the points that meet the expression have each, the
+        most frequent first; of equal counts by value. A value that none has is not among them."""
         ...
 
     def delete(self, expression: Expression) -> int:
@@ -258,6 +263,10 @@ class VectorStore(Protocol):
     def erase(self, expression: Expression, facts: IndexFacts) -> int:
         """Delete as :meth:`delete` does and make these the facts, both or neither, leaving no bytes of the points
         behind, where the engine is ours to say."""
+        ...
+
+    def remains(self) -> Sequence[str]:
+        """Where bytes of what :meth:`erase` deleted may be all the same, a sentence each."""
         ...
 
     def optimise(self) -> None:

@@ -31,6 +31,7 @@ from cxrsearch.store import generations, recovery, shard
 from cxrsearch.store.contract import SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
 from cxrsearch.store.filters import Engine, translate
 from cxrsearch.store.generations import DRAFT, HEAD, Head, Lock, Plan
+from cxrsearch.store.order import best_first, in_order, most_frequent_first
 from cxrsearch.store.thumbnails import Thumbnails
 
 # What a process killed while it made an index may have left.
@@ -120,6 +121,10 @@ class EdgeStore:
             raise
         return made
 
+    def check_writable(self) -> None:
+        if not os.access(self.folder, os.W_OK):
+            raise IndexUnavailable(f"{self.folder}: may not be written by this user. Give a copy of it that may.")
+
     def declare(self, facts: IndexFacts) -> None:
         if new := {name: field for name, field in facts.fields.items() if name not in self.facts.fields}:
             self._begin()
@@ -168,10 +173,8 @@ class EdgeStore:
             with_payload=True,
             params=edge.SearchParams(hnsw_ef=max(SEARCH_BREADTH, limit)),
         )
-        return [
-            Scored(str(p.id), float(p.score), self._unpack(p.payload))
-            for p in shard.answer(self.folder, lambda: self._shard.query(request))
-        ]
+        found = shard.answer(self.folder, lambda: self._shard.query(request))
+        return best_first(Scored(str(p.id), float(p.score), self._unpack(p.payload)) for p in found)
 
     def scroll(
         self, expression: Expression | None = None, fields: Collection[str] | None = None, vectors: bool = False
@@ -200,7 +203,7 @@ class EdgeStore:
     def values(self, field: str, expression: Expression | None = None) -> Mapping[Scalar, int]:
         request = edge.FacetRequest(key=field, limit=max(1, self.count()), exact=True, filter=self._filter(expression))
         found = shard.answer(self.folder, lambda: self._shard.facet(request))
-        return {self._unpacked(field, hit.value): hit.count for hit in found}
+        return most_frequent_first({self._unpacked(field, hit.value): hit.count for hit in found})
 
     def delete(self, expression: Expression) -> int:
         condition = self._filter(expression)
@@ -222,6 +225,9 @@ class EdgeStore:
             self._open_published()
         self.facts = facts
         return len(gone)
+
+    def remains(self) -> Sequence[str]:
+        return ()
 
     def optimise(self) -> None:
         if self._draft is not None:
@@ -323,7 +329,7 @@ class EdgeStore:
             name: [self._unpacked(name, part) for part in value]
             if isinstance(value, list)
             else self._unpacked(name, value)
-            for name, value in (payload or {}).items()
+            for name, value in in_order(payload or {}, self.facts.all_fields).items()
         }
 
     def _unpacked(self, name: str, value: Any) -> Any:

@@ -1,52 +1,74 @@
 """An index on a Qdrant server: one collection, its facts in the collection's metadata.
 
-The address is ``http://host:6333/collection`` (or https). gRPC is used when the server answers there.
+Opening it is one request and a search another, by plain HTTP (rest.py); what is written goes by qdrant-client
+(server_writes.py), which is imported when something is.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qdrant_client import QdrantClient, models
 
 from cxrsearch import settings
 from cxrsearch.clinical.expression import Expression
-from cxrsearch.clinical.fields import Field, FieldType, Payload, Scalar, indexed
+from cxrsearch.clinical.fields import FieldType, Payload, Scalar, values_of
 from cxrsearch.errors import IndexUnavailable, UsageError
-from cxrsearch.store.answers import PAGE, Answers
-from cxrsearch.store.contract import EXACT_BELOW_KB, SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
-from cxrsearch.store.faults import fault_of
+from cxrsearch.store import collection_facts as facts_of
+from cxrsearch.store import server_erasure as erasure
+from cxrsearch.store.address import ServerAddress, parse_address
+from cxrsearch.store.answers import Answers
+from cxrsearch.store.contract import SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
 from cxrsearch.store.filters import Engine, translate
+from cxrsearch.store.order import most_frequent_first
+from cxrsearch.store.rest import Rest
 from cxrsearch.store.thumbnails import Thumbnails
-from cxrsearch.store.transport import LONGEST_ANSWER, LimitedTransport
 
-_METADATA_KEY = "cxrsearch"
-# The facts of a collection whose copy or restore has not ended; the next one begins anew.
-_UNPUBLISHED = {"unpublished": True}
-_HNSW = models.HnswConfigDiff(m=32, ef_construct=256)
-# Transport errors are tried again after these pauses, in seconds; an answer from the server never is.
-_PAUSES = (0.5, 1.0, 2.0, 4.0)
-_GRPC_PROBE_SECONDS = 3  # a firewall that swallows gRPC packets must not cost the whole time-out
-_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+if TYPE_CHECKING:
+    from cxrsearch.store.server_writes import ServerWrites
 
-T = TypeVar("T")
+# Points that are asked for at once.
+_PAGE = 1_000
+# How long a collection that another process is making is waited for, in seconds, and how often it is looked at.
+_MAKING_SECONDS = 20.0
+_LOOK_EVERY = 0.2
 
 _FILTERS = Engine(
-    match=lambda key, value: models.FieldCondition(key=key, match=models.MatchValue(value=value)),
-    match_any=lambda key, values: models.FieldCondition(key=key, match=models.MatchAny(any=list(values))),
-    words=lambda key, text: models.FieldCondition(key=key, match=models.MatchText(text=text)),
-    number=lambda key, **bounds: models.FieldCondition(key=key, range=models.Range(**bounds)),
-    date=lambda key, **bounds: models.FieldCondition(key=key, range=models.DatetimeRange(**bounds)),
-    missing=lambda key: models.IsEmptyCondition(is_empty=models.PayloadField(key=key)),
-    filter=lambda **parts: models.Filter(**parts),
+    match=lambda key, value: {"key": key, "match": {"value": value}},
+    match_any=lambda key, values: {"key": key, "match": {"any": list(values)}},
+    words=lambda key, text: {"key": key, "match": {"text": text}},
+    number=lambda key, **bounds: {"key": key, "range": bounds},
+    date=lambda key, **bounds: {"key": key, "range": bounds},
+    missing=lambda key: {"is_empty": {"key": key}},
+    filter=lambda **parts: parts,
 )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a collection in strict mode allows, None where it sets no limit.
+
+    answers: points of one answer; breadth: hnsw_ef; batch: points of one upsert."""
+
+    answers: int | None = None
+    breadth: int | None = None
+    batch: int | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Limits:
+        strict = config.get("strict_mode_config") or {}
+        if not strict.get("enabled"):
+            return cls()
+        named = (strict.get(name) for name in ("max_query_limit", "search_max_hnsw_ef", "upsert_max_batchsize"))
+        return cls(*(limit if type(limit) is int and limit > 0 else None for limit in named))
 
 
 class ServerStore:
@@ -54,68 +76,67 @@ class ServerStore:
 
     def __init__(
         self,
-        client: QdrantClient,
-        collection: str,
-        place: str,
+        address: ServerAddress,
         facts: IndexFacts | None = None,
         unpublished: bool = False,
+        write: bool = False,
     ) -> None:
-        """``place`` names the index in messages. With ``facts``, a missing collection is made; ``unpublished``: it is
-        no index before it is closed.
-
-        Raises IndexUnavailable.
-        """
-        self._client, self._collection, self._place = client, collection, place
+        self._address, self._place = address, address.place
+        self._rest = Rest(address)
         folder = settings.thumbnails()
-        self.thumbnails = Thumbnails(folder / collection if folder is not None else None)
+        self._own_folder = None if folder is None else folder.absolute() / address.collection
+        self.thumbnails = Thumbnails(self._own_folder)
         self._unpublished = False
-        if facts is not None and unpublished and self._metadata() == _UNPUBLISHED:
-            self._call(lambda: client.delete_collection(collection))
-        if facts is not None and not self._call(lambda: client.collection_exists(collection)):
-            self._create(facts, unpublished)
-            self.facts, self._unpublished = facts, unpublished
-        else:
-            self.facts = self._read_facts()
+        self._limits = Limits()
+        self._remains: Sequence[str] = ()
+        try:
+            self.facts = self._open() if facts is None else self._open_or_make(facts, unpublished)
+            if write:
+                self.check_writable()
+        except BaseException:
+            self._close_connections()
+            raise
 
     @classmethod
-    def connect(cls, address: str, facts: IndexFacts | None = None, unpublished: bool = False) -> ServerStore:
-        """Raises UsageError for an address that is none, IndexUnavailable when no server answers."""
-        url = urlsplit(address)
-        collection = url.path.strip("/")
-        try:
-            port = url.port
-        except ValueError:
-            port = -1
-        if url.scheme not in ("http", "https") or not url.hostname or not collection or "/" in collection or port == -1:
-            raise UsageError(f"--index {_without_secret(address)}: write it as http://host:6333/collection")
-        if url.username or url.password:
-            raise UsageError("--index: put no password in the address; set CXRSEARCH_QDRANT_API_KEY")
-        server = f"{url.scheme}://{url.hostname}:{port or 6333}"
-        if settings.qdrant_api_key() and url.scheme == "http" and url.hostname not in _THIS_MACHINE:
-            logging.getLogger("cxrsearch").warning(f"the API key goes to {url.hostname} unencrypted; use https")
-        client = _client(server)
-        return cls(client, collection, f"{server}/{collection}", facts, unpublished)
+    def connect(
+        cls, address: str, facts: IndexFacts | None = None, unpublished: bool = False, write: bool = False
+    ) -> ServerStore:
+        """``facts``: a missing collection is made with them; ``unpublished``: it is no index before it is closed.
+        ``write``: make sure that it may be written.
+
+        Raises UsageError for an address that is none, IndexUnavailable when no server answers or it refuses.
+        """
+        place = parse_address(address)
+        if settings.qdrant_api_key() and place.is_open_network:
+            logging.getLogger("cxrsearch").warning(f"the API key goes to {place.host} unencrypted; use https")
+        return cls(place, facts, unpublished, write)
+
+    def check_writable(self) -> None:
+        self._rest.change({})  # changes nothing, and is refused to a key that may only read
 
     def declare(self, facts: IndexFacts) -> None:
-        self._index_fields({n: f for n, f in facts.fields.items() if n not in self.facts.fields})
-        if not self._unpublished:
-            self._write_metadata(facts.as_json())
-        self.facts = facts
+        """Other processes' declarations of the same time stay, and are in ``self.facts`` afterwards. Raises InputError
+        where they do not go together."""
+        self._writes.index_fields({n: f for n, f in facts.fields.items() if n not in self.facts.fields})
+        if self._unpublished:
+            self.facts = facts
+            return
+        if changes := facts_of.changes(self.facts, facts):
+            self._rest.change({"metadata": changes | self._where_thumbnails_are()})
+        kept = self._open()
+        facts_of.check_kept(facts, kept, self.facts)
+        self.facts = kept
 
     def upsert(self, points: Sequence[Point]) -> None:
         vectors = check_vectors(points, self.facts.dimensions)
-        made: list[models.PointStruct] = [
-            models.PointStruct(id=point.id, vector=vector.tolist(), payload=dict(point.payload))
-            for point, vector in zip(points, vectors, strict=True)
-        ]
-        self._call(lambda: self._client.upsert(self._collection, points=made, wait=True))
+        step = self._limits.batch or max(1, len(points))
+        for at in range(0, len(points), step):
+            self._writes.upsert(points[at : at + step], vectors[at : at + step])
+        if not self.thumbnails.keeps:  # those of images that were here before are no longer theirs
+            self.thumbnails.remove([point.id for point in points if self.thumbnails.has(point.id)])
 
     def set_payloads(self, payloads: Mapping[str, Payload]) -> None:
-        operations = [
-            models.OverwritePayloadOperation(overwrite_payload=models.SetPayload(payload=dict(payload), points=[id]))
-            for id, payload in payloads.items()
-        ]
-        self._call(lambda: self._client.batch_update_points(self._collection, operations, wait=True))
+        self._writes.set_payloads(payloads)
 
     def query(self, vector: NDArray[np.float32], limit: int, expression: Expression | None = None) -> list[Scored]:
         return self._query(vector.tolist(), limit, expression)
@@ -127,75 +148,76 @@ class ServerStore:
         limit: int,
         expression: Expression | None = None,
     ) -> list[Scored]:
-        examples = models.RecommendInput(
-            positive=[vector.tolist() for vector in positives],
-            negative=[vector.tolist() for vector in negatives],
-            strategy=models.RecommendStrategy.SUM_SCORES,
-        )
-        return self._query(models.RecommendQuery(recommend=examples), limit, expression)
+        examples = {
+            "positive": [vector.tolist() for vector in positives],
+            "negative": [vector.tolist() for vector in negatives],
+            "strategy": "sum_scores",
+        }
+        return self._query({"recommend": examples}, limit, expression)
 
     def _query(self, query: Any, limit: int, expression: Expression | None) -> list[Scored]:
-        found = self._call(
-            lambda: self._client.query_points(
-                self._collection,
-                query=query,
-                limit=limit,
-                query_filter=self._filter(expression),
-                with_payload=True,
-                search_params=models.SearchParams(hnsw_ef=max(SEARCH_BREADTH, limit)),
-            )
-        )
-        return self._answers.neighbours(found.points, limit)
+        self._check_limit(limit)
+        breadth = min(max(SEARCH_BREADTH, limit), self._limits.breadth or limit + SEARCH_BREADTH)
+        body = {"query": query, "limit": limit, "with_payload": True, "params": {"hnsw_ef": breadth}}
+        return self._answers.neighbours(self._ask("points/query", "points", body, expression)["points"], limit)
 
     def scroll(
         self, expression: Expression | None = None, fields: Collection[str] | None = None, vectors: bool = False
     ) -> Iterator[Point]:
-        return self._answers.points(self._pages(expression, fields, vectors), vectors)
+        size = min(_PAGE, self._limits.answers or _PAGE)
+        return self._answers.points(self._pages(size, expression, fields, vectors), size, vectors)
 
     def _pages(
-        self, expression: Expression | None, fields: Collection[str] | None, vectors: bool
-    ) -> Iterator[Sequence[Any]]:
-        offset: Any = None
+        self, size: int, expression: Expression | None, fields: Collection[str] | None, vectors: bool
+    ) -> Iterator[Any]:
+        wanted: dict[str, Any] = {
+            "limit": size,
+            "with_payload": True if fields is None else list(fields),
+            "with_vector": vectors,
+        }
         while True:
-            # offset is bound now: the lambda may run again after a transport error
-            records, offset = self._call(
-                lambda at=offset: self._client.scroll(  # type: ignore[misc]
-                    self._collection,
-                    scroll_filter=self._filter(expression),
-                    limit=PAGE,
-                    offset=at,
-                    with_payload=True if fields is None else list(fields),
-                    with_vectors=vectors,
-                )
-            )
-            yield records
-            if offset is None:
+            page = self._ask("points/scroll", "points", wanted, expression)
+            yield page["points"]
+            if page.get("next_page_offset") is None:
                 return
+            wanted["offset"] = page["next_page_offset"]
 
     def count(self, expression: Expression | None = None) -> int:
-        wanted = self._filter(expression)
-        found = self._call(lambda: self._client.count(self._collection, count_filter=wanted, exact=True))
-        return self._answers.count(found.count)
+        return self._answers.count(self._ask("points/count", "count", {"exact": True}, expression)["count"])
 
     def values(self, field: str, expression: Expression | None = None) -> Mapping[Scalar, int]:
-        limit, wanted = max(1, self.count()), self._filter(expression)
-        found = self._call(
-            lambda: self._client.facet(self._collection, key=field, limit=limit, exact=True, facet_filter=wanted)
-        )
-        return self._answers.values(found.hits, field)
+        limit = max(1, self.count())
+        if self._limits.answers is not None and limit > self._limits.answers:
+            counts = Counter(
+                value
+                for point in self.scroll(expression, [field])
+                for value in dict.fromkeys(values_of(point.payload, field))
+            )
+            return most_frequent_first(counts)
+        found = self._ask("facet", "hits", {"key": field, "limit": limit, "exact": True}, expression)
+        return self._answers.values(found["hits"], field)
 
     def delete(self, expression: Expression) -> int:
-        count, condition = self.count(expression), self._filter(expression)
-        assert condition is not None
+        count = self.count(expression)
         self.thumbnails.remove([point.id for point in self.scroll(expression, fields=[])])
-        selector = models.FilterSelector(filter=condition)
-        self._call(lambda: self._client.delete(self._collection, points_selector=selector, wait=True))
+        self._ask("points/delete?wait=true", "status", {}, expression)
         return count
 
     def erase(self, expression: Expression, facts: IndexFacts) -> int:
-        """Deleted; when its bytes leave the server's disk is up to its optimiser."""
+        """As :meth:`delete`; then the server rewrites its files, and :meth:`remains` says what it may keep."""
+        folder = self.thumbnails.folder
+        if folder is not None and not self.thumbnails.keeps and not folder.is_dir():
+            raise IndexUnavailable(
+                f"{self._place}: its thumbnails are in {folder}, which is not on this machine, and would stay."
+                " Nothing was deleted; do it on a machine that sees that folder."
+            )
         self.declare(facts)  # first: a run that is killed here can be repeated
-        return self.delete(expression)
+        deleted = self.delete(expression)
+        self._remains = erasure.remains(self._rest, self._place, self.count(), erasure.rewrite(self._rest))
+        return deleted
+
+    def remains(self) -> Sequence[str]:
+        return self._remains
 
     def optimise(self) -> None:
         """The server builds its graph by itself, in the background."""
@@ -208,122 +230,96 @@ class ServerStore:
         return self.thumbnails.problems()
 
     def close(self) -> None:
-        if self._unpublished:
-            self._write_metadata(self.facts.as_json())
-        self._client.close()
+        try:
+            if self._unpublished:
+                self._rest.change({"metadata": facts_of.records(self.facts) | self._where_thumbnails_are()})
+        finally:
+            self._close_connections()
 
     def abandon(self) -> None:
         if self._unpublished:
-            self._call(lambda: self._client.delete_collection(self._collection))
+            self._writes.drop()
             self.thumbnails.remove(self.thumbnails.unsettled)
-        self._client.close()
+        self._close_connections()
+
+    # ------------------------------------------------------------------ opening and making
+
+    @cached_property
+    def _writes(self) -> ServerWrites:
+        from cxrsearch.store.server_writes import ServerWrites
+
+        return ServerWrites(self._address)
+
+    def _metadata(self) -> Mapping[str, Any] | None:
+        """None where there is no collection."""
+        found = self._rest.collection()
+        if found is None:
+            return None
+        self._limits = Limits.of(found["config"])
+        metadata = found["config"].get("metadata") or {}
+        named = Path(str(metadata.get(facts_of.THUMBNAILS, "")))
+        is_ours = named.is_absolute() and named.name == self._address.collection and "\0" not in str(named)
+        if self._own_folder is None and is_ours:
+            self.thumbnails = Thumbnails(named, named_by_others=True)
+        return metadata
+
+    def _where_thumbnails_are(self) -> dict[str, Any]:
+        return {} if self._own_folder is None else {facts_of.THUMBNAILS: str(self._own_folder)}
+
+    def _open(self) -> IndexFacts:
+        metadata = self._metadata()
+        if metadata is None:
+            raise IndexUnavailable(
+                f"{self._place}: no such index. Make one with: cxrsearch index DATASET --index {self._place}"
+            )
+        return facts_of.read(metadata, self._place)
+
+    def _open_or_make(self, facts: IndexFacts, unpublished: bool) -> IndexFacts:
+        metadata = self._metadata()
+        if unpublished and facts_of.state(metadata) == facts_of.UNPUBLISHED:
+            self._writes.drop()
+            metadata = None
+        first = facts_of.UNPUBLISHED if unpublished else facts_of.BEING_MADE
+        if metadata is None and self._writes.create(facts.dimensions, {facts_of.MAIN: first}):
+            return self._finish(facts, unpublished)
+        # Made by another process a moment ago, perhaps: it is given the time to finish.
+        end = time.monotonic() + _MAKING_SECONDS
+        while facts_of.state(metadata := self._metadata()) == facts_of.BEING_MADE:
+            if time.monotonic() > end:  # that process was killed
+                return self._finish(facts, unpublished)
+            time.sleep(_LOOK_EVERY)
+        return facts_of.read(metadata, self._place)
+
+    def _finish(self, facts: IndexFacts, unpublished: bool) -> IndexFacts:
+        self._writes.index_fields(facts.all_fields)
+        self._unpublished = unpublished
+        if not unpublished:
+            self._rest.change({"metadata": facts_of.records(facts) | self._where_thumbnails_are()})
+        self._metadata()  # for the limits of a new collection
+        return facts
+
+    def _close_connections(self) -> None:
+        self._rest.close()
+        if "_writes" in self.__dict__:
+            self._writes.close()
+
+    # ------------------------------------------------------------------ asking
 
     @property
     def _answers(self) -> Answers:
         return Answers(self._place, self.facts.all_fields, self.facts.dimensions)
 
-    def _create(self, facts: IndexFacts, unpublished: bool) -> None:
-        vectors = models.VectorParams(size=facts.dimensions, distance=models.Distance.DOT)
-        optimizers = models.OptimizersConfigDiff(indexing_threshold=EXACT_BELOW_KB)
-        self._call(
-            lambda: self._client.create_collection(
-                self._collection, vectors_config=vectors, hnsw_config=_HNSW, optimizers_config=optimizers
-            )
-        )
-        self._index_fields(facts.all_fields)
-        # Last: a collection without it is not an index yet.
-        self._write_metadata(_UNPUBLISHED if unpublished else facts.as_json())
+    def _ask(self, path: str, part: str, body: Mapping[str, Any], expression: Expression | None) -> Any:
+        condition = {} if expression is None else {"filter": self._filter(expression)}
+        return self._rest.ask(path, part, {**body, **condition})
 
-    def _write_metadata(self, facts: dict[str, Any]) -> None:
-        metadata = {_METADATA_KEY: facts}
-        self._call(lambda: self._client.update_collection(self._collection, metadata=metadata))
-
-    def _metadata(self) -> Any:
-        if not self._call(lambda: self._client.collection_exists(self._collection)):
-            return None
-        return (self._call(lambda: self._client.get_collection(self._collection)).config.metadata or {}).get(
-            _METADATA_KEY
-        )
-
-    def _read_facts(self) -> IndexFacts:
-        if not self._call(lambda: self._client.collection_exists(self._collection)):
-            raise IndexUnavailable(
-                f"{self._place}: no such index. Make one with: cxrsearch index DATASET --index {self._place}"
-            )
-        metadata = self._metadata()
-        if metadata == _UNPUBLISHED:
-            raise IndexUnavailable(f"{self._place}: a copy or restore into it has not ended. Run it again.")
-        return IndexFacts.from_json(metadata, self._place)
-
-    def _index_fields(self, fields: Mapping[str, Field]) -> None:
-        for name, kind in indexed(fields).items():
-            self._call(
-                lambda n=name, k=kind: self._client.create_payload_index(  # type: ignore[misc]
-                    self._collection, field_name=n, field_schema=_schema(k), wait=True
-                )
+    def _check_limit(self, limit: int) -> None:
+        if self._limits.answers is not None and limit > self._limits.answers:
+            raise UsageError(
+                f"{self._place}: this collection gives at most {self._limits.answers} images at once (strict mode)"
+                f" and {limit} are needed. Give a smaller --limit, or have max_query_limit raised on the server."
             )
 
-    def _filter(self, expression: Expression | None) -> models.Filter | None:
-        if expression is None:
-            return None
+    def _filter(self, expression: Expression) -> Any:
         dates = frozenset(n for n, f in self.facts.all_fields.items() if f.type is FieldType.DATE)
-        made: models.Filter = translate(expression, _FILTERS, dates)
-        return made
-
-    def _call(self, request: Callable[[], T]) -> T:
-        """The request's answer; transport errors are tried again, then reported."""
-        for tries, pause in enumerate((*_PAUSES, None), start=1):
-            try:
-                return request()
-            except Exception as error:
-                fault = fault_of(error)
-                if fault is None:
-                    raise
-                if pause is None or tries == fault.tries:
-                    times = f" (tried {tries} times)" if fault.tries != 1 else ""
-                    raise IndexUnavailable(f"{self._place}: the server {fault.text}{times}.{fault.hint}") from None
-                time.sleep(pause)
-        raise AssertionError("unreachable: the last pause is None")
-
-
-def _client(server: str) -> QdrantClient:
-    """A client that speaks gRPC where the server does, else REST."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a key sent without encryption: connect() has said so in our words
-        seconds = settings.qdrant_timeout()
-        options: dict[str, Any] = {
-            "url": server,
-            "api_key": settings.qdrant_api_key(),
-            "check_compatibility": False,
-            "grpc_options": {"grpc.max_receive_message_length": LONGEST_ANSWER},
-        }
-        probe = QdrantClient(**options, prefer_grpc=True, timeout=_GRPC_PROBE_SECONDS)
-        try:
-            probe.get_collections()
-            grpc_answers = True
-        except Exception:  # whatever stands in the way of gRPC, REST gives the error worth reading
-            grpc_answers = False
-        finally:
-            probe.close()
-        limited = LimitedTransport(server, seconds)
-        return QdrantClient(**options, prefer_grpc=grpc_answers, timeout=seconds, transport=limited)
-
-
-def _schema(kind: FieldType) -> Any:
-    match kind:
-        case FieldType.KEYWORD:
-            return models.PayloadSchemaType.KEYWORD
-        case FieldType.INTEGER:
-            return models.PayloadSchemaType.INTEGER
-        case FieldType.FLOAT:
-            return models.PayloadSchemaType.FLOAT
-        case FieldType.BOOLEAN:
-            return models.PayloadSchemaType.BOOL
-        case FieldType.DATE:
-            return models.PayloadSchemaType.DATETIME
-        case FieldType.TEXT:
-            return models.TextIndexParams(type="text", tokenizer=models.TokenizerType.WORD, lowercase=True)  # type: ignore[arg-type]
-
-
-def _without_secret(address: str) -> str:
-    return address.rsplit("@", 1)[-1]
+        return translate(expression, _FILTERS, dates)

@@ -3,7 +3,9 @@
     INDEX/thumbnails/3f/3f2504e0-....jpg   metadata stripped, the longer side 256 pixels
     INDEX/thumbnails/sha256sums            of each, as sha256sum(1) writes and checks them
 
-For an index on a server the folder is a setting (CXRSEARCH_THUMBNAILS); without it there are none.
+For an index on a server the folder is a setting (CXRSEARCH_THUMBNAILS) of those who write it, and the collection names
+it to everybody else: they see these pictures and delete those of deleted images. They put none there, as a stranger's
+server could name any folder.
 """
 
 from __future__ import annotations
@@ -31,17 +33,21 @@ _LINE = re.compile(r"^([0-9a-f]{64})  [0-9a-f]{2}/([0-9a-f]{8}(?:-[0-9a-f]{4}){3
 class Thumbnails:
     """The pictures of one index by point id. ``folder``: None where none are kept.
 
+    keeps: whether new ones are put there.
     unsettled: ids of the pictures written since the index was opened whose points were not stored yet.
     """
 
-    def __init__(self, folder: Path | None, changing: Callable[[], None] = lambda: None) -> None:
-        """changing: called before a picture is written."""
+    def __init__(
+        self, folder: Path | None, changing: Callable[[], None] = lambda: None, named_by_others: bool = False
+    ) -> None:
+        """changing: called before a picture is written. named_by_others: not this user's choice of a folder."""
         self.folder, self.unsettled, self._changing = folder, set[str](), changing
+        self.keeps = folder is not None and not named_by_others
 
     def put(self, id: str, picture: bytes) -> None:
         """Keep a JPEG file; one of the same id is replaced. Raises IndexUnavailable."""
         path = self._path(id)
-        if path is None:
+        if path is None or not self.keeps:
             return
         self._changing()
         self.unsettled.add(id)
@@ -81,7 +87,9 @@ class Thumbnails:
             return
         for path in filter(None, map(self._path, ids)):
             path.unlink(missing_ok=True)
-        self._write_sums({id: sums for id, sums in self._sums().items() if id not in ids})
+        sums = self._sums()
+        if not sums.keys().isdisjoint(ids):
+            self._write_sums({id: own for id, own in sums.items() if id not in ids})
 
     def keep_only(self, ids: Collection[str]) -> None:
         """Remove every other picture, and the drafts of those that were never finished."""

@@ -1,0 +1,56 @@
+"""Deleted points leave the disk of a server: as far as it can be made to, and what is said of the rest.
+
+A server marks a point as deleted and rewrites its files when a fifth of a thousand points is gone, so in a small
+collection never. Here that threshold is lowered until it has rewritten them.
+"""
+
+from __future__ import annotations
+
+import time
+
+from cxrsearch.store.rest import Rest
+
+# What makes a server rewrite any segment with a deleted point; it takes no lower number of points than this.
+_FEWEST_POINTS = 100
+_EAGER = {"deleted_threshold": 0.0, "vacuum_min_vector_number": _FEWEST_POINTS}
+_USUAL = {"deleted_threshold": 0.2, "vacuum_min_vector_number": 1000}
+# How long the server is given, in seconds; how often it is looked at; and before when it may not have begun.
+_SECONDS = 120.0
+_LOOK_EVERY = 0.25
+_BEGINS_WITHIN = 2.0
+
+
+def rewrite(rest: Rest) -> bool:
+    """Have the server rewrite its files without the deleted points; whether it said that it is done. Raises
+    IndexUnavailable."""
+    config = (rest.collection() or {}).get("config", {}).get("optimizer_config", {})
+    before = {name: config.get(name, usual) for name, usual in _USUAL.items()}
+    rest.change({"optimizers_config": _EAGER})
+    try:
+        started = time.monotonic()
+        while (elapsed := time.monotonic() - started) < _SECONDS:
+            time.sleep(_LOOK_EVERY)
+            if elapsed >= _BEGINS_WITHIN and (rest.collection() or {}).get("status") == "green":
+                return True
+        return False
+    finally:
+        rest.change({"optimizers_config": before})
+
+
+def remains(rest: Rest, place: str, points: int, done: bool) -> list[str]:
+    """Where bytes of deleted points may be all the same, a sentence each. points: that the collection has left."""
+    segments = int((rest.collection() or {}).get("segments_count") or 1)
+    found = [
+        f"{place}: the server's log (wal/) keeps what was written, this patient's pseudonym too, until later writes"
+        " fill it; to be rid of it now, cxrsearch copy the index into a new collection and delete this one"
+    ]
+    if not done:
+        found.append(f"{place}: the server was still rewriting its files after {_SECONDS:.0f} seconds")
+    elif points < _FEWEST_POINTS * segments:
+        found.append(
+            f"{place}: the server rewrites no segment of fewer than {_FEWEST_POINTS} images; one may keep it too"
+        )
+    if snapshots := rest.snapshots():
+        shown = ", ".join(snapshots[:5]) + (f" and {len(snapshots) - 5} more" if len(snapshots) > 5 else "")
+        found.append(f"{place}: snapshots on the server hold this patient if they were made before: {shown}")
+    return found

@@ -1,0 +1,439 @@
+"""An index on one server: what its address means, two writers at once, order, refusals, and what is forgotten."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from factories import Run
+from qdrant_loopback import Loopback, loopback
+
+from cxrsearch.clinical.expression import Equals
+from cxrsearch.clinical.fields import Field, FieldType
+from cxrsearch.errors import IndexUnavailable, InputError, UsageError
+from cxrsearch.store import collection_facts, create_store, new_store, open_store
+from cxrsearch.store.address import parse_address
+from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
+from cxrsearch.store.server import ServerStore
+
+D = 4
+FACTS = IndexFacts(
+    "model-a",
+    "f" * 64,
+    D,
+    {name: Field(name, FieldType.KEYWORD) for name in ("site", "finding", "view", "city", "machine")},
+    {"one": DatasetFacts("hospital", "/one", place="p1"), "a": DatasetFacts("hospital", "/a", place="p2")},
+)
+
+
+@pytest.fixture
+def server() -> Iterator[Loopback]:
+    with loopback() as running:
+        yield running
+
+
+def image(number: int, **payload: Any) -> Point:
+    vector = np.eye(D, dtype=np.float32)[number % D]
+    return Point(str(uuid.UUID(int=number + 1)), payload, vector)
+
+
+# ------------------------------------------------------------------ the address
+
+
+def test_nothing_but_the_port_of_the_address_is_asked(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another server listened at 6334 of the same host, and was given the patients."""
+    connected: list[int] = []
+    connect = socket.socket.connect
+
+    def watched(self: socket.socket, address: Any) -> None:
+        connected.append(address[1])
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", watched)
+    monkeypatch.setattr("grpc.insecure_channel", lambda *_, **__: pytest.fail("gRPC was not asked for"))
+    with create_store(f"{server.url}/chest", FACTS) as store:
+        store.upsert([image(0, site="x")])
+        assert store.count() == 1
+    assert set(connected) == {int(server.url.rsplit(":", 1)[1])}
+
+
+def test_a_port_where_nothing_listens_does_not_answer_though_another_does(
+    server: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cxrsearch.store.refusals.PAUSES", ())
+    with create_store(f"{server.url}/chest", FACTS):
+        pass
+    with pytest.raises(IndexUnavailable, match="does not answer"), open_store("http://127.0.0.1:9/chest"):
+        pass
+
+
+def test_grpc_is_used_where_its_port_is_given(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cxrsearch.store.refusals.PAUSES", ())
+    monkeypatch.setenv("CXRSEARCH_QDRANT_TIMEOUT", "1")
+    with create_store(f"{server.url}/chest", FACTS):
+        pass
+    with open_store(f"{server.url}/chest?grpc=9") as store:
+        assert store.count() == 0  # reading needs no gRPC
+        with pytest.raises(IndexUnavailable, match=r"/chest: the server does not answer"):
+            store.upsert([image(0)])
+
+
+@pytest.mark.parametrize("query", ["grpc=", "grpc=x", "grpc=0", "grpc=70000", "port=6334", "grpc=1&x=2"])
+def test_what_follows_the_address_is_a_grpc_port_or_an_error(query: str) -> None:
+    with pytest.raises(UsageError, match=r"after \? comes grpc="):
+        parse_address(f"http://host:6333/chest?{query}")
+
+
+def test_an_address_of_ipv6_keeps_its_brackets() -> None:
+    address = parse_address("http://[::1]:7333/chest?grpc=7334")
+    assert (address.place, address.grpc_port, address.is_open_network) == ("http://[::1]:7333/chest", 7334, False)
+
+
+def test_a_search_by_server_opens_it_with_one_request_and_does_not_load_the_client(
+    server: Loopback, cxrsearch: Run, index: Path, cohort: Path
+) -> None:
+    assert cxrsearch("copy", index, f"{server.url}/chest").code == 0
+    server.asked.clear()
+    picture = next(cohort.parent.rglob("*.dcm"))
+    code = f"""
+import sys
+from cxrsearch.cli.app import run
+assert run(["search", {str(picture)!r}, "--index", "{server.url}/chest"]) == 0
+print([name for name in ("qdrant_client", "grpc") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert [one for one in server.asked if not one.startswith("POST")] == ["GET /collections/chest"]
+    assert len(server.asked) <= 10
+
+
+# ------------------------------------------------------------------ two writers at once
+
+
+def test_declarations_of_two_writers_are_both_kept(server: Loopback) -> None:
+    address = f"{server.url}/chest"
+    with create_store(address, FACTS) as first, create_store(address, FACTS) as second:
+        first.declare(first.facts.declaring("b", DatasetFacts("h", "/b"), {"fb": Field("fb", FieldType.KEYWORD)}))
+        second.declare(second.facts.declaring("c", DatasetFacts("h", "/c"), {"fc": Field("fc", FieldType.FLOAT)}))
+        first.declare(dataclasses.replace(first.facts, nearness={"x": 1}))
+    with open_store(address) as store:
+        assert list(store.facts.datasets) == ["one", "a", "b", "c"]
+        assert list(store.facts.fields)[-2:] == ["fb", "fc"]
+        assert store.facts.nearness == {"x": 1}
+
+
+def test_a_patient_forgotten_while_another_process_declares_stays_forgotten(server: Loopback) -> None:
+    address = f"{server.url}/chest"
+    with create_store(address, FACTS) as first, create_store(address, FACTS) as second:
+        first.declare(dataclasses.replace(first.facts, forgotten=frozenset({"token"})))
+        second.declare(second.facts.declaring("b", DatasetFacts("h", "/b"), {}))
+        assert second.facts.forgotten == {"token"}
+        second.declare(dataclasses.replace(second.facts, forgotten=frozenset()))  # --again
+    with open_store(address) as store:
+        assert store.facts.forgotten == frozenset()
+
+
+def test_two_datasets_of_one_name_declared_at_once_are_an_error(server: Loopback, monkeypatch: Any) -> None:
+    address = f"{server.url}/chest"
+    with create_store(address, FACTS) as first, create_store(address, FACTS) as second:
+        ours = first.facts.declaring("b", DatasetFacts("h", "/b", place="here"), {})
+        theirs = second.facts.declaring("b", DatasetFacts("h", "/other", place="there"), {})
+        opened = ServerStore._open
+
+        def while_the_other_writes(store: ServerStore) -> IndexFacts:
+            monkeypatch.setattr(ServerStore, "_open", opened)
+            second.declare(theirs)
+            return opened(store)
+
+        monkeypatch.setattr(ServerStore, "_open", while_the_other_writes)
+        with pytest.raises(InputError, match="another process is indexing another dataset 'b'"):
+            first.declare(ours)
+
+
+def test_a_collection_that_another_process_is_making_is_waited_for(server: Loopback) -> None:
+    address = f"{server.url}/chest"
+    from qdrant_client import models
+
+    vectors = models.VectorParams(size=D, distance=models.Distance.DOT)
+    server.client.create_collection("chest", vectors, metadata={"cxrsearch": collection_facts.BEING_MADE})
+    with pytest.raises(IndexUnavailable, match="is being made by another process"), open_store(address):
+        pass
+
+    def finish() -> None:
+        time.sleep(0.5)
+        server.client.update_collection("chest", metadata=collection_facts.records(FACTS))
+
+    maker = threading.Thread(target=finish)
+    maker.start()
+    with create_store(address, dataclasses.replace(FACTS, model="other")) as store:
+        assert store.facts == FACTS
+    maker.join()
+
+
+def test_a_collection_whose_maker_was_killed_is_finished(server: Loopback, monkeypatch: Any) -> None:
+    from qdrant_client import models
+
+    monkeypatch.setattr("cxrsearch.store.server._MAKING_SECONDS", 0.3)
+    vectors = models.VectorParams(size=D, distance=models.Distance.DOT)
+    server.client.create_collection("chest", vectors, metadata={"cxrsearch": collection_facts.BEING_MADE})
+    with create_store(f"{server.url}/chest", FACTS):
+        pass
+    with open_store(f"{server.url}/chest") as store:
+        assert store.facts == FACTS
+
+
+def test_many_writers_that_begin_at_once_all_declare(server: Loopback) -> None:
+    failures: list[BaseException] = []
+
+    def index(number: int) -> None:
+        try:
+            name = f"set{number}"
+            facts = IndexFacts("m", "f" * 64, D, {}, {}).declaring(
+                name, DatasetFacts("h", f"/{name}", place=name), {name: Field(name, FieldType.KEYWORD)}
+            )
+            with create_store(f"{server.url}/chest", facts) as store:
+                declared = store.facts.declaring(name, facts.datasets[name], facts.fields)
+                if declared != store.facts:
+                    store.declare(declared)
+        except BaseException as error:
+            failures.append(error)
+
+    writers = [threading.Thread(target=index, args=(number,)) for number in range(6)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert failures == []
+    with open_store(f"{server.url}/chest") as store:
+        assert set(store.facts.datasets) == set(store.facts.fields) == {f"set{number}" for number in range(6)}
+
+
+def test_two_runs_at_once_beside_a_server_have_each_their_own_list(
+    server: Loopback, cxrsearch_process: Run, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rejected.jsonl.999999999.new").write_text("of a process that was killed")
+    ran: list[Any] = []
+    index = ("index", cohort, "--index", f"{server.url}/chest", "--workers", 1, "--limit", 6)
+    runs = [threading.Thread(target=lambda: ran.append(cxrsearch_process(*index))) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert [one.code for one in ran] == [0, 0], ran
+    assert [path.name for path in tmp_path.iterdir()] == ["rejected.jsonl"]
+
+
+# ------------------------------------------------------------------ order
+
+
+def test_facts_and_payloads_come_in_the_order_they_were_declared(server: Loopback) -> None:
+    """The server on loopback gives objects in another order each time, as a real one does."""
+    payload = {"city": "c", "machine": "m", "site": "s", "view": "v", "finding": "f"}
+    with create_store(f"{server.url}/chest", dataclasses.replace(FACTS, nearness={"z": 1, "a": 2, "m": 3})) as store:
+        store.upsert([image(0, **payload)])
+    for _ in range(5):
+        with open_store(f"{server.url}/chest") as store:
+            assert list(store.facts.fields) == list(FACTS.fields)
+            assert list(store.facts.datasets) == list(FACTS.datasets)
+            assert json.dumps(store.facts.nearness) == '{"z": 1, "a": 2, "m": 3}'
+            assert list(next(store.scroll()).payload) == list(FACTS.fields)
+            assert list(store.query(np.eye(D, dtype=np.float32)[0], 1)[0].payload) == list(FACTS.fields)
+
+
+def test_folder_and_server_give_the_same_bytes(
+    server: Loopback, cxrsearch: Run, index: Path, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXRSEARCH_THUMBNAILS", str(tmp_path / "thumbnails"))
+    address = f"{server.url}/chest"
+    assert cxrsearch("copy", index, address).code == 0
+    picture = next(cohort.parent.rglob("*.dcm"))
+    for arguments in (
+        ("cohort", "--format", "csv"),
+        ("cohort", "--format", "json", "--where", 'finding = "COVID-19"'),
+        ("cohort", "--by", "finding", "--by", "site", "--format", "csv"),
+        ("info", "--format", "jsonl"),
+        ("search", picture, "--format", "csv", "-k", 12),
+        ("search", picture, "--format", "json", "-k", 12),
+    ):
+        command, *rest = arguments
+        folder, there = (cxrsearch(command, *rest, "--index", place) for place in (index, address))
+        assert (folder.code, there.code) == (0, 0), there.err
+        assert there.out == folder.out, arguments
+
+
+# ------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "message"),
+    [
+        (
+            500,
+            "Service internal error: shard 0 is \x1b[31mdead",
+            r"500 .*: Service internal error: shard 0 is \[31mdead and a",
+        ),
+        (500, "1 of 1 read operations failed: no replicas", "A node of the server is away or behind"),
+        (400, "Help: Use strict mode filter", r"A limit of this collection \(strict mode\)"),
+        (429, "Rate limiting exceeded", "try again later"),
+        (403, "Forbidden", "Set CXRSEARCH_QDRANT_API_KEY"),
+    ],
+)
+def test_the_servers_own_reason_is_shown_in_one_line_with_what_to_do(
+    server: Loopback, cxrsearch: Run, status: int, reason: str, message: str
+) -> None:
+    with create_store(f"{server.url}/chest", FACTS):
+        pass
+    refused = json.dumps({"status": {"error": f"{reason}\nand a second line"}}).encode()
+    server.refuse = lambda method, path, body: (status, refused) if path.endswith("/count") else None
+    with open_store(f"{server.url}/chest") as store, pytest.raises(IndexUnavailable, match=message) as caught:
+        store.count()
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+    assert "and a second line" in str(caught.value)
+
+
+def test_what_is_no_qdrant_server_is_named(server: Loopback) -> None:
+    server.refuse = lambda method, path, body: (200, b"<html>a page</html>")
+    with pytest.raises(IndexUnavailable, match="answered what Qdrant does not"), open_store(f"{server.url}/x"):
+        pass
+
+
+def test_a_key_that_may_only_read_is_refused_before_the_work(
+    server: Loopback, cxrsearch: Run, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cxrsearch("copy", index, f"{server.url}/chest").code == 0
+    monkeypatch.setenv("CXRSEARCH_QDRANT_API_KEY", "reader")
+    server.refuse = lambda method, path, body: (403, b"") if method in ("PATCH", "PUT", "DELETE") else None
+    server.asked.clear()
+    for command in (("calibrate",), ("forget", "anybody")):
+        ran = cxrsearch(*command, "--index", f"{server.url}/chest")
+        assert ran.code == 5
+        assert "does not allow this; use one that does" in ran.err
+    assert [one for one in server.asked if "/points" in one] == []
+
+
+def test_limits_of_a_strict_collection_are_kept(server: Loopback) -> None:
+    server.strict = {"enabled": True, "max_query_limit": 3, "search_max_hnsw_ef": 100, "upsert_max_batchsize": 2}
+    with create_store(f"{server.url}/chest", FACTS) as store:
+        store.upsert([image(n, site="ab"[n % 2]) for n in range(7)])
+        store.query(np.eye(D, dtype=np.float32)[0], 3)
+        asked = server.bodies[-1]
+        assert (asked["params"]["hnsw_ef"], asked["limit"]) == (100, 3)
+        assert len(list(store.scroll())) == 7
+        assert store.values("site") == {"a": 4, "b": 3}
+        with pytest.raises(UsageError, match="at most 3 images at once"):
+            store.query(np.eye(D, dtype=np.float32)[0], 4)
+    sent = [body for ask, body in zip(server.asked, server.bodies, strict=True) if body and "points" in ask]
+    assert all(len(body.get("points", [])) <= 2 and body.get("limit", 0) <= 3 for body in sent)
+
+
+def test_limits_that_are_off_are_none(server: Loopback) -> None:
+    server.strict = {"enabled": False, "max_query_limit": 3}
+    with create_store(f"{server.url}/chest", FACTS) as store:
+        store.upsert([image(n) for n in range(5)])
+        assert len(store.query(np.eye(D, dtype=np.float32)[0], 5)) == 5
+
+
+# ------------------------------------------------------------------ what is forgotten
+
+
+def test_a_value_that_no_image_has_any_more_is_not_listed(server: Loopback) -> None:
+    with create_store(f"{server.url}/chest", FACTS) as store:
+        store.upsert([image(0, patient="P"), image(1, patient="Q")])
+        gone = {"result": {"hits": [{"value": "P", "count": 0}, {"value": "Q", "count": 1}]}}
+        server.refuse = lambda method, path, body: (200, json.dumps(gone).encode()) if path.endswith("/facet") else None
+        assert store.values("patient") == {"Q": 1}
+
+
+def test_forgetting_has_the_server_rewrite_its_files_and_says_what_it_keeps(
+    server: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cxrsearch.store.server_erasure._BEGINS_WITHIN", 0.0)
+    server.snapshots = ["chest-1.snapshot"]
+    with create_store(f"{server.url}/chest", FACTS) as store:
+        store.upsert([image(0, patient="P"), image(1, patient="Q")])
+        assert store.remains() == ()
+        facts = dataclasses.replace(store.facts, forgotten=frozenset({"token"}))
+        assert store.erase(Equals("patient", ("P",)), facts) == 1
+        said = " ".join(store.remains())
+    changed = [body for ask, body in zip(server.asked, server.bodies, strict=True) if ask.startswith("PATCH")]
+    eager, usual = (one["optimizers_config"]["deleted_threshold"] for one in changed if "optimizers_config" in one)
+    assert eager == 0.0 < usual
+    assert "wal/" in said
+    assert "no segment of fewer than 100 images" in said
+    assert "chest-1.snapshot" in said
+
+
+# ------------------------------------------------------------------ thumbnails
+
+JPEG = b"\xff\xd8\xff a picture"
+
+
+@pytest.fixture
+def pictured(server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an index whose maker keeps thumbnails in tmp_path/pictures; the setting is gone again."""
+    with monkeypatch.context() as patch:
+        patch.setenv("CXRSEARCH_THUMBNAILS", str(tmp_path / "pictures"))
+        with create_store(f"{server.url}/chest", FACTS) as store:
+            for one in (image(0, patient="P"), image(1, patient="Q")):
+                store.thumbnails.put(one.id, JPEG)
+                store.upsert([one])
+    return f"{server.url}/chest"
+
+
+def test_who_has_no_setting_sees_the_thumbnails_that_the_index_names(pictured: str) -> None:
+    with open_store(pictured) as store:
+        assert store.thumbnails.get(image(0).id) == JPEG
+        store.thumbnails.put(image(2).id, JPEG)  # a stranger's server could name any folder
+        assert store.thumbnails.get(image(2).id) is None
+        store.upsert([image(1, patient="Q")])  # another image of that id, perhaps
+        assert list(store.thumbnails.ids()) == [image(0).id]
+
+
+def test_forgetting_deletes_thumbnails_where_the_index_has_them(pictured: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr("cxrsearch.store.server_erasure._BEGINS_WITHIN", 0.0)
+    with open_store(pictured) as store:
+        assert store.erase(Equals("patient", ("P",)), store.facts) == 1
+        assert list(store.thumbnails.ids()) == [image(1).id]
+
+
+def test_forgetting_is_refused_where_thumbnails_would_stay(pictured: str, tmp_path: Path) -> None:
+    (tmp_path / "pictures").rename(tmp_path / "elsewhere")
+    with open_store(pictured) as store:
+        with pytest.raises(IndexUnavailable, match="not on this machine, and would stay"):
+            store.erase(Equals("patient", ("P",)), store.facts)
+        assert store.count() == 2
+
+
+@pytest.mark.parametrize("folder", ["relative/chest", "/etc", "", "/tmp/another"])
+def test_a_folder_that_is_none_of_this_index_is_not_touched(pictured: str, server: Loopback, folder: str) -> None:
+    server.client.update_collection("chest", metadata={collection_facts.THUMBNAILS: folder})
+    with open_store(pictured) as store:
+        assert store.thumbnails.folder is None
+
+
+# ------------------------------------------------------------------ copies
+
+
+def test_a_copy_that_was_killed_is_no_index_and_the_next_one_begins_anew(server: Loopback, index: Path) -> None:
+    address = f"{server.url}/chest"
+    killed = ServerStore.connect(address, FACTS, unpublished=True)
+    killed.upsert([image(0)])  # and no more: never closed
+    with pytest.raises(IndexUnavailable, match="a copy or restore into it has not ended"), open_store(address):
+        pass
+    with new_store(address, FACTS) as store:
+        store.upsert([image(1), image(2)])
+    with open_store(address) as store:
+        assert store.count() == 2
