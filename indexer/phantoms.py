@@ -223,14 +223,14 @@ def write_dicom(
 
 
 def _note(finding: str, outcome: str, visit: int) -> str:
-    seen = {
+    radiograph = {
         "No Finding": "Lungs are clear.",
         "Pneumonia": "Focal consolidation in one lower zone.",
         "COVID-19": "Bilateral patchy peripheral opacities.",
     }
-    told = {
+    course = {
         "discharged": "Managed on the ward.",
         "icu": "Intubated in the ICU.",
         "died": "Intubated, died in hospital.",
     }
-    return f"{'Follow-up. ' if visit else ''}{seen[finding]} {told[outcome]}"
+    return f"{'Follow-up. ' if visit else ''}{radiograph[finding]} {course[outcome]}"

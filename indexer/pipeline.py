@@ -122,7 +122,7 @@ class _Writer:
         self.pictured = self.mapping.privacy.thumbnails and store.thumbnails.keeps
         self._mine = Equals("dataset", (self.mapping.name,))
         self.known = self._known()
-        self.seen: set[str] = set()
+        self.labels: set[str] = set()
         self.batch: list[Point] = []
         self.changed: dict[str, Payload] = {}  # of stored points, by id
         self.updated = 0  # files that these belong to
@@ -132,7 +132,7 @@ class _Writer:
     def tasks(self) -> Iterator[Task]:
         for record in self.dataset.records():
             label = self._label(record)
-            self.seen.add(label)
+            self.labels.add(label)
             if self.options.only is None or label in self.options.only:
                 id = self._id(record, 1)
                 # One whose thumbnail is gone, or was never made, is read again.
@@ -188,7 +188,7 @@ class _Writer:
 
     def prune(self) -> None:
         """Count, and when asked delete, what the index has of this dataset and the dataset no longer has."""
-        gone = {str(p.payload["path"]) for p in self.store.scroll(self._mine, fields=["path"])} - self.seen
+        gone = {str(p.payload["path"]) for p in self.store.scroll(self._mine, fields=["path"])} - self.labels
         if gone:
             which = And((self._mine, Equals("path", tuple(sorted(gone)))))
             self.summary.pruned = self.options.prune
@@ -202,17 +202,17 @@ class _Writer:
             self.store.delete(And((self._mine, of_file, Compare("frame", ">=", first))))
 
     def _known(self) -> dict[str, IndexedState]:
-        wanted = ["image_sha256", "width", "height", "projection", "picture", ROW_HASH]
-        points = self.store.scroll(self._mine, fields=wanted)
+        fields = ["image_sha256", "width", "height", "projection", "picture", ROW_HASH]
+        points = self.store.scroll(self._mine, fields=fields)
         found = {}
         for p in points:
-            seen = p.payload.get("projection")
+            view = p.payload.get("projection")
             found[p.id] = IndexedState(
                 str(p.payload["image_sha256"]),
                 str(p.payload[ROW_HASH]),
                 int(str(p.payload["width"])),
                 int(str(p.payload["height"])),
-                None if seen is None else str(seen),
+                None if view is None else str(view),
                 str(p.payload["picture"]),
             )
         return found
@@ -257,9 +257,9 @@ class _Writer:
             ),
         }
         payload |= {AFFIRMED + name: negation.affirmed(payload[name]) for name in self.dataset.notes if name in payload}
-        seen = image.projection or projection(str(record.payload.get("view", "")))
-        if seen is not None:
-            payload["projection"] = seen
+        view = image.projection or projection(str(record.payload.get("view", "")))
+        if view is not None:
+            payload["projection"] = view
         if frames > 1:
             payload["frame"] = frame
         if patient is not None:

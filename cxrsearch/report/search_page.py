@@ -104,15 +104,15 @@ def _query(
 def _hit(place: int, answer: Answer, store: VectorStore, images: StoredImages) -> dict[str, Any]:
     hit = answer.result.hits[place]
     why = answer.explanations[place] if answer.explanations else None
-    seen = answer.hit_images[place]
-    if seen is not None and not seen.original:  # a region's maps are of thumbnails; people are shown the original
-        seen = images.hit_image(hit.id, hit.payload, len(seen.canonical))
+    image = answer.hit_images[place]
+    if image is not None and not image.original:  # a region's maps are of thumbnails; people are shown the original
+        image = images.hit_image(hit.id, hit.payload, len(image.canonical))
     return {
         "rank": hit.rank,
         "score": f"{hit.score:.4f}",
-        "picture": None if seen is None else page.jpeg_uri(np.asarray(seen.shown), SHOWN),
-        "frame": None if seen is None else _frame(seen),
-        "original": seen is not None and seen.original,
+        "picture": None if image is None else page.jpeg_uri(np.asarray(image.shown), SHOWN),
+        "frame": None if image is None else _frame(image),
+        "original": image is not None and image.original,
         "query_map": None if why is None else _map(why.query, why),
         "hit_map": None if why is None else _map(why.hit, why),
         "shares": None if why is None else [("query", _written(why.query_shares)), ("hit", _written(why.hit_shares))],
