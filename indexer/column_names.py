@@ -1,4 +1,4 @@
-"""What the name of a table's column says it holds, in the words of English and German tables.
+"""What the name of a table's column says it holds, in words of English, German, Spanish and French.
 
 A name is evidence, not proof: a draft writes down what it took a name for, and people check it.
 """
@@ -9,8 +9,11 @@ import re
 import unicodedata
 from enum import StrEnum
 
-_NUMBER_OF = r"(id|ids|nr|no|num|number|nummer|code|key|identifier|uid|kennung)"
-_PEOPLE = r"(patient|patienten|pat|subject|proband|probanden|person|participant|case|fall|individual)"
+_NUMBER_OF = r"(id|ids|nr|no|num|number|nummer|numero|codigo|code|key|identifier|uid|kennung)"
+_PEOPLE = (
+    r"(patient|patienten|patientin|pat|paciente|paziente|subject|proband|probanden|person|persona|participant|case|fall"
+    r"|individual)"
+)
 
 
 class Role(StrEnum):
@@ -36,16 +39,26 @@ class Role(StrEnum):
 LEFT_OUT = frozenset({Role.NAME, Role.BIRTH, Role.CONTACT, Role.STAFF, Role.NUMBER, Role.FREE_TEXT})
 # In order: the first that fits a name, folded to small letters and words between single spaces.
 _PATTERNS: tuple[tuple[Role, str], ...] = (
-    (Role.BIRTH, r".*\b(birth\w*|born|dob|geburt\w*|geb|gebdat\w*|naissance|nacimiento|nascita)\b.*"),
+    (Role.BIRTH, r".*\b(birth\w*|born|[dy]ob|geburt\w*|geb|geb(dat|jahr)\w*|naissance|ddn|nascita)\b.*"),
+    (Role.BIRTH, r".*\b(nacimiento|f(echa)? ?(de )?nac)\b.*"),
     (Role.CONTACT, r".*\b(addr\w*|adresse|anschrift|street|strasse|phone\w*|tel|telefon\w*|mobile|e ?mail\w*).*"),
+    (Role.CONTACT, r".*\b(direccion|domicilio|celular|movil|handy|fax|correo|codigo postal|postleitzahl)\b.*"),
+    (Role.CONTACT, r"ort|city|town|ciudad|ville"),
     (Role.CONTACT, r".*\b(zip|zipcode|post ?code|postal ?code|plz|wohnort|home ?town)\b.*"),
     (Role.NUMBER, r".*\b(ssn|nhs|passport|iban|insurance|versicher\w*|krankenkasse\w*|social security)\b.*"),
+    (Role.NUMBER, r".*\b(dni|nif|curp|nss|kv ?nr|sv ?nr|ausweis\w*|seguridad social)\b.*"),
     (Role.STAFF, r".*\b(physician|doctor|radiologist|referr\w+|arzt|aerztin|operator|technician|zuweiser|nurse)\b.*"),
+    (Role.STAFF, r".*\b(medic[oa]|medecin|radiolog(o|a|in|ue)|befunder(in)?|untersucher(in)?|ueberweiser)\b.*"),
+    (Role.PATIENT, r"nhc|ipp|uhid|mr ?(no|nr)|(numero (de )?)?historia( clinica)?|hosp(ital)? ?(no|nr|number|id)"),
+    (Role.PATIENT, rf"{_NUMBER_OF} (de |del |du |des |der )?{_PEOPLE}"),
     (Role.PATIENT, rf"{_PEOPLE}|({_PEOPLE} ?{_NUMBER_OF})|mrn|pid|medical record number|record {_NUMBER_OF}"),
     (Role.STUDY, rf"accession( ?{_NUMBER_OF})?|(study|exam|examination|untersuchungs?)( instance)? ?{_NUMBER_OF}"),
-    (Role.NAME, r"(.*\b)?(sur|first|last|middle|given|family|patient(en)?|pat|full|vor|nach|familien)? ?namen?( \w+)?"),
-    (Role.NAME, r".*\b(surname|firstname|lastname|vorname|nachname|familienname|prenom|nom|apellidos?|nombre)\b.*"),
+    (Role.NAME, r"(.*\b)?(patient(en)?|pat|vor|nach|familien)? ?name[ns]?( (of|des|der))?( \w+)?"),
+    (Role.NAME, r"(.*\b)?(sur|first|last|middle|given|family|full)name[ns]?( \w+)?"),
+    (Role.NAME, r".*\b(surname|firstname|lastname|vorname|nachname|familienname|prenom|nom|apellidos?|nombres?)\b.*"),
+    (Role.NAME, r"initial(s|en|es)|iniciales|kuerzel|titular|pname"),
     (Role.FREE_TEXT, r".*\b(notes?|comments?|remarks?|bemerkung\w*|kommentar\w*|free ?text|freitext)\b.*"),
+    (Role.FREE_TEXT, r".*\b(anmerkung\w*|anamnes\w*|observacion\w*|comentarios?|commentaires?|remarques?)\b.*"),
     (
         Role.STUDY_DATE,
         r"((study|exam|examination|acquisition|image|x ?ray|scan|visit) )?(date|datum)( of (study|exam))?",
@@ -64,7 +77,7 @@ _OUTCOME = re.compile(
 )
 # What has a name without being a person.
 _THINGS = re.compile(
-    r".*\b(file|image|bild|datei|scan|site|hospital|cent(er|re)|device|study|series|column|drug|model)\b.*"
+    r".*\b(file|image|bild|datei|scan|site|hospital|cent(er|re)|device|study|series|column|drug|model|archivo|imagen|fichier)\b.*"
 )
 _ID = re.compile(rf"(.* )?{_NUMBER_OF}|#")
 _UNIT = re.compile(r"(.+?)\s*[(\[]([^()\[\]]{1,15})[)\]]")
@@ -88,6 +101,11 @@ def is_outcome(column: str) -> bool:
 def is_number_of_something(column: str) -> bool:
     """Whether a column is an id of whatever kind."""
     return _ID.fullmatch(_folded(column)) is not None
+
+
+def names_person(column: str) -> bool:
+    """Whether a column has names of people by its name, which says more than "name", as columns of files do."""
+    return role_of(column) is Role.NAME and re.fullmatch(r"name[ns]?|nom|nombre", _folded(column)) is None
 
 
 def says_date(column: str) -> bool:

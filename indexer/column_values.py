@@ -241,9 +241,9 @@ def _texts(known: Cells, is_place: bool) -> Reading:
         max(map(len, known)) > _LONGEST_WORD
     ):
         reading.left_out = "free text, which may name people"
-    elif _share(known, _CONTACT) >= _HALF:
+    elif share(known, _CONTACT) >= _HALF:
         reading.left_out = "addresses or numbers of people"
-    elif not is_place and _share(known, _PERSON) >= _MOST:
+    elif not is_place and share(known, _PERSON) >= _MOST:
         reading.left_out = "looks like names"
     elif total >= _MANY and len(known) > _MOST * total:
         reading.left_out = "nearly every row has its own, as names and numbers of people do"
@@ -252,7 +252,8 @@ def _texts(known: Cells, is_place: bool) -> Reading:
     return reading
 
 
-def _share(known: Cells, pattern: re.Pattern[str]) -> float:
+def share(known: Cells, pattern: re.Pattern[str]) -> float:
+    """The part of the cells that have this form, 0..1."""
     return count({text: rows for text, rows in known.items() if pattern.fullmatch(text)}) / count(known)
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from cxrsearch.clinical.fields import SYSTEM_FIELDS, FieldType
 from cxrsearch.errors import MappingError
 from cxrsearch.text import tidy
-from indexer import column_names, column_values, image_columns
+from indexer import column_names, column_values, identifying, image_columns
 from indexer.column_names import LEFT_OUT, Role
 from indexer.column_values import Cells, Reading
 from indexer.dialect import Detected, detect
 from indexer.image_columns import Matching
-from indexer.numbers import is_scientific
+from indexer.numbers import is_scientific, whole
 from indexer.tables import Line, Table, read_header, read_table
 
 # Rows that are named before the rest is only counted.
@@ -34,6 +34,7 @@ _NO_NAMES = frozenset({"data", "export", "facts", "index", "labels", "list", "me
 _BY_CHANCE = 0.05
 # Digits of a patient's number that are told from a counter.
 _LONG_NUMBER = re.compile(r"[0-9]{5,}")
+_NAME = re.compile(r"[^\W\d_]{3,}")
 _VALUE = re.compile(r"[+-]?[0-9][0-9.,:/\s-]*")
 
 
@@ -53,7 +54,7 @@ class Draft:
 
     patient, study: the column of each, None where there is none. left_out: columns with the reason.
     numbers: of the patient column, how many rows have one and how many of those are written as 1E+05.
-    hashed: whether names of files hold the patient's number. decimal: of most numbers, None where all have a point.
+    hashed: whether names of files hold the patient's number or name. decimal: of most numbers, None where all have a point.
     """
 
     name: str
@@ -95,6 +96,7 @@ def draft(table: Path, images: Path, sheet: str | None = None) -> Draft:
     for name in sorted({name for name in header if name and header.count(name) > 1}):
         drafted.left_out[name] = "several columns have this name; rename them"
     cells = {name: _cells(read.rows, name) for name in names}
+    drafted.hashed = any(map(column_names.names_person, matching.columns))
     _choose_identifiers(drafted, cells)
     _choose_fields(drafted, cells)
     return drafted
@@ -138,18 +140,27 @@ def _choose_identifiers(drafted: Draft, cells: dict[str, dict[str, list[int]]]) 
     }
     scientific = {text: rows for text, rows in known.items() if is_scientific(text)}
     drafted.numbers = (column_values.count(known), column_values.count(scientific))
-    drafted.hashed = drafted.patient in drafted.matching.columns or _name_patients(drafted, known)
+    drafted.hashed |= drafted.patient in drafted.matching.columns or _name_patients(drafted, known)
 
 
-def _name_patients(drafted: Draft, known: Cells) -> bool:
-    """Whether files have their patient's number in their names, which would enter the index with the path."""
+def _name_patients(drafted: Draft, known: Cells, words: bool = False) -> bool:
+    """Whether files have their patient's number in their names, which would enter the index with the path; with
+    ``words``, or one of the patient's names."""
     named, rows = drafted.matching.found, 0
     for text, numbers in known.items():
-        parts = {text, *_LONG_NUMBER.findall(text)}
-        pattern = "|".join(re.escape(part) for part in parts if len(part) > 2)
-        whole = re.compile(rf"(?<![A-Za-z0-9])(?:{pattern})(?![A-Za-z0-9])")
-        rows += bool(pattern) * sum(any(map(whole.search, named.get(number, ()))) for number in numbers)
+        parts = {text, whole(text), *_LONG_NUMBER.findall(text), *(_NAME.findall(text) if words else ())}
+        pattern = "|".join(map(_standing_alone, (part for part in parts if len(part) > 2)))
+        found = re.compile(pattern, re.IGNORECASE)
+        rows += bool(pattern) * sum(any(map(found.search, named.get(number, ()))) for number in numbers)
     return rows > _BY_CHANCE * len(named)
+
+
+def _standing_alone(part: str) -> str:
+    """A pattern of a part of a file's name; of a number also with zeros or, of a longer one, letters in front."""
+    if part.isdecimal():
+        number = part.lstrip("0") or part
+        return rf"(?<![{'0-9' if len(number) > 3 else 'A-Za-z0-9'}])0*{number}(?![0-9])"
+    return rf"(?<![^\W_]){re.escape(part)}(?![^\W_])"
 
 
 def _choose_fields(drafted: Draft, cells: dict[str, dict[str, list[int]]]) -> None:
@@ -159,6 +170,8 @@ def _choose_fields(drafted: Draft, cells: dict[str, dict[str, list[int]]]) -> No
     elif "." in marks:
         drafted.decimal = "."
     used = {drafted.patient, drafted.study, *drafted.matching.columns}
+    patients = cells[drafted.patient] if drafted.patient is not None else {}
+    patient_of = {row: text for text, rows in patients.items() for row in rows}
     names: set[str] = set()
     for n, (column, texts) in enumerate(cells.items(), start=1):
         if column in used and column_names.role_of(column) not in _NAMED_BY_ROLE:
@@ -169,6 +182,8 @@ def _choose_fields(drafted: Draft, cells: dict[str, dict[str, list[int]]]) -> No
         role = column_names.role_of(column)
         if role in LEFT_OUT:
             drafted.left_out[column] = str(role)
+            if role in (Role.NAME, Role.NUMBER):
+                drafted.hashed |= _name_patients(drafted, texts, words=role is Role.NAME)
             continue
         reading = _read(column, texts, drafted.decimal)
         if reading is None:
@@ -176,8 +191,12 @@ def _choose_fields(drafted: Draft, cells: dict[str, dict[str, list[int]]]) -> No
             continue
         if role in (Role.PATIENT, Role.STUDY) or _is_number(column, reading, texts):
             reading.left_out = "numbers of persons or documents"
+        elif reading.left_out is None:
+            reading.left_out = identifying.why_left_out(texts, reading, role, patient_of)
         if reading.left_out is not None:
             drafted.left_out[column] = reading.left_out
+            if reading.left_out in (identifying.NAMES, identifying.NUMBERS, identifying.OWN):
+                drafted.hashed |= _name_patients(drafted, texts, words=True)
             continue
         if reading.type in (FieldType.INTEGER, FieldType.FLOAT) and reading.unit is None:
             reading.unit = column_names.unit_of(column)

@@ -43,7 +43,7 @@ def text_of(drafted: Draft, images: Path, folder: Path) -> str:
         document.add(tomlkit.nl())
     if drafted.hashed:
         privacy = tomlkit.table()
-        privacy.add(_comment("names of files hold the patient's number, so tokens stand for them in the index"))
+        privacy.add(_comment("names of files hold the patient's number or name, so tokens stand for them in the index"))
         privacy.add("paths", "hashed")
         document.add("privacy", privacy)
     return tomlkit.dumps(document).replace("\n\n\n", "\n\n")

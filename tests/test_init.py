@@ -241,6 +241,68 @@ def test_files_named_by_the_patient_enter_as_tokens(cxrsearch: Run, tmp_path: Pa
     assert not any("MRN" in name for name in payloads(tmp_path / "index"))
 
 
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [
+        ("Bez", [f"{first} {last}" for last, first in (person.split(", ") for person in PEOPLE)]),
+        ("Bez", [person.partition(",")[0] for person in PEOPLE]),
+        ("Bez", [str(88304711 + 7919 * n) for n in range(8)]),
+        ("Bez", [f"{7919 * n + 1234:08}" for n in range(8)]),
+        ("Bez", [f"K{7919 * n + 12345:06}" for n in range(8)]),
+        ("Bez", [f"0{n}.02.19{n}1" for n in range(1, 9)]),
+        ("Bez", [f"{n:02}.02.{n + 40}" for n in range(1, 9)]),
+        ("F. Nac.", [f"0{n}.02.2012" for n in range(1, 9)]),
+        ("DNI", [str(n * 7919) for n in range(1, 9)]),
+        ("Radi\u00f3logo", [f"r{n % 3}" for n in range(8)]),
+        ("Observaciones", [f"sra {n % 3}" for n in range(8)]),
+        ("Names", [f"n{n % 3}" for n in range(8)]),
+    ],
+)
+def test_a_column_that_tells_who_a_patient_is_stays_out_whatever_it_is_called(
+    cxrsearch: Run, tmp_path: Path, header: str, cells: list[str]
+) -> None:
+    scans(tmp_path, [f"{n}-{side}.png" for n in range(8) for side in "ab"])
+    table = tmp_path / "t.csv"
+    rows = [f'{n}-{side}.png,P{n},"{cell}",{60 + n % 3}' for n, cell in enumerate(cells) for side in "ab"]
+    table.write_text("\n".join([f"scan,PatientID,{header},age", *rows]), "utf-8")
+    ran = init(cxrsearch, table)
+    assert list(drafted(table)["fields"]) == ["age"]
+    told = ran.out + ran.err + table.with_suffix(".toml").read_text("utf-8")
+    assert not [cell for cell in cells if cell in told]
+    assert f"column {header} is left out: " in ran.err
+
+
+def test_findings_and_measures_with_capitals_and_large_numbers_stay_in(cxrsearch: Run, tmp_path: Path) -> None:
+    scans(tmp_path, [f"{n}.png" for n in range(20)])
+    table = tmp_path / "t.csv"
+    kinds = ("Pleural Effusion", "Normal", "Lung Opacity", "Atelectasis")
+    rows = [f"{n}.png,P{n},{kinds[n % 4]},{kinds[n % 3]},{4_100_000 + 1000 * n},2{n:03}-01-01" for n in range(20)]
+    table.write_text("\n".join(["scan,PatientID,finding,other,erythrocytes,seen", *rows]), "utf-8")
+    assert init(cxrsearch, table).code == 0
+    assert list(drafted(table)["fields"]) == ["finding", "other", "erythrocytes", "seen"]
+
+
+@pytest.mark.parametrize(
+    ("names", "table"),
+    [
+        (["Koss_Rex_1", "Bauer_Mia_1"], "scan,Nachname\nKoss_Rex_1,Koss\nBauer_Mia_1,Bauer\n"),
+        (["Koss_Rex", "Bauer_Mia"], "Patientenname,age\nKoss_Rex,60\nBauer_Mia,61\n"),
+        (["00004711_pa", "00004712_pa"], "scan,PatientID\n00004711_pa,4711.0\n00004712_pa,4712.0\n"),
+        (["MRN4711_pa", "MRN4712_pa"], "scan,PatientID\nMRN4711_pa,4711\nMRN4712_pa,4712\n"),
+        (["88304711_pa", "88304712_pa"], "scan,NHC\n88304711_pa,88304711\n88304712_pa,88304712\n"),
+        (["88304711_pa", "88304712_pa"], "scan,Bez\n88304711_pa,88304711\n88304712_pa,88304712\n"),
+    ],
+)
+def test_files_named_by_names_or_numbers_of_people_enter_as_tokens(
+    cxrsearch: Run, tmp_path: Path, names: list[str], table: str
+) -> None:
+    scans(tmp_path, [f"{name}.png" for name in names])
+    (tmp_path / "t.csv").write_text(table, "utf-8")
+    ran = init(cxrsearch, tmp_path / "t.csv")
+    assert drafted(tmp_path / "t.csv")["privacy"] == {"paths": "hashed"}
+    assert not [name for name in names if name in ran.out + ran.err]
+
+
 # ---------------------------------------------------------------- rows that repeat and contradict
 
 

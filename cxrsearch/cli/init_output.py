@@ -54,7 +54,8 @@ def describe(drafted: Draft, data: Dataset) -> None:
             f"note: {drafted.numbers[1]} patient numbers are written as 1E+05, have lost digits, and are missing"
         )
     if drafted.hashed:
-        log.warning('note: names of files hold patient numbers, so the index keeps tokens of them (paths = "hashed")')
+        what = "note: names of files hold numbers or names of patients, so the index keeps tokens of them"
+        log.warning(f'{what} (paths = "hashed")')
     if drafted.detected.guessed:
         log.warning(f"note: {drafted.table.name} is no UTF-8; read as {drafted.detected.dialect.encoding}")
     for field in drafted.fields:
