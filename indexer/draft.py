@@ -35,6 +35,7 @@ _BY_CHANCE = 0.05
 # Digits of a patient's number that are told from a counter.
 _LONG_NUMBER = re.compile(r"[0-9]{5,}")
 _NAME = re.compile(r"[^\W\d_]{3,}")
+_HOLDS_NAMES = "\n  Is --images right? One column has to hold their names, with or without ending and folder."
 _VALUE = re.compile(r"[+-]?[0-9][0-9.,:/\s-]*")
 
 
@@ -54,7 +55,8 @@ class Draft:
 
     patient, study: the column of each, None where there is none. left_out: columns with the reason.
     numbers: of the patient column, how many rows have one and how many of those are written as 1E+05.
-    hashed: whether names of files hold the patient's number or name. decimal: of most numbers, None where all have a point.
+    hashed: whether names of files hold the patient's number or name. decimal: of most numbers, None where all have a
+    point.
     """
 
     name: str
@@ -87,13 +89,12 @@ def draft(table: Path, images: Path, sheet: str | None = None) -> Draft:
     if not read.rows:
         raise MappingError(f"{table.name}: has no rows below its header")
     matching = image_columns.match(read.rows, names, found)
+    several = sorted({name for name in header if name and header.count(name) > 1})
     if matching is None:
-        raise MappingError(
-            f"{table.name}: no column names a file in {images}, which has {len(found)} images.\n"
-            "  Is --images right? One column has to hold their names, with or without ending and folder."
-        )
+        twice = f"\n  Rename columns of one name: {', '.join(several)[:200]}." if several else _HOLDS_NAMES
+        raise MappingError(f"{table.name}: no column names a file in {images}, which has {len(found)} images.{twice}")
     drafted = Draft(_dataset_name(table, images), table, detected, read, matching, len(found))
-    for name in sorted({name for name in header if name and header.count(name) > 1}):
+    for name in several:
         drafted.left_out[name] = "several columns have this name; rename them"
     cells = {name: _cells(read.rows, name) for name in names}
     drafted.hashed = any(map(column_names.names_person, matching.columns))

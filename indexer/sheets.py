@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cxrsearch.errors import MappingError, UsageError
 from cxrsearch.text import nearest
@@ -19,6 +21,10 @@ WORKBOOKS = frozenset({".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"})
 PARQUET = ".parquet"
 # What a workbook of a few kilobytes may unpack to before it is taken for an attack.
 _LARGEST_UNPACKED = 2**30
+# Cells of the rectangle around all that a sheet holds: the library makes room for each, two gigabytes for these.
+_LARGEST_EXTENT = 2**26
+_PLACE = re.compile(rb"""\br=["']([A-Z]{1,3})([0-9]{1,7})["']""")
+_PIECE = 2**20
 # Beyond it a float has no exact whole number.
 _EXACT = 2.0**53
 
@@ -28,8 +34,11 @@ def is_sheet(path: Path) -> bool:
 
 
 def sheet_names(path: Path) -> list[str]:
-    """The names of a workbook's sheets; none of a Parquet file. Raises MappingError."""
-    return [] if path.suffix.lower() == PARQUET else list(_workbook(path).sheet_names)
+    """The names of the sheets of a workbook that are not hidden, or of all where all are; none of a Parquet file.
+
+    Raises MappingError.
+    """
+    return [] if path.suffix.lower() == PARQUET else _seen(_workbook(path))
 
 
 def rows(path: Path, sheet: str | None) -> Iterator[list[str]]:
@@ -51,6 +60,13 @@ def _workbook(path: Path) -> Any:
         raise MappingError(f"{path.name}: no workbook that can be read. Is it protected by a password?") from None
 
 
+def _seen(workbook: Any) -> list[str]:
+    from python_calamine import SheetVisibleEnum
+
+    seen = [one.name for one in workbook.sheets_metadata if one.visible == SheetVisibleEnum.Visible]
+    return seen or list(workbook.sheet_names)
+
+
 def _sheet(path: Path, sheet: str | None) -> Iterator[list[str]]:
     from python_calamine import CalamineError
 
@@ -61,6 +77,7 @@ def _sheet(path: Path, sheet: str | None) -> Iterator[list[str]]:
     if sheet is not None and sheet not in names:
         raise MappingError(f"{path.name}: no sheet {sheet!r}.{nearest(sheet, names)} It has {len(names)}.")
     try:
+        _check_extent(path)
         read = workbook.get_sheet_by_name(sheet if sheet is not None else names[0]).to_python(skip_empty_area=False)
     except CalamineError:
         raise MappingError(f"{path.name}: the sheet cannot be read; save the workbook again, or as CSV") from None
@@ -82,6 +99,10 @@ def _parquet(path: Path) -> Iterator[list[str]]:
                 yield from ([text_of(column[n]) for column in columns] for n in range(batch.num_rows))
     except (pyarrow.ArrowException, OSError):
         raise MappingError(f"{path.name}: no Parquet file that can be read") from None
+    except (ValueError, OverflowError):  # a moment that Python has no date for
+        raise MappingError(
+            f"{path.name}: a date out of the years 1 to 9999; correct it, or save the table as CSV"
+        ) from None
 
 
 def text_of(cell: Any) -> str:
@@ -100,10 +121,10 @@ def text_of(cell: Any) -> str:
             return day if cell.time() == datetime.time() else f"{day} {cell.time().isoformat('seconds')}"
         case datetime.date() | datetime.time():
             return cell.isoformat()
-        case bytes():
-            return ""
-        case list() | tuple():
+        case list() if not any(isinstance(part, list | tuple | dict) for part in cell):
             return "; ".join(map(text_of, cell))
+        case bytes() | list() | tuple() | dict():
+            return ""  # what no cell of a table holds
     return str(cell)
 
 
@@ -116,3 +137,37 @@ def _check_unpacked(path: Path) -> None:
         return  # .xls is no archive, and what else is none the library refuses
     if size > _LARGEST_UNPACKED:
         raise MappingError(f"{path.name}: unpacks to more than {_LARGEST_UNPACKED // 2**20} MiB; save it as CSV")
+
+
+def _check_extent(path: Path) -> None:
+    """Raises MappingError for a sheet of Excel with a cell so far off that no memory holds what lies between."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if re.fullmatch(r"xl/worksheets/[^/]*\.xml", name, re.IGNORECASE):
+                    with archive.open(name) as sheet:
+                        if _extent(sheet) > _LARGEST_EXTENT:
+                            raise MappingError(
+                                f"{path.name}: a cell lies far below or right of the table; delete it, or save as CSV"
+                            )
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError):
+        return  # the library says what is wrong with it
+
+
+def _extent(sheet: IO[bytes]) -> int:
+    """Rows times columns, from the first cell to the last, as far as the cells say where they are."""
+    columns, rows, before = set[bytes](), 0, b""
+    while piece := sheet.read(_PIECE):
+        for column, row in _PLACE.findall(before + piece):
+            columns.add(column)
+            rows = max(rows, int(row))
+        before = piece[-32:]
+    return rows * max(map(_number, columns), default=0)
+
+
+def _number(column: bytes) -> int:
+    """26 of Z, 27 of AA."""
+    number = 0
+    for letter in column:
+        number = number * 26 + letter - ord("A") + 1
+    return number

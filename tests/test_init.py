@@ -348,6 +348,55 @@ def test_a_workbook_with_titles_and_numbers_as_floats(cxrsearch: Run, tmp_path: 
     assert unit == "°C"
 
 
+def test_a_hidden_sheet_is_not_what_is_drafted(cxrsearch: Run, tmp_path: Path) -> None:
+    scans(tmp_path, ["1.png", "2.png"])
+    book = openpyxl.Workbook()
+    for row in (["scan", "age"], ["1", 50], ["2", 60]):
+        book.active.append(row)
+    hidden = book.create_sheet("all")
+    hidden.sheet_state = "hidden"
+    for row in (["scan", "ward"], *[[str(n % 2 + 1), f"w{n % 2}"] for n in range(9)]):
+        hidden.append(row)
+    book.save(tmp_path / "t.xlsx")
+    assert init(cxrsearch, tmp_path / "t.xlsx").code == 0
+    assert list(drafted(tmp_path / "t.xlsx")["fields"]) == ["age"]
+    assert init(cxrsearch, tmp_path / "t.xlsx", "--sheet", "all", "--overwrite").code == 0
+    assert list(drafted(tmp_path / "t.xlsx")["fields"]) == ["ward"]
+
+
+def test_a_workbook_with_a_stray_cell_at_the_end_of_the_sheet_is_refused_in_one_line(
+    cxrsearch: Run, tmp_path: Path
+) -> None:
+    """The library asked for half a terabyte, and took the process down."""
+    scans(tmp_path, ["1.png", "2.png"])
+    book = openpyxl.Workbook()
+    for row in (["scan", "age"], ["1", 50], ["2", 60]):
+        book.active.append(row)
+    book.active["XFD1048576"] = "x"
+    book.save(tmp_path / "t.xlsx")
+    ran = init(cxrsearch, tmp_path / "t.xlsx")
+    assert (ran.code, len(ran.err.splitlines())) == (4, 1)
+    assert "a cell lies far below or right of the table" in ran.err
+
+
+def test_parquet_columns_of_records_and_of_far_dates_are_no_facts(cxrsearch: Run, tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    scans(tmp_path, ["1.png", "2.png"])
+    person = [{"name": "Weiß, Ida", "ward": "3"}] * 2
+    given = {"scan": ["1", "2"], "age": [50, 60], "who": person, "more": [[person[0]]] * 2}
+    parquet.write_table(pyarrow.table(given), tmp_path / "t.parquet")
+    ran = init(cxrsearch, tmp_path / "t.parquet")
+    assert list(drafted(tmp_path / "t.parquet")["fields"]) == ["age"]
+    assert "Ida" not in ran.out + ran.err
+    far = pyarrow.array([2**62] * 2, pyarrow.timestamp("us"))
+    parquet.write_table(pyarrow.table({"scan": ["1", "2"], "seen": far}), tmp_path / "t.parquet")
+    ran = init(cxrsearch, tmp_path / "t.parquet", "--overwrite")
+    assert (ran.code, len(ran.err.splitlines())) == (4, 1)
+    assert "a date out of the years 1 to 9999" in ran.err
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -359,6 +408,7 @@ def test_a_workbook_with_titles_and_numbers_as_floats(cxrsearch: Run, tmp_path: 
         ("1.png,50\n2.png,60\n", "its first line has values where names of columns belong"),
         ("", "names no columns"),
         ("scan,age\n1,50\n2,60,7\n", "line 3 has 3"),
+        ("scan,scan,age\n1,1,50\n2,2,60\n", "Rename columns of one name: scan"),
     ],
 )
 def test_a_table_that_cannot_be_drafted_says_why_and_quotes_no_cell(
