@@ -35,6 +35,7 @@ _BY_CHANCE = 0.05
 # Digits of a patient's number that are told from a counter.
 _LONG_NUMBER = re.compile(r"[0-9]{5,}")
 _NAME = re.compile(r"[^\W\d_]{3,}")
+_RUN, _DIGITS = re.compile(r"[^\W_]+"), re.compile(r"[0-9]+")
 _HOLDS_NAMES = "\n  Is --images right? One column has to hold their names, with or without ending and folder."
 _VALUE = re.compile(r"[+-]?[0-9][0-9.,:/\s-]*")
 
@@ -150,18 +151,20 @@ def _name_patients(drafted: Draft, known: Cells, words: bool = False) -> bool:
     named, rows = drafted.matching.found, 0
     for text, numbers in known.items():
         parts = {text, whole(text), *_LONG_NUMBER.findall(text), *(_NAME.findall(text) if words else ())}
-        pattern = "|".join(map(_standing_alone, (part for part in parts if len(part) > 2)))
-        found = re.compile(pattern, re.IGNORECASE)
-        rows += bool(pattern) * sum(any(map(found.search, named.get(number, ()))) for number in numbers)
+        runs = {_runs(part) for part in parts if len(part) > 2}
+        digits = {part.lstrip("0") for part in parts if part.isdecimal() and len(part) > 3}
+        for number in numbers:
+            names = named.get(number, ())
+            rows += any(run in _runs(name) for name in names for run in runs) or any(
+                not digits.isdisjoint(found.lstrip("0") for found in _DIGITS.findall(name)) for name in names
+            )
     return rows > _BY_CHANCE * len(named)
 
 
-def _standing_alone(part: str) -> str:
-    """A pattern of a part of a file's name; of a number also with zeros or, of a longer one, letters in front."""
-    if part.isdecimal():
-        number = part.lstrip("0") or part
-        return rf"(?<![{'0-9' if len(number) > 3 else 'A-Za-z0-9'}])0*{number}(?![0-9])"
-    return rf"(?<![^\W_]){re.escape(part)}(?![^\W_])"
+def _runs(text: str) -> str:
+    """Runs of letters and digits in ``/``, numbers without zeros in front: one text holds another whole, or not."""
+    runs = (run.lstrip("0") if run.isdecimal() else run.casefold() for run in _RUN.findall(text))
+    return f"/{'/'.join(runs)}/"
 
 
 def _choose_fields(drafted: Draft, cells: dict[str, dict[str, list[int]]]) -> None:
