@@ -6,7 +6,7 @@ Nothing here quotes a cell: of exceptions only the row is kept, and of words onl
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cxrsearch.clinical.fields import FieldType, Scalar, convert
@@ -45,6 +45,8 @@ _CONTACT = re.compile(r"\S+@\S+\.\w+|\w+://\S+|(\+|00)[0-9 /()-]{8,}")
 _MOST, _HALF = 0.9, 0.5
 # Letters of a cell, on average, above which cells are text; more in one cell than any word has.
 _LONG_TEXT, _LONGEST_WORD = 40, 200
+# Words of a column, evenly spread, that are tried as dates before all are.
+_SAMPLE = 500
 # From how many cells on "each row its own" says something.
 _MANY = 8
 
@@ -117,7 +119,9 @@ def _without_missing_beside_numbers(known: Cells) -> tuple[Cells, list[str]]:
     return {text: rows for text, rows in known.items() if text not in more}, more
 
 
-def _readable(known: Cells, kind: FieldType, formats: Sequence[str] = (), decimal: str | None = None) -> set[str]:
+def _readable(
+    known: Iterable[str], kind: FieldType, formats: Sequence[str] = (), decimal: str | None = None
+) -> set[str]:
     found = set()
     for text in known:
         try:
@@ -135,6 +139,9 @@ def _dates(known: Cells, is_date: bool) -> Reading | None:
     # Eight digits are a date only in a column of such years; strptime takes fewer digits than that.
     compact = all(re.fullmatch(r"(19|20)[0-9]{6}", text) for text in known)
     candidates = [f for f in _DATE_FORMATS if (f == "%Y%m%d") == compact]
+    some = list(known)[:: len(known) // _SAMPLE + 1]
+    if not any(_readable(some, FieldType.DATE, [f]) for f in candidates):
+        return None  # trying each format on a hundred thousand words takes a minute
     by_format = {f: _readable(known, FieldType.DATE, [f]) for f in candidates}
     formats: list[str] = []
     left = set(known)
