@@ -67,9 +67,7 @@ def reembed(source: str, target: str, model: Path, skip_missing: bool = False) -
     with open_store(source) as old:
         if old.facts.fingerprint == card.fingerprint:
             raise UsageError(f"{source}: is by model {card.name} already; cxrsearch copy copies it")
-        folder = _journal(target)
-        if not is_url(target) and Path(target).exists() and any(Path(target).iterdir()):
-            raise UsageError(f"{target}: is there already; give a new index with --to")
+        folder = _journal(source, target)
         _claim(folder, {"source": source, "from": old.facts.fingerprint, "model": card.fingerprint})
         known = _kept(folder, card.dimensions)
         vectors, missing, kept = _embed(old, encoder, known, folder)
@@ -92,10 +90,21 @@ def reembed(source: str, target: str, model: Path, skip_missing: bool = False) -
     return Reembedded(images, kept, sum(not one.original for one in vectors.values()), len(missing))
 
 
-def _journal(target: str) -> Path:
-    """Beside the new index; of a server's, in the working folder."""
-    path = Path(parse_address(target).collection) if is_url(target) else Path(target)
-    return path.with_name(f"{path.name}.reembedding")
+def _journal(source: str, target: str) -> Path:
+    """Beside the new index; of a server's, in the working folder. Raises UsageError for a place that is taken."""
+    if is_url(target):
+        return Path(f"{parse_address(target).collection}.reembedding")
+    path = Path(target).resolve()
+    if not target or path.is_file() or not path.name:
+        raise UsageError(f"--to {target}: give a new folder, or a URL such as http://localhost:6333/chest")
+    folder = path.with_name(f"{path.name}.reembedding")
+    # What a run that was killed while it filled the index left there is the store's to clear.
+    is_left = (folder / _OF).exists() and not (path / "index.json").exists()
+    if path.exists() and any(path.iterdir()) and not is_left:
+        raise UsageError(f"{target}: is there already; give a new index with --to")
+    if not is_url(source) and path.is_relative_to(Path(source).resolve()):
+        raise UsageError(f"{target}: lies in the index that it is made of; give a folder elsewhere with --to")
+    return folder
 
 
 def _claim(folder: Path, what: dict[str, str]) -> None:

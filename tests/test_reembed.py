@@ -135,6 +135,36 @@ run(["reembed", {str(index)!r}, "--model", {str(half_model)!r}, "--to", {str(new
     assert not kept.exists()
 
 
+def test_a_run_killed_while_it_filled_the_index_is_gone_on_with(
+    cxrsearch: Run, index: Path, half_model: Path, tmp_path: Path
+) -> None:
+    code = f"""
+import os, indexer.reembed
+from cxrsearch.cli.app import run
+indexer.reembed.learn = lambda store: os._exit(9)
+run(["reembed", {str(index)!r}, "--model", {str(half_model)!r}, "--to", {str(tmp_path / "new")!r}])
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 9
+    assert list((tmp_path / "new").iterdir())
+    ran = cxrsearch("reembed", index, "--model", half_model, "--to", tmp_path / "new")
+    assert ran.code == 0, ran.err
+    assert points(tmp_path / "new").keys() == points(index).keys()
+
+
+@pytest.mark.parametrize("to", ["", ".", "/", "file", "index", "index/", "index/new", "other"])
+def test_a_place_that_is_taken_is_refused_and_left_as_it_is(
+    cxrsearch: Run, index: Path, half_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    monkeypatch.chdir(index.parent)
+    Path("file").write_text("mine", "utf-8")
+    Path("other").mkdir()
+    Path("other/mine").write_text("mine", "utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    ran = cxrsearch("reembed", "index", "--model", half_model, "--to", to)
+    assert (ran.code, len(ran.err.splitlines())) == (2, 1), ran.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_the_folder_of_another_run_is_not_touched(
     cxrsearch: Run, index: Path, half_model: Path, tmp_path: Path
 ) -> None:
