@@ -86,7 +86,8 @@ class Archive:
     ) -> None:
         """Raises ModelMismatch for an index of another model."""
         self._model = find_model(model)
-        self.store, self.card, self._stack = store, read_card(self._model), ExitStack()
+        self._store, self.card, self._stack = store, read_card(self._model), ExitStack()
+        self._is_closed = False
         self._gates, self._dataset = OPEN if any_body_part else DEFAULT_GATES, dataset
         store.facts.check_model(self.card.name, self.card.fingerprint, self.card.dimensions)
 
@@ -101,11 +102,21 @@ class Archive:
         return self.store.count()
 
     def __repr__(self) -> str:
+        if self._is_closed:
+            return "<closed archive>"
         return f"<{len(self)} images, model {self.card.name}, fields {', '.join(self.store.facts.fields)}>"
 
     def close(self) -> None:
         """Give the index back. What was found stays usable, but for further votes."""
+        self._is_closed = True
         self._stack.close()
+
+    @property
+    def store(self) -> VectorStore:
+        """The index. Raises UsageError where the archive was closed."""
+        if self._is_closed:
+            raise UsageError("the archive is closed; open it again with cxrsearch.open")
+        return self._store
 
     def search(
         self,
@@ -139,7 +150,7 @@ class Archive:
             raise InputError(f"{image}: holds {len(found)} images; read() and ask() take each of them")
 
         def votes(field: str) -> Vote:
-            asked = self.ask(replace(question, vote=field, with_images=False))
+            asked = self.ask(replace(question, vote=str(field), with_images=False))
             counted = asked.answer(found[0]).vote
             assert counted is not None
             return counted

@@ -145,6 +145,18 @@ def test_what_cannot_be_asked_is_a_sentence(cohort: Path, index: Path, other_mod
         package.Encoder(tmp_path)
 
 
+def test_a_closed_archive_says_so_and_what_was_found_stays(cohort: Path, index: Path) -> None:
+    with package.open(index) as archive:
+        hits = archive.search(image_of(cohort))
+    for use in (archive.cohort, archive.embeddings, lambda: archive.search(image_of(cohort)), lambda: len(archive)):
+        with pytest.raises(UsageError, match="the archive is closed; open it again"):
+            use()
+    with pytest.raises(UsageError, match="closed"):
+        hits.vote("outcome")
+    assert repr(archive) == "<closed archive>"
+    assert "<img" in hits._repr_html_()
+
+
 def test_parquet_has_the_fields_types_and_vectors_of_one_length(cxrsearch: Run, index: Path, tmp_path: Path) -> None:
     import pyarrow
     from pyarrow import parquet

@@ -56,7 +56,8 @@ class Grouping:
         low = math.floor(float(value) / self.step) * self.step
         if isinstance(value, int) and self.step.is_integer():
             return f"{low:.0f} to {low + self.step - 1:.0f}" if self.step > 1 else value
-        return f"{low:g} to {low + self.step:g}"
+        # Twelve digits: with six, steps of a large number would have one name.
+        return f"{low:.12g} to {low + self.step:.12g}"
 
 
 def grouping(text: str, fields: Mapping[str, Field]) -> Grouping:
