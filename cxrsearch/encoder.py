@@ -70,7 +70,7 @@ class Encoder:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or os.cpu_count() or 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what is wrong is raised
         options.enable_cpu_mem_arena = False  # its reserve costs more memory than it saves time here
         try:
             # From bytes, so that the file cannot refer to data outside itself.

@@ -157,7 +157,9 @@ def find_model(name: str | Path | None) -> Path:
     """
     if name is None:
         return DEFAULT_MODEL
-    known = {folder.name: folder for folder in installed_models()}
+    known: dict[str, Path] = {}
+    for folder in installed_models():
+        known.setdefault(folder.name, folder)  # a model that ships keeps its name
     if (found := known.get(str(name))) is not None:
         return found
     if (Path(name) / "model.json").exists() or Path(name).is_dir():

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,6 +190,7 @@ def test_weights_that_would_run_something_are_refused(imported: Import, tmp_path
         ran = imported(source, "--weights", tmp_path / name)
         assert ran.code == 4
         assert "not weights that can be read safely" in ran.err
+        assert "weights_only" not in ran.err  # which is how torch would have it run
         assert len(ran.err.splitlines()) <= 2
     assert not trace.exists()
     assert not (tmp_path / "models" / "theirs").exists()
@@ -230,12 +234,51 @@ def test_what_cannot_be_imported_is_a_sentence(
 
 def test_a_name_that_is_taken_or_none(imported: Import, cxrsearch: Run, tmp_path: Path) -> None:
     file = small_onnx(tmp_path / "net.onnx")
-    for name in ("cxr-1", "../up", "", ".hidden"):
+    for name in ("cxr-1", "CXR-1", "../up", "", ".hidden"):
         ran = cxrsearch("models", "import", file, "--as", name, "--output", "map")
         assert (ran.code, "--as" in ran.err) == (2, True)
     assert imported(file, "--output", "map").code == 0
     assert "already" in imported(file, "--output", "map").err
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["theirs"]
+
+
+def test_a_folder_put_beside_the_imported_models_takes_no_name_and_hides_none(
+    cxrsearch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = tmp_path / "models"
+    monkeypatch.setenv("CXRSEARCH_MODELS", str(models))
+    models.mkdir()
+    model_folder(models / "cxr-1", card_of_format_2(name="a stranger's"))
+    shown = cxrsearch("models", "show", "cxr-1")
+    assert (shown.code, "stranger" in shown.out) == (0, False)
+    (models / "torn").mkdir()
+    (models / "torn/model.json").write_text("{", "utf-8")
+    listed = cxrsearch("models", "list")
+    assert (listed.code, "cxr-1" in listed.out) == (0, True)
+    assert "torn/model.json: damaged" in listed.err
+
+
+def test_a_graph_that_asks_for_all_memory_is_one_sentence(tmp_path: Path) -> None:
+    """What ONNX Runtime has to say of it goes past Python, to the terminal."""
+    sides = numpy_helper.from_array(np.array([2**30, 2**30], dtype=np.int64), "sides")
+    nodes = [
+        helper.make_node("ConstantOfShape", ["sides"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["sum"], keepdims=0),
+        helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Add", ["flat", "sum"], ["embedding"]),
+    ]
+    given, made = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["b", 1, 64, 64]), ("embedding", ["b", 1]))
+    )
+    graph = helper.make_graph(nodes, "g", [given], [made], [sides])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    command = [sys.executable, "-m", "cxrsearch", "models", "import", tmp_path / "net.onnx", "--as", "theirs"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CXRSEARCH_MODELS": str(tmp_path)})
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (4, 1), ran.stderr
+    assert not (tmp_path / "theirs").exists()
 
 
 def card_of_format_2(**changes: Any) -> dict[str, Any]:

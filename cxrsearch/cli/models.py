@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cxrsearch.cli.logging_options import Command
+from cxrsearch.cli.logging_options import LOGGER, Command
 from cxrsearch.cli.options import Output
 from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.model_card import Pooling
@@ -36,12 +37,17 @@ def list_models(format: Output = Format.TABLE) -> None:
     Example: cxrsearch models list
     """
     from cxrsearch.encoder import DEFAULT_MODEL, read_card
+    from cxrsearch.errors import ModelError
     from cxrsearch.model_card import installed_models
     from cxrsearch.report.rows import write
 
     rows: list[dict[str, Any]] = []
     for folder in installed_models():
-        card = read_card(folder)
+        try:
+            card = read_card(folder)
+        except ModelError as error:  # the others are listed all the same
+            logging.getLogger(LOGGER).warning(f"cxrsearch: {error}")
+            continue
         own = card.described.get("figures", {}).get("unseen", {}).get("the encoder", {})
         rows.append(
             {

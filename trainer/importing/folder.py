@@ -16,7 +16,7 @@ import numpy as np
 from cxrsearch import files, settings
 from cxrsearch.encoder import Encoder
 from cxrsearch.errors import InputError, ModelError, UsageError
-from cxrsearch.model_card import DEFAULT_MODEL, MODEL_NAME, InputFormat, Pooling
+from cxrsearch.model_card import MODEL_NAME, InputFormat, Pooling, installed_models
 from trainer.importing import onnx_file
 from trainer.importing.load import load
 from trainer.importing.source import Choices, LoadedEncoder
@@ -64,7 +64,8 @@ def _new_folder(name: str) -> Path:
         raise UsageError(f"--as {name[:80]}: a name is of letters, digits, '.', '_' and '-', 64 at most")
     parent = settings.models_folder()
     folder = parent / name
-    if folder.exists() or (DEFAULT_MODEL.parent / name).exists():
+    # In whatever case: some disks do not tell "a" from "A", and people do not.
+    if folder.exists() or name.casefold() in {found.name.casefold() for found in installed_models()}:
         raise UsageError(f"--as {name}: there is a model of that name already; give another")
     try:
         parent.mkdir(parents=True, exist_ok=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
 from dataclasses import replace
 
 from cxrsearch.errors import InputError, UsageError
-from trainer.importing.source import HUBS, Choices, LoadedEncoder
+from trainer.importing.source import HUBS, NOT_SAFE, Choices, LoadedEncoder
 
 KINDS = ("open_clip:", *HUBS, "timm:", "hf:", "xrv:")
 LIBRARIES = {"open_clip:": "open_clip_torch", "timm:": "timm", "hf:": "transformers", "xrv:": "torchxrayvision"}
@@ -29,12 +31,16 @@ def load(source: str, weights: str | None, choices: Choices) -> LoadedEncoder:
             from trainer.importing.xray_vision import load_xray_vision as loading
         else:
             from trainer.importing.clip_models import load_clip as loading
-        found = loading(name, weights)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # to the programmers of the libraries
+            found = loading(name, weights)
     except ImportError as error:
         library = LIBRARIES.get(kind, "open_clip_torch")
         raise InputError(f"{source}: needs {library} ({error.name} is not installed): pip install {library}") from None
     except (InputError, UsageError):
         raise
+    except pickle.UnpicklingError:  # whose words say how to run what is in it
+        raise InputError(f"{source}: {NOT_SAFE}") from None
     except Exception as error:  # the libraries, and the hubs that they ask, raise whatever went wrong
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{source}: cannot be loaded ({type(error).__name__}: {reason})") from None

@@ -40,7 +40,9 @@ def inspect(path: Path, choices: Choices) -> InspectedFile:
     except ValueError as error:
         raise InputError(f"{path}: cannot be used: {error}") from None
     try:
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what is wrong is said below
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors share no public class
         raise InputError(f"{path}: ONNX Runtime cannot load it ({type(error).__name__})") from None
     taken = choices.applied(_input(path, session.get_inputs(), choices))

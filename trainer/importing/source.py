@@ -24,6 +24,8 @@ from cxrsearch.model_card import InputFormat, Pooling
 if TYPE_CHECKING:
     from torch import nn
 
+# Of a pickle of more than tensors.
+NOT_SAFE = "not weights that can be read safely: they hold more than numbers; ask their makers for safetensors"
 HUBS = ("hf-hub:", "local-dir:")
 Numbers = tuple[float, ...]
 

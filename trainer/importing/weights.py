@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cxrsearch.errors import InputError
+from trainer.importing.source import NOT_SAFE
 from trainer.learning.pretrained import PACKAGE, load_package
 
 # Keys under which checkpoints of other programs have the weights.
@@ -48,6 +50,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"--weights {path}: no such file")
     try:
         found: Any = load_file(path) if path.suffix == ".safetensors" else unpickled(path)
+    except pickle.UnpicklingError:  # torch's own words say how to run what is in it
+        raise InputError(f"--weights {path}: {NOT_SAFE}") from None
     except Exception as error:  # safetensors and torch raise whatever a damaged file makes them
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"--weights {path}: not weights that can be read safely ({reason})") from None

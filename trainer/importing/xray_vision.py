@@ -5,6 +5,7 @@ Its own loader unpickles whole files, which can run anything; here a file may ho
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import torchxrayvision
@@ -15,7 +16,7 @@ from cxrsearch.errors import InputError
 from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.model_card import InputFormat
 from cxrsearch.text import nearest
-from trainer.importing.source import LoadedEncoder
+from trainer.importing.source import NOT_SAFE, LoadedEncoder
 from trainer.importing.weights import load_weights, unpickled
 
 # torchxrayvision scales black and white so (its datasets.normalize).
@@ -70,6 +71,8 @@ def _whole(path: Path) -> nn.Module | None:
         raise InputError(f"--weights {path}: no such file")
     try:
         found = unpickled(path, _LAYERS)
+    except pickle.UnpicklingError:
+        raise InputError(f"--weights {path}: {NOT_SAFE}") from None
     except Exception as error:  # torch raises whatever a file that holds more makes it
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"--weights {path}: not weights that can be read safely ({reason})") from None
