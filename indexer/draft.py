@@ -199,7 +199,7 @@ def _choose_fields(drafted: Draft, cells: dict[str, dict[str, list[int]]]) -> No
             reading.left_out = identifying.why_left_out(texts, reading, role, patient_of)
         if reading.left_out is not None:
             drafted.left_out[column] = reading.left_out
-            if reading.left_out in (identifying.NAMES, identifying.NUMBERS, identifying.OWN):
+            if reading.left_out in identifying.OF_PEOPLE:
                 drafted.hashed |= _name_patients(drafted, texts, words=True)
             continue
         if reading.type in (FieldType.INTEGER, FieldType.FLOAT) and reading.unit is None:

@@ -18,13 +18,16 @@ from indexer.numbers import whole
 NAMES = "looks like names"
 NUMBERS = "long numbers, as persons and documents have"
 OWN = "nearly every patient has its own, as names and numbers of people do"
+MANY = "many values of a few rows each, as names and notes are"
 BIRTHS = "mostly dates before 1990, as of births"
+# What may stand in names of files too.
+OF_PEOPLE = frozenset({NAMES, NUMBERS, OWN})
 _FIRST_YEAR = 1990
 _MOST = 0.9
 # Parts of the rows that have a value of their own, above which capitalised words are names: findings and places repeat.
 _NAMES_OWN, _WORDS_OWN, _NUMBERS_OWN = 0.25, 0.5, 0.1
 # Values, or patients, below which how they repeat says nothing.
-_FEW_NAMES, _FEW = 3, 8
+_FEW_NAMES, _FEW, _MANY = 3, 8, 20
 _WORD = r"[^\W\d_][\w'\u2019.-]*"
 _NAME = re.compile(rf"{_WORD}( {_WORD}){{1,3}}")
 _ONE_WORD = re.compile(_WORD)
@@ -53,7 +56,9 @@ def why_left_out(known: Cells, reading: Reading, role: Role | None, patient_of: 
             return NAMES
         if len(known) >= _FEW and own > _WORDS_OWN and share(known, _ONE_WORD) >= _MOST:
             return NAMES
-    return OWN if _each_patient_has_one(known, patient_of) else None
+    if _each_patient_has_one(known, patient_of):
+        return OWN
+    return MANY if len(known) >= _MANY and own > _NAMES_OWN and reading.separator is None else None
 
 
 def _is_capitalised(text: str) -> bool:

@@ -272,6 +272,17 @@ def test_a_column_that_tells_who_a_patient_is_stays_out_whatever_it_is_called(
     assert f"column {header} is left out: " in ran.err
 
 
+def test_names_and_notes_without_a_column_of_patients_stay_out(cxrsearch: Run, tmp_path: Path) -> None:
+    scans(tmp_path, [f"{n}.png" for n in range(60)])
+    names = [f"{person.split(', ')[1]}{'abc'[n]} meier".lower() for n in range(3) for person in PEOPLE[:7]]
+    rows = [f"{n}.png,{names[n // 3]},{names[n // 3].split()[0]} hustet seit gestern,{n % 5}" for n in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["scan,Bez,Grund,age", *rows]), "utf-8")
+    ran = init(cxrsearch, tmp_path / "t.csv")
+    assert list(drafted(tmp_path / "t.csv")["fields"]) == ["age"]
+    assert "meier" not in ran.out + ran.err
+    assert "hustet" not in ran.out + ran.err
+
+
 def test_findings_and_measures_with_capitals_and_large_numbers_stay_in(cxrsearch: Run, tmp_path: Path) -> None:
     scans(tmp_path, [f"{n}.png" for n in range(20)])
     table = tmp_path / "t.csv"
