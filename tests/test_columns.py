@@ -170,6 +170,24 @@ def test_a_step_that_is_none_says_what_is(cxrsearch: Run, index: Path, by: str, 
     assert (ran.code, message in ran.err) == (2, True), ran.err
 
 
+def test_steps_of_large_numbers_are_told_apart(cxrsearch: Run, tmp_path: Path) -> None:
+    for n in range(4):
+        write_picture(tmp_path / f"{n}.png", draw("Pneumonia", n, size=64))
+    cells = "\n".join(f"{n},{4_100_001 + 2 * n}.5" for n in range(4))
+    (tmp_path / "table.csv").write_text(f"scan,cells\n{cells}\n", "utf-8")
+    mapping = tmp_path / "t.toml"
+    mapping.write_text(
+        'name = "t"\n[images]\ntable = "table.csv"\npath = "{scan}.png"\n'
+        '[fields.cells]\ncolumn = "cells"\ntype = "float"\n',
+        "utf-8",
+    )
+    assert cxrsearch("index", mapping, "--index", tmp_path / "index").code == 0
+    out = cxrsearch("cohort", "--index", tmp_path / "index", "--by", "cells:2", "--format", "csv").out
+    assert [line.split(",")[:2] for line in out.splitlines()[1:]] == [
+        [f"{4_100_000 + 2 * n} to {4_100_002 + 2 * n}", "1"] for n in range(4)
+    ]
+
+
 def test_images_without_the_fact_are_a_group_of_their_own(cxrsearch: Run, tmp_path: Path) -> None:
     planted(tmp_path / "index", patients=4).close()
     ran = cxrsearch("cohort", "--index", tmp_path / "index", "--by", "age:0.5")
