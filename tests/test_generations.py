@@ -171,20 +171,6 @@ def test_a_writer_killed_before_its_draft_was_whole_leaves_the_published_one(
     assert [path.name for path in (index / "shard").iterdir()] == [published(index)]
 
 
-def test_the_engines_journals_of_a_kill_are_used_up_before_its_index_is_published(tmp_path: Path) -> None:
-    writer = EdgeStore.create(tmp_path / "index", FACTS)
-    for number in range(12):
-        writer.upsert(batch(128 * number))
-        killed = tmp_path / f"killed-{number}"
-        shutil.copytree(tmp_path / "index", killed)  # what a kill would leave
-        for _ in range(3):
-            found = EdgeStore.open(killed)
-            assert found.count() == 128 * (number + 1)
-            found.close()
-        assert not list(killed.rglob("tracker_journal.dat"))
-    writer.close()
-
-
 def published(index: Path) -> str:
     return str(json.loads((index / "index.json").read_text("utf-8"))["generation"])
 
