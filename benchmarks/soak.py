@@ -32,6 +32,7 @@ from cxrsearch.errors import ImageError, IndexUnavailable, Reason, WhereError
 from cxrsearch.imaging import isolated
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from cxrsearch.store.edge import EdgeStore
+from cxrsearch.store.manifest import OF_A_MOMENT
 from indexer.phantoms import draw, write_dicom
 
 _PICTURES = 150
@@ -187,8 +188,8 @@ from pathlib import Path
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.store import problems
 from cxrsearch.store.edge import EdgeStore
-print("FOUND", sum(1 for _ in problems(sys.argv[1])), flush=True)
 try:
+    print("FOUND", sum(1 for _ in problems(sys.argv[1])), flush=True)
     store = EdgeStore.open(Path(sys.argv[1]))
     print("POINTS", sum(1 for _ in store.scroll(vectors=True)))
     store.close()
@@ -226,8 +227,8 @@ def flips(folder: Path, until: float, rng: random.Random) -> Row:
 
 
 def _kept(path: Path) -> bool:
-    """Whether a file is a part of the index: not a lock, nor the report of what was left out."""
-    return path.name not in ("lock", "rejected.jsonl")
+    """Whether a file is of the index: no lock, no list of rejected files, none that the engine has for a moment."""
+    return path.name not in ("lock", "rejected.jsonl") and not path.parent.name.startswith(OF_A_MOMENT)
 
 
 # ------------------------------------------------------------------ files and filters that are none
