@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cxrsearch.encoder import DEFAULT_MODEL
+from cxrsearch.model_card import DEFAULT_MODEL
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reference" / "cxr-1.md"

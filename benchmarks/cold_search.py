@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.processes import cost
 from benchmarks.random_index import build, unit_vectors
-from cxrsearch.encoder import DEFAULT_MODEL, read_card
+from cxrsearch.model_card import DEFAULT_MODEL, read_card
 from indexer.phantoms import draw
 
 RUNS = 5

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.random_index import build, unit_vectors
 from cxrsearch.clinical.expression import And, Compare, Equals, Expression
-from cxrsearch.encoder import DEFAULT_MODEL, read_card
+from cxrsearch.model_card import DEFAULT_MODEL, read_card
 from cxrsearch.store.edge import EdgeStore
 
 SIZES = (10_000, 100_000)

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from cxrsearch.encoder import DEFAULT_MODEL, Encoder
+from cxrsearch.encoder import Encoder
 from cxrsearch.imaging.canonical import canonical
 from cxrsearch.imaging.read import read
+from cxrsearch.model_card import DEFAULT_MODEL
 from cxrsearch.statistics import Figure
 from trainer.learning.export import load_network
 from trainer.learning.network import Network

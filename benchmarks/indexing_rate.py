@@ -10,7 +10,8 @@ import numpy as np
 
 from cxrsearch import settings
 from cxrsearch.clinical.identity import load_identity
-from cxrsearch.encoder import DEFAULT_MODEL, Encoder
+from cxrsearch.encoder import Encoder
+from cxrsearch.model_card import DEFAULT_MODEL
 from cxrsearch.store.contract import DatasetFacts, IndexFacts
 from cxrsearch.store.edge import EdgeStore
 from indexer import dataset, pipeline

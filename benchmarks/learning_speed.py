@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxrsearch.encoder import DEFAULT_MODEL, Encoder
+from cxrsearch.encoder import Encoder
+from cxrsearch.model_card import DEFAULT_MODEL
 from trainer.config import Config, HeldOut, LearningSettings, NetworkSettings, TrainingDataset
 from trainer.data.images import Images
 from trainer.learning.embed import keep_freed_memory

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from cxrsearch.encoder import DEFAULT_MODEL, Encoder
+from cxrsearch.encoder import Encoder
 from cxrsearch.imaging.canonical import canonical
 from cxrsearch.imaging.perceptual_hash import bits_between, crop_hashes
 from cxrsearch.imaging.read import decode
+from cxrsearch.model_card import DEFAULT_MODEL
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 SEED = 0

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrsearch.encoder import DEFAULT_MODEL, Encoder
+from cxrsearch.encoder import Encoder
+from cxrsearch.model_card import DEFAULT_MODEL
 from cxrsearch.statistics import wilson
 from indexer import dataset
 from trainer.data.patients import differing_bits

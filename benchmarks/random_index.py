@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.clinical.fields import Field, FieldType
-from cxrsearch.encoder import ModelCard
+from cxrsearch.model_card import ModelCard
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from cxrsearch.store.edge import EdgeStore
 

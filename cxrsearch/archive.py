@@ -24,10 +24,11 @@ from cxrsearch.clinical.identity import Identity, load_identity
 from cxrsearch.clinical.where import parse
 from cxrsearch.cohort import counts
 from cxrsearch.cohort.similarity import Spread, spread
-from cxrsearch.encoder import Encoder, find_model, read_card
+from cxrsearch.encoder import Encoder
 from cxrsearch.errors import InputError, UsageError
 from cxrsearch.imaging import regions
 from cxrsearch.imaging.radiograph import DEFAULT_GATES, OPEN
+from cxrsearch.model_card import find_model, read_card
 from cxrsearch.report.frames import frame, shown_fields
 from cxrsearch.results import Cohort, Embeddings, Hits
 from cxrsearch.retrieval import search as searching

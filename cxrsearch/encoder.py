@@ -18,13 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.errors import ImageError, InputError, ModelError, Reason
-from cxrsearch.imaging.canonical import canonical
+from cxrsearch.imaging.canonical import canonical, prepared
 from cxrsearch.imaging.isolated import read
 from cxrsearch.imaging.radiograph import Radiograph
-from cxrsearch.model_card import DEFAULT_MODEL, ModelCard, Pooling, find_model, read_card
+from cxrsearch.model_card import Pooling, find_model, read_card
 from cxrsearch.onnx_graph import check_graph
-
-__all__ = ["DEFAULT_MODEL", "Encoded", "Encoder", "ModelCard", "find_model", "read_card"]
 
 # The largest encoder that anybody would index with takes two on one slow core.
 SECONDS_PER_PICTURE = 60
@@ -87,9 +85,15 @@ class Encoder:
             raise ModelError(f"{folder / 'encoder.onnx'}: not what its card says (other inputs or outputs)")
         self._input, self._one_by_one = given.name, given.shape[0] == 1
 
-    def prepare(self, radiograph: Radiograph) -> NDArray[np.float32]:
-        """The square that this encoder sees of a radiograph: (S, S) float32 in 0..1."""
-        return canonical(radiograph, self.card.input.size, self.card.input.resizing)
+    def prepare(self, radiograph: Radiograph, picture: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """The square that this encoder sees of a radiograph: (S, S) float32 in 0..1.
+
+        picture: the canonical one of PICTURE_SIDE, where it is made already.
+        """
+        size, resizing = self.card.input.size, self.card.input.resizing
+        if picture is None:
+            return canonical(radiograph, size, resizing)
+        return prepared(radiograph, picture, size, resizing)
 
     def embed(self, images: Sequence[str | Path | NDArray[np.generic]]) -> NDArray[np.float32]:
         """The embeddings of images: (N, D) float32, each of unit length, in their order.

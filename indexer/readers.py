@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from cxrsearch.encoder import SECONDS_PER_PICTURE, Encoder
 from cxrsearch.errors import ImageError, Reason
-from cxrsearch.imaging.canonical import canonical, grey, jpeg, picture_digest
+from cxrsearch.imaging.canonical import PICTURE_SIDE, canonical, grey, jpeg, pixel_digest, prepared
 from cxrsearch.imaging.isolated import SECONDS_PER_FILE, Broken, Isolated
 from cxrsearch.imaging.radiograph import Gates, Radiograph
 from cxrsearch.imaging.read import decode, digest, read_bytes
@@ -234,8 +234,11 @@ def work(config: ReaderConfig) -> Callable[[list[_Wanted]], Iterator[tuple[dict[
     model = config.model
     encoder = None if isinstance(model, int) else Encoder(model, threads=1)
 
-    def prepare(radiograph: Radiograph) -> NDArray[np.float32]:
-        return canonical(radiograph, model) if isinstance(model, int) else encoder.prepare(radiograph)  # type: ignore[union-attr]
+    def prepare(radiograph: Radiograph, picture: NDArray[np.float32]) -> NDArray[np.float32]:
+        if encoder is not None:
+            return encoder.prepare(radiograph, picture)
+        assert isinstance(model, int)
+        return prepared(radiograph, picture, model)
 
     def answer(asked: list[_Wanted]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
         files: list[_Small] = []
@@ -289,7 +292,10 @@ class _Small:
 
 
 def _read_file(
-    wanted: _Wanted, number: int, config: ReaderConfig, prepare: Callable[[Radiograph], NDArray[np.float32]]
+    wanted: _Wanted,
+    number: int,
+    config: ReaderConfig,
+    prepare: Callable[[Radiograph, NDArray[np.float32]], NDArray[np.float32]],
 ) -> _Small | ReadFile:
     data = read_bytes(wanted.path, wanted.label)
     sha256 = digest(data)
@@ -297,7 +303,8 @@ def _read_file(
     if wanted.header_only:
         return ReadFile(sha256, None, len(data), images[0].header)
     sizes = [(image.width, image.height, image.projection) for image in images]
-    pictures = [prepare(image) for image in images]
-    digests = [picture_digest(image) for image in images]
+    squares = [canonical(image, PICTURE_SIDE) for image in images]
+    pictures = [prepare(image, square) for image, square in zip(images, squares, strict=True)]
+    digests = [pixel_digest(square) for square in squares]
     thumbnails = [jpeg(grey(image, SIDE)) if config.thumbnails else None for image in images]
     return _Small(number, sha256, len(data), images[0].header, sizes, pictures, digests, thumbnails)

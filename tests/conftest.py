@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from factories import Ran, Run
 
-from cxrsearch.encoder import DEFAULT_MODEL
+from cxrsearch.model_card import DEFAULT_MODEL
 from indexer.phantoms import write_cohort
 
 ROOT = Path(__file__).parent.parent

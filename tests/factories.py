@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Payload
-from cxrsearch.encoder import DEFAULT_MODEL, read_card
+from cxrsearch.model_card import DEFAULT_MODEL, read_card
 from cxrsearch.store import create_store
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from cxrsearch.store.edge import EdgeStore

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cxrsearch.encoder import DEFAULT_MODEL, Encoder, read_card
+from cxrsearch.encoder import Encoder
 from cxrsearch.imaging.canonical import canonical
 from cxrsearch.imaging.radiograph import Radiograph
 from cxrsearch.imaging.read import read
+from cxrsearch.model_card import DEFAULT_MODEL, read_card
 from indexer.phantoms import FINDINGS, draw
 
 

@@ -230,7 +230,7 @@ def test_an_evaluation_has_one_protocol(cxrsearch: Run, tmp_path: Path, argument
 
 
 def test_a_model_of_another_picture_size_is_refused(cxrsearch: Run, tmp_path: Path) -> None:
-    from cxrsearch.encoder import DEFAULT_MODEL
+    from cxrsearch.model_card import DEFAULT_MODEL
 
     ran = cxrsearch("evaluate", configuration(tmp_path, 24, 1), "--model", DEFAULT_MODEL, "--out", tmp_path / "out")
     assert ran.code == 4

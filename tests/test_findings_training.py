@@ -257,7 +257,7 @@ def test_an_archive_that_was_not_learnt_from_is_searched_by_patient(cxrsearch: R
 
 
 def test_agreement_with_scores_is_beside_random_neighbours(cxrsearch: Run, tmp_path: Path) -> None:
-    from cxrsearch.encoder import DEFAULT_MODEL
+    from cxrsearch.model_card import DEFAULT_MODEL
 
     toml, rng = write_clouds(tmp_path / "set", 30), np.random.default_rng(0)
     table = tmp_path / "set" / "facts.csv"

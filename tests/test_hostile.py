@@ -26,9 +26,10 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from cxrsearch.clinical.identity import Numbering
 from cxrsearch.clinical.where import parse
-from cxrsearch.encoder import DEFAULT_MODEL, Encoder, read_card
+from cxrsearch.encoder import Encoder
 from cxrsearch.errors import ImageError, IndexUnavailable, InputError, MappingError, ModelError, WhereError
 from cxrsearch.imaging.read import decode
+from cxrsearch.model_card import DEFAULT_MODEL, read_card
 from cxrsearch.retrieval.prediction import Predictor
 from cxrsearch.store import open_store
 from cxrsearch.store.contract import IndexFacts

@@ -17,8 +17,8 @@ from factories import Run
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException
 
-from cxrsearch.encoder import DEFAULT_MODEL, read_card
 from cxrsearch.errors import IndexUnavailable
+from cxrsearch.model_card import DEFAULT_MODEL, read_card
 from cxrsearch.store import open_store
 from cxrsearch.store.collection_facts import records
 from cxrsearch.store.contract import DatasetFacts, IndexFacts

@@ -17,9 +17,10 @@ import torch
 from factories import Ran, Run, image_of, points
 from onnx import TensorProto, helper, numpy_helper
 
-from cxrsearch.encoder import DEFAULT_MODEL, Encoder, read_card
+from cxrsearch.encoder import Encoder
 from cxrsearch.imaging.radiograph import Radiograph
 from cxrsearch.imaging.resizing import Resizing
+from cxrsearch.model_card import DEFAULT_MODEL, read_card
 
 Import = Callable[..., Ran]
 

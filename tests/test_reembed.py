@@ -25,7 +25,7 @@ def half_model(tmp_path: Path) -> Path:
     import onnx
     from onnx import helper, numpy_helper
 
-    from cxrsearch.encoder import DEFAULT_MODEL
+    from cxrsearch.model_card import DEFAULT_MODEL
 
     folder = tmp_path / "half"
     folder.mkdir()

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cxrsearch.encoder import DEFAULT_MODEL, read_card
 from cxrsearch.errors import InputError, UsageError
+from cxrsearch.model_card import DEFAULT_MODEL, read_card
 from indexer.phantoms import write_cohort
 from trainer.metrics import probabilities as scores
 from trainer.transfer import cases as casing

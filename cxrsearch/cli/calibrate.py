@@ -24,7 +24,7 @@ def calibrate(
     """
     from dataclasses import replace
 
-    from cxrsearch.encoder import find_model, read_card
+    from cxrsearch.model_card import find_model, read_card
     from cxrsearch.report import votes
     from cxrsearch.report.rows import write
     from cxrsearch.store import open_store

@@ -114,7 +114,7 @@ def index_dataset(
 ) -> int:
     """Fill an index and say what became of every file and row; the exit code."""
     from cxrsearch.cli import index_output
-    from cxrsearch.encoder import find_model
+    from cxrsearch.model_card import find_model
     from indexer.fill import fill
 
     index_output.warn(data)

@@ -14,7 +14,7 @@ from cxrsearch.model_card import Pooling
 from cxrsearch.report.rows import Format
 
 if TYPE_CHECKING:
-    from cxrsearch.encoder import ModelCard
+    from cxrsearch.model_card import ModelCard
 
 models = typer.Typer(
     help="List, show and import encoders.",
@@ -36,9 +36,8 @@ def list_models(format: Output = Format.TABLE) -> None:
 
     Example: cxrsearch models list
     """
-    from cxrsearch.encoder import DEFAULT_MODEL, read_card
     from cxrsearch.errors import ModelError
-    from cxrsearch.model_card import installed_models
+    from cxrsearch.model_card import DEFAULT_MODEL, installed_models, read_card
     from cxrsearch.report.rows import write
 
     rows: list[dict[str, Any]] = []
@@ -76,7 +75,7 @@ def show(
 
     Example: cxrsearch models show cxr-1
     """
-    from cxrsearch.encoder import find_model, read_card
+    from cxrsearch.model_card import find_model, read_card
     from cxrsearch.report.rows import write
 
     folder = find_model(model)
@@ -120,7 +119,7 @@ def import_model(
 
     Example: cxrsearch models import hf:microsoft/rad-dino --as rad-dino
     """
-    from cxrsearch.encoder import read_card
+    from cxrsearch.model_card import read_card
     from trainer.importing.folder import import_model as make
     from trainer.importing.source import Choices
 

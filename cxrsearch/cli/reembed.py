@@ -24,7 +24,7 @@ def reembed(
 
     Example: cxrsearch reembed chest --model rad-dino --to chest-2
     """
-    from cxrsearch.encoder import find_model
+    from cxrsearch.model_card import find_model
     from indexer.reembed import reembed as make
 
     made = make(source, to, find_model(model), skip_missing)

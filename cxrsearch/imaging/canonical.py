@@ -51,9 +51,11 @@ def _filling(radiograph: Radiograph, size: int, resizing: Resizing) -> NDArray[n
     return np.asarray(np.rint(np.clip(np.asarray(resized), 0.0, 1.0) * 255) / np.float32(255), dtype=np.float32)
 
 
-def picture_digest(radiograph: Radiograph) -> str:
-    """:func:`pixel_digest` of a radiograph."""
-    return pixel_digest(canonical(radiograph, PICTURE_SIDE))
+def prepared(
+    radiograph: Radiograph, picture: NDArray[np.float32], size: int, resizing: Resizing = Resizing.PAD
+) -> NDArray[np.float32]:
+    """:func:`canonical`, where that of PICTURE_SIDE is made already (``picture``) and mostly is what is asked for."""
+    return picture if (size, resizing) == (PICTURE_SIDE, Resizing.PAD) else canonical(radiograph, size, resizing)
 
 
 def content(width: int, height: int, size: int) -> tuple[slice, slice]:

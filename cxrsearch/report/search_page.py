@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from cxrsearch.clinical.fields import DIGESTS, Field, FieldType, Payload, values_of
 from cxrsearch.cohort import counts
-from cxrsearch.encoder import ModelCard
 from cxrsearch.imaging.canonical import content, grey
 from cxrsearch.imaging.places import Shares, Sized
+from cxrsearch.model_card import ModelCard
 from cxrsearch.report import page
 from cxrsearch.report.rows import text_of
 from cxrsearch.report.votes import VOTE_COLUMNS, vote_rows, vote_words

@@ -144,7 +144,7 @@ def read_query(
         raise ImageError(Reason.MISSING, f"{path}: {_why_no_file(path)}")
     radiographs = _read(path, keywords(store.facts), gates)
     squares = [canonical(one, PICTURE_SIDE) for one in radiographs]
-    prepared = [encoder.prepare(one) for one in radiographs]
+    prepared = [encoder.prepare(one, square) for one, square in zip(radiographs, squares, strict=True)]
     if encoder.card.has_places:
         encoded = encoder.encode(prepared)
         embeddings, everywhere = encoded.embedding, list(encoded.places)

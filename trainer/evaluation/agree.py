@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from cxrsearch import __version__
-from cxrsearch.encoder import read_card
 from cxrsearch.errors import InputError
+from cxrsearch.model_card import read_card
 from cxrsearch.statistics import Figure
 from trainer.data.images import Images
 from trainer.evaluation import baselines

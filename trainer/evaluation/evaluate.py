@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from cxrsearch.encoder import read_card
 from cxrsearch.errors import InputError
+from cxrsearch.model_card import read_card
 from trainer.config import Config, HeldOut, NetworkSettings, TrainingDataset
 from trainer.data import splits
 from trainer.data.claim import claim
