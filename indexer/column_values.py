@@ -5,11 +5,12 @@ Nothing here quotes a cell: of exceptions only the row is kept, and of words onl
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cxrsearch.clinical.fields import FieldType, Scalar, convert
+from cxrsearch.clinical.fields import SERIAL_DATES, FieldType, Scalar, convert
 from cxrsearch.text import tidy
 from indexer.numbers import is_scientific, plain
 
@@ -36,6 +37,8 @@ _DATE_FORMATS = (
     "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d", "%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y",
     "%d-%b-%Y", "%d-%b-%y",
 )  # fmt: skip
+# Years of digital radiographs: numbers that are days of Excel in other years are taken for something else.
+_FIRST_YEAR = 1985
 _NUMBER = r"[+-]?[0-9][0-9.,' ]*"
 _BOUND = re.compile(rf"[<>\u2264\u2265]=?\s*{_NUMBER}|{_NUMBER}\s*\+")
 _WITH_UNIT = re.compile(rf"({_NUMBER}?)\s*([A-Za-z%\u00b0\u00b5\u03bc][\w%\u00b0\u00b5\u03bc/^]{{0,11}})")
@@ -77,10 +80,13 @@ class Reading:
 Cells = Mapping[str, Sequence[int]]
 
 
-def read(cells: Cells, is_date: bool, decimal: str | None, is_place: bool = False) -> Reading | None:
+def read(
+    cells: Cells, is_date: bool, decimal: str | None, is_place: bool = False, calendar: str | None = None
+) -> Reading | None:
     """What a column holds whose distinct tidy texts, blanks aside, stand in these rows; None where nothing is known.
 
-    is_date, is_place: the name says so. decimal: the table's mark, where other columns tell it.
+    is_date, is_place: the name says so. decimal: the table's mark, where other columns tell it. calendar: the one of
+    SERIAL_DATES that the table's file says it counts days by.
     """
     words = {text: rows for text, rows in cells.items() if text.casefold() in MISSING}
     known = {text: rows for text, rows in cells.items() if text not in words}
@@ -88,7 +94,7 @@ def read(cells: Cells, is_date: bool, decimal: str | None, is_place: bool = Fals
         known["-"] = words.pop("-")
     if not known:
         return None
-    found = _booleans(known) or _dates(known, is_date) or _numbers(known, decimal) or _texts(known, is_place)
+    found = _booleans(known) or _dates(known, is_date, calendar) or _numbers(known, decimal) or _texts(known, is_place)
     found.missing = sorted(words) + found.missing
     return found
 
@@ -132,7 +138,7 @@ def _readable(
     return found
 
 
-def _dates(known: Cells, is_date: bool) -> Reading | None:
+def _dates(known: Cells, is_date: bool, calendar: str | None) -> Reading | None:
     known, more = _without_missing_beside_numbers(known)
     if not known or not any(re.search(r"[0-9]", text) for text in known):
         return None
@@ -140,9 +146,14 @@ def _dates(known: Cells, is_date: bool) -> Reading | None:
     compact = all(re.fullmatch(r"(19|20)[0-9]{6}", text) for text in known)
     candidates = [f for f in _DATE_FORMATS if (f == "%Y%m%d") == compact]
     some = list(known)[:: len(known) // _SAMPLE + 1]
-    if not any(_readable(some, FieldType.DATE, [f]) for f in candidates):
+    if not any(_readable(some, FieldType.DATE, [f]) for f in [*candidates, *(SERIAL_DATES if is_date else ())]):
         return None  # trying each format on a hundred thousand words takes a minute
     by_format = {f: _readable(known, FieldType.DATE, [f]) for f in candidates}
+    serial, written = calendar or "excel", set().union(*by_format.values())
+    days = _days_of_excel({t: rows for t, rows in known.items() if t not in written}, serial)
+    # A number alone is a date only where the column's name, or most other cells, say that they are dates.
+    if days and (is_date or count({t: known[t] for t in written}) >= _HALF * count(known)):
+        by_format[serial] = days
     formats: list[str] = []
     left = set(known)
     while len(formats) < 3 and (best := max(by_format, key=lambda f: len(by_format[f] & left))) is not None:
@@ -150,20 +161,40 @@ def _dates(known: Cells, is_date: bool) -> Reading | None:
             break
         formats.append(best)
         left -= by_format[best]
-    needed = _HALF if is_date else _MOST
+    needed = _HALF if is_date and serial not in formats else _MOST
     if not formats or count(known) - count({t: known[t] for t in left}) < needed * count(known):
         return None
     notes = []
     first = by_format[formats[0]]
     twin = _swapped(formats[0])
-    if twin in by_format and (both := by_format[twin] & first):
+    if twin != formats[0] and twin in by_format and (both := by_format[twin] & first):
         if len(both) == len(first):
             notes.append(f"every date can be read as {formats[0]} and as {twin}: check which")
         formats = [f for f in formats if f != twin or not by_format[f] & first]
         left = set(known) - set().union(*(by_format[f] for f in formats))
+    if serial in formats:
+        notes.append(_serial_note({text: known[text] for text in days}, calendar))
     reading = Reading(FieldType.DATE, count(known), missing=more, formats=formats, notes=notes)
     reading.unreadable = _rows({text: known[text] for text in left})
     return reading
+
+
+def _days_of_excel(known: Cells, calendar: str) -> set[str]:
+    """The cells that are days of Excel, where nearly all are of years that have such images."""
+    days = _readable(known, FieldType.DATE, [calendar])
+    likely = {t: known[t] for t in days if _FIRST_YEAR <= _year(t, calendar) <= datetime.date.today().year + 1}
+    return days if likely and count(likely) >= _MOST * count({t: known[t] for t in days}) else set()
+
+
+def _serial_note(days: Cells, calendar: str | None) -> str:
+    years = sorted(_year(text, calendar or "excel") for text in days)
+    counted = f"{count(days)} cells are numbers, read as the days that Excel counts from"
+    note = f"{counted} {1904 if calendar == 'excel-1904' else 1900}: of the years {years[0]} to {years[-1]}"
+    return note if calendar is not None else f'{note}; a Mac may have counted from 1904 (formats = ["excel-1904"])'
+
+
+def _year(text: str, calendar: str) -> int:
+    return int(str(convert(text, FieldType.DATE, [calendar]))[:4])
 
 
 def _swapped(pattern: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from cxrsearch.clinical.fields import SYSTEM_FIELDS, FieldType
 from cxrsearch.errors import MappingError
 from cxrsearch.text import tidy
-from indexer import column_names, column_values, identifying, image_columns
+from indexer import column_names, column_values, identifying, image_columns, sheets
 from indexer.column_names import LEFT_OUT, Role
 from indexer.column_values import Cells, Reading
 from indexer.dialect import Detected, detect
@@ -57,7 +57,7 @@ class Draft:
     patient, study: the column of each, None where there is none. left_out: columns with the reason.
     numbers: of the patient column, how many rows have one and how many of those are written as 1E+05.
     hashed: whether names of files hold the patient's number or name. decimal: of most numbers, None where all have a
-    point.
+    point. calendar: by which the file says that it counts days, as a workbook does.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Draft:
     left_out: dict[str, str] = field(default_factory=dict)
     hashed: bool = False
     decimal: str | None = None
+    calendar: str | None = None
 
 
 def draft(table: Path, images: Path, sheet: str | None = None) -> Draft:
@@ -95,6 +96,7 @@ def draft(table: Path, images: Path, sheet: str | None = None) -> Draft:
         twice = f"\n  Rename columns of one name: {', '.join(several)[:200]}." if several else _HOLDS_NAMES
         raise MappingError(f"{table.name}: no column names a file in {images}, which has {len(found)} images.{twice}")
     drafted = Draft(_dataset_name(table, images), table, detected, read, matching, len(found))
+    drafted.calendar = sheets.calendar(table)
     for name in several:
         drafted.left_out[name] = "several columns have this name; rename them"
     cells = {name: _cells(read.rows, name) for name in names}
@@ -168,7 +170,7 @@ def _runs(text: str) -> str:
 
 
 def _choose_fields(drafted: Draft, cells: dict[str, dict[str, list[int]]]) -> None:
-    marks = [found.decimal for column in cells if (found := _read(column, cells[column], None)) is not None]
+    marks = [found.decimal for column in cells if (found := _read(drafted, column, cells[column])) is not None]
     if "," in marks:
         drafted.decimal = ","
     elif "." in marks:
@@ -189,7 +191,7 @@ def _choose_fields(drafted: Draft, cells: dict[str, dict[str, list[int]]]) -> No
             if role in (Role.NAME, Role.NUMBER):
                 drafted.hashed |= _name_patients(drafted, texts, words=role is Role.NAME)
             continue
-        reading = _read(column, texts, drafted.decimal)
+        reading = _read(drafted, column, texts)
         if reading is None:
             drafted.left_out[column] = "nothing known"
             continue
@@ -209,9 +211,10 @@ def _choose_fields(drafted: Draft, cells: dict[str, dict[str, list[int]]]) -> No
         drafted.fields.append(DraftedField(name, column, reading, column_names.is_outcome(column)))
 
 
-def _read(column: str, texts: Cells, decimal: str | None) -> Reading | None:
+def _read(drafted: Draft, column: str, texts: Cells) -> Reading | None:
     is_place = column_names.role_of(column) is Role.SITE
-    return column_values.read(texts, column_names.says_date(column), decimal, is_place)
+    is_date = column_names.says_date(column)
+    return column_values.read(texts, is_date, drafted.decimal, is_place, drafted.calendar)
 
 
 def _is_number(column: str, reading: Reading, texts: Cells) -> bool:

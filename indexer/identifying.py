@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 
-from cxrsearch.clinical.fields import FieldType
+from cxrsearch.clinical.fields import FieldType, convert
 from indexer.column_names import Role
 from indexer.column_values import Cells, Reading, count, share
 from indexer.numbers import whole
@@ -82,7 +82,7 @@ def _old(known: Cells, formats: list[str]) -> int:
 
 def _is_old(text: str, pattern: str) -> bool:
     try:
-        year = datetime.datetime.strptime(text, pattern).year
+        year = int(str(convert(text, FieldType.DATE, [pattern]))[:4])
     except ValueError:
         return False
     # Of two digits, 45 is read as 2045.

@@ -21,7 +21,17 @@ from pydantic import (
 )
 from pydantic import Field as Declared
 
-from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Scalar, Value, convert, valid_field_name, years
+from cxrsearch.clinical.fields import (
+    SERIAL_DATES,
+    SYSTEM_FIELDS,
+    Field,
+    FieldType,
+    Scalar,
+    Value,
+    convert,
+    valid_field_name,
+    years,
+)
 from cxrsearch.clinical.identity import Numbering, part_of_path
 from cxrsearch.clinical.pattern import check, part_of
 from cxrsearch.text import nearest, tidy
@@ -148,7 +158,7 @@ class FieldMapping(ValueSource):
     @field_validator("formats")
     @classmethod
     def _formats(cls, formats: list[str]) -> list[str]:
-        for pattern in formats:
+        for pattern in (one for one in formats if one not in SERIAL_DATES):
             try:
                 datetime.datetime.strptime(datetime.datetime(2020, 3, 31).strftime(pattern), pattern)
             except (ValueError, re.error) as error:

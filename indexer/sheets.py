@@ -25,6 +25,7 @@ _LARGEST_UNPACKED = 2**30
 _LARGEST_EXTENT = 2**26
 _PLACE = re.compile(rb"""\br=["']([A-Z]{1,3})([0-9]{1,7})["']""")
 _PIECE = 2**20
+_FROM_1904 = re.compile(rb"""<(?:\w+:)?workbookPr\b[^>]*\bdate1904\s*=\s*["'](?:1|true|on)["']""")
 # Beyond it a float has no exact whole number.
 _EXACT = 2.0**53
 
@@ -47,6 +48,16 @@ def rows(path: Path, sheet: str | None) -> Iterator[list[str]]:
     Raises MappingError for a file that is none or a sheet that is not there, UsageError where pyarrow is missing.
     """
     return _parquet(path) if path.suffix.lower() == PARQUET else _sheet(path, sheet)
+
+
+def calendar(path: Path) -> str | None:
+    """By which of SERIAL_DATES a workbook of Excel counts days; None where it does not say, as .xls and .ods do not."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("xl/workbook.xml") as part:
+            start = part.read(_PIECE)
+    except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError):
+        return None
+    return "excel-1904" if _FROM_1904.search(start) else "excel"
 
 
 def _workbook(path: Path) -> Any:

@@ -43,6 +43,8 @@ def only_field(folder: Path, field: str, cell: str, extra: str = "") -> object:
         ("type = 'date'", "2020-03-01", "2020-03-01"),
         ("type = 'date'\nformats = ['%B %d, %Y', '%d.%m.%y']", "January 22, 2020", "2020-01-22"),
         ("type = 'date'\nformats = ['%B %d, %Y', '%d.%m.%y']", "1.3.20", "2020-03-01"),
+        ("type = 'date'\nformats = 'excel'", "45321", "2024-01-30"),
+        ("type = 'date'\nformats = ['%d.%m.%Y', 'excel-1904']", "43859.75", "2024-01-30"),
         ("type = 'boolean'\npresent = 'number'", "-4.0", True),
         ("type = 'boolean'\npresent = 'number'", "", False),
         ("type = 'boolean'\npresent = 'text'", "anything", True),
@@ -101,6 +103,16 @@ FIELD = "[fields.age]\ncolumn = 'age'\ntype = 'integer'\n"
             TABLE + "[fields.d]\ncolumn = 'd'\ntype = 'date'\n",
             "file,d\na,2020-02-30\n",
             "column 'd', row 2: the value is no date of the form YYYY-MM-DD",
+        ),
+        (
+            TABLE + "[fields.d]\ncolumn = 'd'\ntype = 'date'\n",
+            "file,d\na,45321\n",
+            r'row 2: the value is no date .*; as a day that Excel counted, formats = \["excel"\] reads it',
+        ),
+        (
+            TABLE + "[fields.d]\ncolumn = 'd'\ntype = 'date'\nformats = 'excel'\n",
+            "file,d\na,45321\nb,60\nc,3e6\n",
+            "row 3: the value is no date of the form excel .*\n.*row 4: the value is no date",
         ),
         (
             TABLE + "[fields.b]\ncolumn = 'b'\ntype = 'boolean'\n",

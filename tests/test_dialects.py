@@ -271,6 +271,27 @@ def test_the_type_of_a_column_is_that_of_its_cells(texts: list[str], kind: Field
     assert (found.type, found.formats, found.unreadable) == (kind, formats, [])
 
 
+@pytest.mark.parametrize(
+    ("texts", "is_date", "kind", "formats"),
+    [
+        (["45321", "45322.5"], True, FieldType.DATE, ["excel"]),
+        (["45321", "45322"], False, FieldType.INTEGER, []),
+        (["30.01.2024", "31.01.2024", "45323"], False, FieldType.DATE, ["%d.%m.%Y", "excel"]),
+        (["1", "8", "45321"], True, FieldType.INTEGER, []),  # days after admission
+        (["12", "14", "210"], True, FieldType.INTEGER, []),
+        (["20240130", "20240131"], True, FieldType.DATE, ["%Y%m%d"]),
+    ],
+)
+def test_days_that_excel_counted_are_dates_where_something_says_so(
+    texts: list[str], is_date: bool, kind: FieldType, formats: list[str]
+) -> None:
+    found = reading(*texts, is_date=is_date)
+    assert (found.type, found.formats) == (kind, formats)
+    assert any("cells are numbers, read as the days that Excel counts" in note for note in found.notes) is (
+        "excel" in formats
+    )
+
+
 def test_dates_that_may_be_of_two_countries_are_said_to_be() -> None:
     assert "check which" in " ".join(reading("03/04/2020", "05/06/2020").notes)
     assert reading("03/04/2020", "25/06/2020").notes == []

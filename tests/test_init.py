@@ -359,6 +359,31 @@ def test_a_workbook_with_titles_and_numbers_as_floats(cxrsearch: Run, tmp_path: 
     assert unit == "°C"
 
 
+@pytest.mark.parametrize("first", [1900, 1904])
+def test_days_of_excel_are_the_dates_that_its_workbook_counts(cxrsearch: Run, tmp_path: Path, first: int) -> None:
+    """By the cell's number format or, where that was lost, by the column's name; a table of text cannot say which."""
+    import datetime
+
+    scans(tmp_path, ["1.png", "2.png"])
+    book = openpyxl.Workbook()
+    book.epoch = datetime.datetime(1899, 12, 30) if first == 1900 else datetime.datetime(1904, 1, 1)
+    number = (datetime.datetime(2024, 1, 30) - book.epoch).days
+    for row in (["scan", "seen", "study date"], [1, datetime.datetime(2024, 1, 30), number], [2, None, number + 1]):
+        book.active.append(row)
+    book.save(tmp_path / "t.xlsx")
+    ran = init(cxrsearch, tmp_path / "t.xlsx")
+    assert ran.code == 0, ran.err
+    assert read_from(tmp_path / "t.xlsx", "study_date") == {"1.png": "2024-01-30", "2.png": "2024-01-31"}
+    assert drafted(tmp_path / "t.xlsx")["fields"]["seen"]["formats"] == ["%Y-%m-%d"]
+    evidence = f"2 cells are numbers, read as the days that Excel counts from {first}: of the years 2024 to 2024"
+    assert f"note: field study_date: {evidence}\n" in ran.err
+    assert f"# {evidence}\n" in (tmp_path / "t.toml").read_text("utf-8")
+    (tmp_path / "t.csv").write_text("scan,study date\n1,45321\n2,45322\n", "utf-8")
+    ran = init(cxrsearch, tmp_path / "t.csv", "--overwrite")
+    assert 'a Mac may have counted from 1904 (formats = ["excel-1904"])' in ran.err
+    assert read_from(tmp_path / "t.csv", "study_date") == {"1.png": "2024-01-30", "2.png": "2024-01-31"}
+
+
 def test_a_hidden_sheet_is_not_what_is_drafted(cxrsearch: Run, tmp_path: Path) -> None:
     scans(tmp_path, ["1.png", "2.png"])
     book = openpyxl.Workbook()

@@ -72,6 +72,12 @@ _TRUE, _FALSE = {"true", "yes", "y", "1", "1.0"}, {"false", "no", "n", "0", "0.0
 # What float() takes and people do not mean: 1_000, nan, digits of other scripts.
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+# Formats of a date beside those of strptime: days as Excel counts them, by the day 0 of each of its two calendars. It
+# takes 1900 for a leap year, so the first counts rightly from 1 March 1900 on, its day 61.
+SERIAL_DATES = {"excel": datetime.date(1899, 12, 30), "excel-1904": datetime.date(1904, 1, 1)}
+_FIRST_SERIAL = 61
+# Days of the years 1950 to 2100, in which a number that is no date may be one all the same.
+_LIKELY_SERIAL = range(18_264, 73_416)
 _AGE = re.compile(r"([0-9]{1,3}) ?([DWMY]?)")
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 _OLDEST = 130
@@ -115,7 +121,7 @@ def valid_field_name(name: str) -> bool:
 def convert(text: str, kind: FieldType, formats: Sequence[str] = ()) -> Scalar:
     """One value from its text. Raises ValueError, whose message completes "the value ... ".
 
-    ``formats``: ``strptime`` patterns tried in order for a date; ISO 8601 when there is none.
+    ``formats``: ``strptime`` patterns or names of SERIAL_DATES, tried in order for a date; ISO 8601 when there is none.
     """
     text = tidy(text)
     match kind:
@@ -160,10 +166,22 @@ def _number(text: str) -> float:
 def _date(text: str, formats: Sequence[str]) -> str:
     for pattern in formats or ("%Y-%m-%d",):
         try:
+            if pattern in SERIAL_DATES:
+                return _serial_date(text, SERIAL_DATES[pattern])
             return datetime.datetime.strptime(text, pattern).date().isoformat()
         except ValueError:
             continue
-    raise ValueError(f"is no date of the form {' or '.join(formats or ('YYYY-MM-DD',))}")
+    hint = ""
+    if _NUMBER.fullmatch(text) and int(float(text)) in _LIKELY_SERIAL and SERIAL_DATES.keys().isdisjoint(formats):
+        hint = '; as a day that Excel counted, formats = ["excel"] reads it'
+    raise ValueError(f"is no date of the form {' or '.join(formats or ('YYYY-MM-DD',))}{hint}")
+
+
+def _serial_date(text: str, first: datetime.date) -> str:
+    number = _number(text)
+    if not _FIRST_SERIAL <= number < datetime.date.max.toordinal() - first.toordinal() + 1:
+        raise ValueError("is no day of Excel")
+    return (first + datetime.timedelta(days=int(number))).isoformat()
 
 
 def wrong_type(payload: Mapping[str, Any], fields: Mapping[str, Field]) -> str | None:
