@@ -91,7 +91,7 @@ def detect(path: Path, sheet: str | None = None) -> Detected:
 def _of_sheets(path: Path, sheet: str | None) -> Dialect:
     if sheet is not None or len(names := sheets.sheet_names(path)) < 2:
         return Dialect(sheet=sheet, skip=_skip(list(islice(sheets.rows(path, sheet), _SAMPLE_ROWS))))
-    filled = {name: sum(any(map(tidy, cells)) for cells in sheets.rows(path, name)) for name in names}
+    filled = {name: sum(any(map(tidy, filter(None, cells))) for cells in sheets.rows(path, name)) for name in names}
     best = max(names, key=lambda name: filled[name])  # the first of equals
     dialect = _of_sheets(path, best)
     return replace(dialect, sheet=None) if best == names[0] else dialect

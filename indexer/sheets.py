@@ -12,19 +12,18 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from cxrsearch.errors import MappingError, UsageError
 from cxrsearch.text import nearest
+from indexer import extent
 
 WORKBOOKS = frozenset({".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"})
 PARQUET = ".parquet"
 # What a workbook of a few kilobytes may unpack to before it is taken for an attack.
 _LARGEST_UNPACKED = 2**30
-# Cells of the rectangle around all that a sheet holds: the library makes room for each, two gigabytes for these.
-_LARGEST_EXTENT = 2**26
-_PLACE = re.compile(rb"""\br=["']([A-Z]{1,3})([0-9]{1,7})["']""")
-_PIECE = 2**20
+# Of a workbook's description the part that says by which calendar it counts days.
+_START = 2**20
 _FROM_1904 = re.compile(rb"""<(?:\w+:)?workbookPr\b[^>]*\bdate1904\s*=\s*["'](?:1|true|on)["']""")
 # Beyond it a float has no exact whole number.
 _EXACT = 2.0**53
@@ -54,7 +53,7 @@ def calendar(path: Path) -> str | None:
     """By which of SERIAL_DATES a workbook of Excel counts days; None where it does not say, as .xls and .ods do not."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open("xl/workbook.xml") as part:
-            start = part.read(_PIECE)
+            start = part.read(_START)
     except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError):
         return None
     return "excel-1904" if _FROM_1904.search(start) else "excel"
@@ -65,6 +64,9 @@ def _workbook(path: Path) -> Any:
 
     try:
         _check_unpacked(path)
+        if extent.is_too_large(path):
+            what = "a cell lies far below or right of the table; delete it, or save as CSV"
+            raise MappingError(f"{path.name}: {what}")
         return load_workbook(path)
     except CalamineError:
         # The library's own words may quote the file.
@@ -88,12 +90,14 @@ def _sheet(path: Path, sheet: str | None) -> Iterator[list[str]]:
     if sheet is not None and sheet not in names:
         raise MappingError(f"{path.name}: no sheet {sheet!r}.{nearest(sheet, names)} It has {len(names)}.")
     try:
-        _check_extent(path)
-        read = workbook.get_sheet_by_name(sheet if sheet is not None else names[0]).to_python(skip_empty_area=False)
+        read = workbook.get_sheet_by_name(sheet if sheet is not None else names[0])
     except CalamineError:
         raise MappingError(f"{path.name}: the sheet cannot be read; save the workbook again, or as CSV") from None
-    for cells in read:
-        yield [text_of(cell) for cell in cells]
+    before = [""] * (read.start[1] if read.start is not None else 0)
+    blank = [""] * (len(before) + read.width)
+    # Row by row: a list of all would take twice the library's own memory.
+    for cells in read.iter_rows():
+        yield [*before, *map(text_of, cells)] if any(cell != "" for cell in cells) else blank
 
 
 def _parquet(path: Path) -> Iterator[list[str]]:
@@ -148,37 +152,3 @@ def _check_unpacked(path: Path) -> None:
         return  # .xls is no archive, and what else is none the library refuses
     if size > _LARGEST_UNPACKED:
         raise MappingError(f"{path.name}: unpacks to more than {_LARGEST_UNPACKED // 2**20} MiB; save it as CSV")
-
-
-def _check_extent(path: Path) -> None:
-    """Raises MappingError for a sheet of Excel with a cell so far off that no memory holds what lies between."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if re.fullmatch(r"xl/worksheets/[^/]*\.xml", name, re.IGNORECASE):
-                    with archive.open(name) as sheet:
-                        if _extent(sheet) > _LARGEST_EXTENT:
-                            raise MappingError(
-                                f"{path.name}: a cell lies far below or right of the table; delete it, or save as CSV"
-                            )
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError):
-        return  # the library says what is wrong with it
-
-
-def _extent(sheet: IO[bytes]) -> int:
-    """Rows times columns, from the first cell to the last, as far as the cells say where they are."""
-    columns, rows, before = set[bytes](), 0, b""
-    while piece := sheet.read(_PIECE):
-        for column, row in _PLACE.findall(before + piece):
-            columns.add(column)
-            rows = max(rows, int(row))
-        before = piece[-32:]
-    return rows * max(map(_number, columns), default=0)
-
-
-def _number(column: bytes) -> int:
-    """26 of Z, 27 of AA."""
-    number = 0
-    for letter in column:
-        number = number * 26 + letter - ord("A") + 1
-    return number

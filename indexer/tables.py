@@ -111,7 +111,7 @@ def _read(records: Iterator[Record], path: Path, dialect: Dialect, wanted: Mappi
     columns = _columns(path.name, header, wanted, dataset)
     rows, running, inside, ragged, blank = [], [], [], [], 0
     for number, (line, cells, more) in enumerate(records, start=dialect.skip + 2):
-        if not any(map(tidy, cells)):
+        if not any(map(tidy, filter(None, cells))):
             blank += 1
             continue
         if len(cells) != len(header):

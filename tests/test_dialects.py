@@ -3,6 +3,9 @@
 import csv
 import datetime
 import io
+import resource
+import struct
+import time
 import zipfile
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -10,6 +13,7 @@ from xml.sax.saxutils import escape
 import openpyxl
 import pandas
 import pytest
+import xlwt
 from factories import Run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,7 +126,8 @@ def write_xlsx(path: Path, rows: list[list[object]]) -> None:
     book.save(path)
 
 
-def write_ods(path: Path, rows: list[list[str]]) -> None:
+def write_ods(path: Path, rows: list[list[str]], more: str = "") -> None:
+    """more: further rows, in XML."""
     cells = "".join(
         "<table:table-row>"
         + "".join(
@@ -135,7 +140,9 @@ def write_ods(path: Path, rows: list[list[str]]) -> None:
     names = " ".join(
         f'xmlns:{short}="urn:oasis:names:tc:opendocument:xmlns:{short}:1.0"' for short in ("office", "table", "text")
     )
-    body = f'<office:body><office:spreadsheet><table:table table:name="T">{cells}</table:table></office:spreadsheet>'
+    body = (
+        f'<office:body><office:spreadsheet><table:table table:name="T">{cells}{more}</table:table></office:spreadsheet>'
+    )
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
         archive.writestr(
@@ -149,10 +156,63 @@ def write_ods(path: Path, rows: list[list[str]]) -> None:
         )
 
 
+def write_xls(path: Path, rows: list[list[object]], first: int = 1900, at: tuple[int, int] | None = None) -> None:
+    """BIFF8, of Excel 97 to 2003. at: a further cell there, from 0."""
+    book = xlwt.Workbook()
+    book.dates_1904 = first == 1904
+    sheet = book.add_sheet("T")
+    day = xlwt.easyxf(num_format_str="DD.MM.YYYY")
+    for n, row in enumerate(rows):
+        for m, value in enumerate(row):
+            sheet.write(n, m, value, *([day] if isinstance(value, datetime.datetime) else []))
+    if at is not None:
+        sheet.write(*at, "x")
+    book.save(str(path))
+
+
+def write_xlsb(path: Path, rows: list[list[object]], at: tuple[int, int] | None = None) -> None:
+    """The binary workbook of Excel 2007 on (MS-XLSB), as far as a sheet of texts and numbers needs it."""
+
+    def record(kind: int, body: bytes = b"") -> bytes:
+        number = bytes([kind]) if kind < 0x80 else bytes([kind & 0x7F | 0x80, kind >> 7])
+        return number + bytes([len(body) & 0x7F | 0x80, len(body) >> 7]) + body
+
+    def text(value: str) -> bytes:
+        return struct.pack("<I", len(value.encode("utf-16-le")) // 2) + value.encode("utf-16-le")
+
+    def cell(column: int, value: object) -> bytes:
+        place = struct.pack("<II", column, 0)
+        if isinstance(value, str):
+            return record(6, place + text(value))
+        return record(5, place + struct.pack("<d", value))
+
+    placed = {(n, m): value for n, row in enumerate(rows) for m, value in enumerate(row)}
+    if at is not None:
+        placed[at] = "x"
+    lines = b"".join(
+        record(0, struct.pack("<I", n) + bytes(13)) + b"".join(cell(m, v) for (k, m), v in placed.items() if k == n)
+        for n in sorted({n for n, _ in placed})
+    )
+    last = [max(place[axis] for place in placed) for axis in (0, 1)]
+    size = record(148, struct.pack("<IIII", 0, last[0], 0, last[1]))
+    relation = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(
+            "xl/_rels/workbook.bin.rels",
+            '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
+            f'<Relationship Id="rId1" Type="{relation}/worksheet" Target="worksheets/sheet1.bin"/></Relationships>',
+        )
+        names = text("rId1") + text("T")
+        sheets = record(143) + record(156, struct.pack("<II", 0, 1) + names) + record(144)
+        archive.writestr("xl/workbook.bin", record(131) + sheets + record(132))
+        body = record(129) + size + record(145) + lines + record(146) + record(130)
+        archive.writestr("xl/worksheets/sheet1.bin", body)
+
+
 TEXTS = [["scan", "größe"], ["007", "1e5"], ["0815", "=1+1"], ["4711.0", "31.02.2020"]]
 
 
-@pytest.mark.parametrize("kind", ["xlsx", "ods", "parquet"])
+@pytest.mark.parametrize("kind", ["xlsx", "xls", "xlsb", "ods", "parquet"])
 def test_texts_of_a_workbook_stay_what_they_are(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"t.{kind}"
     if kind == "xlsx":
@@ -164,6 +224,8 @@ def test_texts_of_a_workbook_stay_what_they_are(tmp_path: Path, kind: str) -> No
         book.save(path)
     elif kind == "ods":
         write_ods(path, TEXTS)
+    elif kind in ("xls", "xlsb"):
+        {"xls": write_xls, "xlsb": write_xlsb}[kind](path, TEXTS)
     else:
         pandas.DataFrame(TEXTS[1:], columns=TEXTS[0]).to_parquet(path)
     assert read(path, detect(path).dialect) == TEXTS
@@ -181,6 +243,65 @@ def test_numbers_and_dates_of_a_workbook_are_what_a_person_sees(tmp_path: Path) 
             ["4711", "100000", "0.25", "2020-03-31", "true"],
             ["", "2", "-1.5", "2020-03-31", "false"],
         ]
+
+
+@pytest.mark.parametrize("first", [1900, 1904])
+def test_numbers_and_dates_of_an_old_workbook_are_what_a_person_sees(tmp_path: Path, first: int) -> None:
+    day = datetime.datetime(2020, 3, 31)
+    rows: list[list[object]] = [
+        ["a", "b", "größe", "d", "e"],
+        [4711, 1e5, 0.25, day, True],
+        ["", 2.0, -1.5, day, False],
+    ]
+    write_xls(tmp_path / "t.xls", rows, first)
+    assert read(tmp_path / "t.xls", detect(tmp_path / "t.xls").dialect) == [
+        ["a", "b", "größe", "d", "e"],
+        ["4711", "100000", "0.25", "2020-03-31", "true"],
+        ["", "2", "-1.5", "2020-03-31", "false"],
+    ]
+
+
+def write_far(path: Path, row: int, column: int) -> None:
+    """A table of two rows and a cell that somebody touched far below it, rows and columns from 0."""
+    table: list[list[object]] = [["scan", "age"], ["1", "50"]]
+    match path.suffix:
+        case ".xlsx":
+            book = openpyxl.Workbook()
+            for one in table:
+                book.active.append(one)
+            book.active.cell(row + 1, column + 1).value = "x"
+            book.save(path)
+        case ".xls":
+            write_xls(path, table, at=(row, column))
+        case ".xlsb":
+            write_xlsb(path, table, at=(row, column))
+        case ".ods":
+            gap = f'<table:table-row table:number-rows-repeated="{row - 2}"><table:table-cell/></table:table-row>'
+            before = f'<table:table-cell table:number-columns-repeated="{column}"/>' if column else ""
+            cell = '<table:table-cell office:value-type="string"><text:p>x</text:p></table:table-cell>'
+            write_ods(path, [["scan", "age"], ["1", "50"]], f"{gap}<table:table-row>{before}{cell}</table:table-row>")
+
+
+@pytest.mark.parametrize("kind", ["xlsx", "ods", "xls"])
+def test_a_cell_in_the_last_row_costs_neither_gigabytes_nor_minutes(tmp_path: Path, kind: str) -> None:
+    path, last = tmp_path / f"t.{kind}", 65_535 if kind == "xls" else 1_048_575
+    write_far(path, last, 1)
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    assert [row for row in read(path, Dialect()) if any(row)] == [["scan", "age"], ["1", "50"], ["", "x"]]
+    assert time.monotonic() - started < 30
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 * 1024  # kilobytes
+
+
+@pytest.mark.parametrize(
+    ("kind", "column"), [("xlsx", 16_383), ("xlsb", 16_383), ("ods", 1_023), ("xlsb", 30), ("ods", 60)]
+)
+def test_a_cell_too_far_off_is_refused_in_one_line(tmp_path: Path, kind: str, column: int) -> None:
+    """The library asked for half a terabyte, and took the process down; of .ods it took minutes for 60 columns."""
+    path, started = tmp_path / f"t.{kind}", time.monotonic()
+    write_far(path, 1_048_575, column)
+    with pytest.raises(MappingError, match=f"^t.{kind}: a cell lies far below or right of the table; delete it"):
+        detect(path)
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("name", ["t.xlsx", "t.xls", "t.ods", "t.parquet", "t.xlsb"])

@@ -400,21 +400,6 @@ def test_a_hidden_sheet_is_not_what_is_drafted(cxrsearch: Run, tmp_path: Path) -
     assert list(drafted(tmp_path / "t.xlsx")["fields"]) == ["ward"]
 
 
-def test_a_workbook_with_a_stray_cell_at_the_end_of_the_sheet_is_refused_in_one_line(
-    cxrsearch: Run, tmp_path: Path
-) -> None:
-    """The library asked for half a terabyte, and took the process down."""
-    scans(tmp_path, ["1.png", "2.png"])
-    book = openpyxl.Workbook()
-    for row in (["scan", "age"], ["1", 50], ["2", 60]):
-        book.active.append(row)
-    book.active["XFD1048576"] = "x"
-    book.save(tmp_path / "t.xlsx")
-    ran = init(cxrsearch, tmp_path / "t.xlsx")
-    assert (ran.code, len(ran.err.splitlines())) == (4, 1)
-    assert "a cell lies far below or right of the table" in ran.err
-
-
 def test_parquet_columns_of_records_and_of_far_dates_are_no_facts(cxrsearch: Run, tmp_path: Path) -> None:
     import pyarrow
     from pyarrow import parquet
