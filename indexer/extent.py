@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 from xml.parsers import expat
 
 # Cells of the rectangle around all that a sheet holds, 32 bytes each: in any sheet, and in one where most are blank.
@@ -52,7 +52,7 @@ def is_too_large(path: Path) -> bool:
             return any(
                 one.is_too_large
                 for name in archive.namelist()
-                for one in _sheets(name, io.BufferedReader(archive.open(name), _PIECE))
+                for one in _sheets(name, io.BufferedReader(cast(io.RawIOBase, archive.open(name)), _PIECE))
             )
     except (zipfile.BadZipFile, zlib.error, expat.ExpatError, EOFError, OSError, NotImplementedError, RuntimeError):
         return False

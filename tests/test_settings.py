@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from factories import Run, image_of
+from factories import Run, image_of, write_picture
 
 from indexer.phantoms import write_cohort
 
@@ -204,17 +205,17 @@ def test_a_shell_is_offered_nothing_that_it_would_run(index: Path) -> None:
     assert offered == ['site = "South"']
 
 
-def in_a_terminal(*arguments: object, **environment: str) -> str:
-    """What the command prints where stdout is a terminal."""
+def in_a_terminal(*arguments: object, width: int = 120, **environment: str) -> str:
+    """What the command prints where stdout is a terminal of so many columns."""
     reader, writer = pty.openpty()
-    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))  # rows, columns, no pixels told
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))  # rows, columns, no pixels told
     kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "TERM")}
     process = subprocess.Popen(
         [sys.executable, "-m", "cxrsearch", *map(str, arguments)],
         stdin=writer,
         stdout=writer,
         stderr=subprocess.DEVNULL,
-        env={**kept, "COLUMNS": "120", "LINES": "40", **environment},
+        env={**kept, "COLUMNS": str(width), "LINES": "40", **environment},
         cwd=Path(__file__).parent.parent,
     )
     os.close(writer)
@@ -245,6 +246,28 @@ def test_pictures_are_shown_in_a_terminal_and_nowhere_else(cxrsearch: Run, cohor
     for dull in ({"TERM": "dumb"}, {"TERM": "xterm-256color", "NO_COLOR": "1"}):
         assert "▀" not in in_a_terminal(*arguments, **dull)
     assert "▀" not in cxrsearch(*arguments).out
+
+
+def test_init_shows_its_images_as_they_are_and_facts_as_far_as_they_fit(tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    pixels = np.random.default_rng(0).random((200, 100))
+    for name, shape in (("tall", pixels), ("wide", pixels.T), ("strip", np.tile(pixels, (1, 40)))):
+        write_picture(tmp_path / "scans" / f"{name}.png", shape)
+    table, out = tmp_path / "t.csv", tmp_path / "scans" / ".." / "t.toml"
+    names = [f"ward_number_{n}" for n in range(9)]
+    rows = [f"{name},x,{','.join('1' * 9)},Effusion" for name in ("tall", "wide", "strip")]
+    table.write_text("\n".join([f"scan,group,{','.join(names)},finding", *rows]), "utf-8")
+    init = ["init", table, "--images", tmp_path / "scans", "--out", out, "--overwrite"]
+    colours = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    for width in (80, 40):
+        shown = in_a_terminal(*init, **colours, width=width)
+        # Pictures of 26 cells, which are twice as high as wide: 26 lines, 6, and 6 of a strip with its border.
+        assert shown.count("▀") == 26 * (26 + 6 + 6)
+        words = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+        assert max(len(line.rstrip()) for line in words.split("\n") if "Effusion" in line) <= width
+        assert "…" not in words
+        assert (len(re.findall("ward_number_", words)) == 9) is (width == 40)
+    assert f"in {tmp_path}/scans; 0 files are missing" in shown
 
 
 def test_the_example_of_every_help_runs(cxrsearch: Run, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,10 @@ log = logging.getLogger(LOGGER)
 _SHOWN_PLACES = 5
 # Files on several rows that are named; the rest is in the list of rejected files.
 _SHOWN_ROWS = 5
+# Characters of one of the most common values.
+_LONGEST_VALUE = 30
+# Columns of a terminal below which these take the room of the names.
+_NARROW = 60
 
 
 def warn(data: Dataset) -> None:
@@ -80,12 +87,18 @@ def describe(data: Dataset, limit: int | None = None) -> None:
         counts = Counter(value for record in records for value in values_of(record.payload, name))
         known = sum(name in record.payload for record in records)
         source = "read from each file" if data.mapping.fields[name].dicom else None
-        common = ", ".join(f"{text_of(value)[:30]} ({number})" for value, number in counts.most_common(4))
+        common = ", ".join(f"{_short(text_of(value))} ({number})" for value, number in counts.most_common(4))
         rows.append({"field": name, "type": field.type, "images": source or known, "most common": common})
-    write_table(rows, ["field", "type", "images", "most common"])
+    narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < _NARROW
+    write_table(rows, ["field", "type", "images", *([] if narrow else ["most common"])])
     patients = {record.patient for record in records} - {None}
     missing = sum(1 for record in records if record.problem or not is_file(record.path))
-    print(f"{len(records)} images of {len(patients) or 'unknown'} patients in {data.root}; {missing} files are missing")
+    folder = os.path.normpath(data.root)
+    print(f"{len(records)} images of {len(patients) or 'unknown'} patients in {folder}; {missing} files are missing")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
 
 
 def count_rows(data: Dataset) -> None:

@@ -72,17 +72,21 @@ def next_commands(mapping: Path, index: str | None) -> None:
 
 def _first_rows(drafted: Draft, data: Dataset) -> None:
     from cxrsearch.report import show
+    from cxrsearch.report.columns import choose, headings
     from cxrsearch.report.rows import write_table
 
-    records = list(islice(data.records(), _ROWS))
-    names = [n for n in data.mapping.declared if any(n in record.payload for record in records)][:_COLUMNS]
+    records, fields = list(islice(data.records(), _ROWS)), data.mapping.declared
+    facts = choose(fields, [record.payload for record in records])[:_COLUMNS]
     rows = [
-        {"#": number, "row": record.row, "image": "(token)" if drafted.hashed else record.key, **record.payload}
+        {"#": number, "row": record.row, "image": record.key, **record.payload}
         for number, record in enumerate(records, start=1)
     ]
-    write_table(rows, ["#", "row", "image", *names], f"the first {len(rows)} of {len(data)} images")
+    columns = ["#", "row", *([] if drafted.hashed else ["image"]), *facts]
+    title = f"the first {len(rows)} of {len(data)} images"
+    write_table(rows, columns, title, optional=facts, headings=headings(fields))
     if sys.stdout.isatty():
         show.show(list(_thumbnails(records)), sys.stdout)
+    print()
 
 
 def _thumbnails(records: list[Record]) -> Iterator[Captioned]:

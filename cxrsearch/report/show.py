@@ -76,4 +76,15 @@ def _cell(image: Image | None, caption: str) -> Any:
     from textual_image.renderable import Image as Shown  # asks the terminal, so only now
 
     words = Text(clean(caption))
-    return Group(Text("(no picture here)") if image is None else Shown(image, width=_COLUMNS), words)
+    if image is None:
+        return Group(Text("(no picture here)"), words)
+    # Of an image's own height there is nothing left: without a height, the library takes that of its pixels.
+    return Group(Shown(_at_most_twice_as_long(image), width=_COLUMNS, height="auto"), words)
+
+
+def _at_most_twice_as_long(image: Image) -> Image:
+    """A narrow strip gets a black border: it would fill many screens, or no line at all."""
+    from PIL import ImageOps
+
+    size = max(image.width, image.height // 2), max(image.height, image.width // 2)
+    return image if size == image.size else ImageOps.pad(image, size)
