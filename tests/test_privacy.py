@@ -222,6 +222,26 @@ def test_paths_are_tokens_where_asked_and_for_folders_of_dicom(cxrsearch: Run, t
     assert row["path"] == "smith.dcm"
 
 
+def test_a_token_is_looked_up_where_the_key_and_the_files_are(
+    cxrsearch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("set", "other"):
+        (tmp_path / folder).mkdir()
+        write_dicom(tmp_path / folder / "smith.dcm", draw("Pneumonia", 1, size=96))
+    token = str(payload_of(cxrsearch, tmp_path / "set", tmp_path / "a")["path"])
+    shown = cxrsearch("cohort", "--index", tmp_path / "a")
+    assert "paths are tokens; cxrsearch locate DATASET TOKEN names the file, where the key is" in shown.out
+    ran = cxrsearch("locate", tmp_path / "set", token)
+    assert (ran.code, ran.out) == (0, f"{token}  {tmp_path}/set/smith.dcm\n")
+    for unknown in (["MZXW6YTBOI2DKNRX"], [token, "--name", "renamed"]):
+        refused = cxrsearch("locate", tmp_path / "set", *unknown)
+        assert (refused.code, f"{unknown[0]}: of no file of" in refused.err, refused.out) == (4, True, "")
+    monkeypatch.setenv("CXRSEARCH_KEY_FILE", str(tmp_path / "nowhere"))
+    refused = cxrsearch("locate", tmp_path / "set", token)
+    assert (refused.code, "no pseudonym key here" in refused.err, refused.out) == (4, True, "")
+    assert not (tmp_path / "nowhere").exists()
+
+
 @given(a=st.text(max_size=5), b=st.text(max_size=5), c=st.text(max_size=5), d=st.text(max_size=5))
 def test_pseudonyms_differ_by_namespace_identifier_kind_and_key(a: str, b: str, c: str, d: str) -> None:
     one, other = Identity(b"k" * 32), Identity(b"l" * 32)

@@ -272,7 +272,7 @@ def test_init_shows_its_images_as_they_are_and_facts_as_far_as_they_fit(tmp_path
 
 def test_the_example_of_every_help_runs(cxrsearch: Run, tmp_path: Path) -> None:
     """As it is written there, on an index ``chest``; those that need real images have the next test, those that need a
-    server, another model or an hour (copy, reembed, train, evaluate) tests of their own."""
+    server, a token, another model or an hour (copy, locate, reembed, train, evaluate) tests of their own."""
     import pandas
 
     from cxrsearch.cli.app import app
@@ -285,7 +285,7 @@ def test_the_example_of_every_help_runs(cxrsearch: Run, tmp_path: Path) -> None:
     rows = json.loads(cxrsearch("cohort", "--index", "chest", "--format", "json").out)
     ran = 0
     for command in app.registered_commands:
-        if command.name in ("index", "audit", "transfer", "copy", "reembed", "train", "evaluate"):
+        if command.name in ("index", "audit", "transfer", "copy", "locate", "reembed", "train", "evaluate"):
             continue
         words = (word.replace("Daegu", "South") for word in example(command))
         result = cxrsearch(*(word.replace("MZXW6YTBOI2DKNRX", rows[0]["patient"]) for word in words))

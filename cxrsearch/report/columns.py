@@ -62,7 +62,7 @@ def path_words(payloads: Sequence[Payload], datasets: Mapping[str, DatasetFacts]
             shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
             lines.append(f"paths{whose} are below {shown}")
         else:
-            lines.append(f"paths{whose} are tokens; cxrsearch index with --paths relative keeps names of files")
+            lines.append(f"paths{whose} are tokens; cxrsearch locate DATASET TOKEN names the file, where the key is")
     return lines
 
 
