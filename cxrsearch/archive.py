@@ -9,6 +9,7 @@ with open_archive("chest") as archive:
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from cxrsearch.clinical.where import parse
 from cxrsearch.cohort import counts
 from cxrsearch.cohort.similarity import Spread, spread
 from cxrsearch.encoder import Encoder
-from cxrsearch.errors import InputError, UsageError
+from cxrsearch.errors import InputError, UsageError, WrongTypeError
 from cxrsearch.imaging import regions
 from cxrsearch.imaging.radiograph import DEFAULT_GATES, OPEN
 from cxrsearch.model_card import find_model, read_card
@@ -141,11 +142,15 @@ class Archive:
         Raises:
             ImageError: for a file that gives no radiograph.
             InputError: for a file of several images.
-            UsageError: for a filter that cannot be understood.
+            UsageError: for a filter that cannot be understood, or an argument of another type.
         """
+        if not isinstance(image, str | os.PathLike):
+            raise WrongTypeError("image", "the path of a file", image)
+        if isinstance(k, bool) or not isinstance(k, int | np.integer):
+            raise WrongTypeError("k", "a whole number from 1 on", k)
         if k < 1:
             raise UsageError(f"k={k}: give at least 1")
-        question = Question(where, k, same_patient=same_patient, with_images=pictures)
+        question = Question(where, int(k), same_patient=same_patient, with_images=pictures)
         search, found = self.ask(question), self.read(Path(image))
         if len(found) != 1:
             raise InputError(f"{image}: holds {len(found)} images; read() and ask() take each of them")
@@ -196,6 +201,8 @@ class Archive:
 
     def expression(self, where: str | None) -> Expression | None:
         """Raises WhereError."""
+        if where is not None and not isinstance(where, str):
+            raise WrongTypeError("where", "a text, as --where takes it, or None", where)
         return parse(where, self.fields, self.store) if where is not None else None
 
     def read(self, path: Path) -> list[QueryImage]:
@@ -212,12 +219,12 @@ class Archive:
         return Search(self, question)
 
     def spread(self, path: Path, where: Expression | None, by: str | None) -> tuple[list[Spread], Sequence[str]]:
-        """How alike an image is to a cohort, or to each value of ``by`` in it, the image's own patient left out; and
-        what has to be said of whose image it is."""
-        counts.check_groups([by] if by is not None else [], self.fields)
+        """How alike an image is to a cohort, or to each group of ``by`` in it (a field, ``age:10``), the image's own
+        patient left out; and what has to be said of whose image it is."""
+        grouping = counts.grouping(by, self.fields) if by is not None else None
         query = self.read(path)[0]
         gone = searching.left_out([query], self.store)
-        return spread(self.store, query.embedding, both(gone.others, where), by), gone.notes
+        return spread(self.store, query.embedding, both(gone.others, where), grouping), gone.notes
 
 
 class Search:
@@ -273,10 +280,13 @@ def open_archive(
         dataset: the one of the index that the images searched with would belong to: whose patient numbers theirs are.
 
     Raises:
+        UsageError: for an address of another type.
         IndexUnavailable: where there is no index, or it is damaged.
         ModelError: where there is no such model.
         ModelMismatch: where the index was made by another model.
     """
+    if not isinstance(address, str | os.PathLike):
+        raise WrongTypeError("address", "a folder or a URL", address)
     with ExitStack() as stack:
         store = stack.enter_context(open_store(str(address)))
         _log.debug(f"opened {address}")

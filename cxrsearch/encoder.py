@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.errors import ImageError, InputError, ModelError, Reason
+from cxrsearch.errors import ArrayError, InputError, ModelError, WrongTypeError
 from cxrsearch.imaging.canonical import canonical, prepared
 from cxrsearch.imaging.isolated import read
 from cxrsearch.imaging.radiograph import Radiograph
@@ -95,14 +95,19 @@ class Encoder:
             return canonical(radiograph, size, resizing)
         return prepared(radiograph, picture, size, resizing)
 
-    def embed(self, images: Sequence[str | Path | NDArray[np.generic]]) -> NDArray[np.float32]:
+    def embed(self, images: Iterable[str | Path | NDArray[np.generic]]) -> NDArray[np.float32]:
         """The embeddings of images: (N, D) float32, each of unit length, in their order.
 
         images: files (DICOM, PNG, JPEG, ...), and arrays (H, W) of grey values: floats in 0..1, black to white, or
         whole numbers (uint8, uint16) in their type's range. Each is made square as the model wants it.
 
-        Raises ImageError for a file or an array that gives no radiograph, InputError for a file of several images.
+        Raises ImageError for a file or an array that gives no radiograph, InputError for a file of several images,
+        UsageError for what is no list.
         """
+        flat = isinstance(images, np.ndarray) and images.ndim < 3 and images.dtype.kind in "fuib"
+        if flat or isinstance(images, str | bytes | os.PathLike | Mapping) or not isinstance(images, Iterable):
+            raise WrongTypeError("images", "a list of files or arrays, also of one: [image]", images)
+        images = list(images)
         batches = [
             self.embed_prepared([self._square(one, start + n) for n, one in enumerate(images[start : start + _BATCH])])
             for start in range(0, len(images), _BATCH)
@@ -144,13 +149,16 @@ class Encoder:
             if len(found) != 1:
                 raise InputError(f"{image}: holds {len(found)} images; give each as an array")
             return self.prepare(found[0])
-        array = np.asarray(image)
+        wanted = "give (H, W) of floats or unsigned integers"
+        try:
+            array = np.asarray(image)
+        except (ValueError, TypeError):  # rows of several lengths, among others
+            raise ArrayError(f"image {number}: no array; {wanted}") from None
         if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "fu":
-            what = f"an array of shape {array.shape} and type {array.dtype}"
-            raise ImageError(Reason.NOT_AN_IMAGE, f"image {number}: {what}; give (H, W) of floats or unsigned integers")
+            raise ArrayError(f"image {number}: an array of shape {array.shape} and type {array.dtype}; {wanted}")
         whole = array.astype(np.float32) / (np.iinfo(array.dtype).max if array.dtype.kind == "u" else 1)
         if not np.isfinite(whole).all() or whole.min() < 0 or whole.max() > 1:
-            raise ImageError(Reason.NOT_AN_IMAGE, f"image {number}: floats have to be in 0..1, black to white")
+            raise ArrayError(f"image {number}: floats have to be in 0..1, black to white")
         return self.prepare(Radiograph(whole.astype(np.float32), "", "array"))
 
     def _run(self, wanted: list[str], pictures: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:

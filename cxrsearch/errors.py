@@ -1,10 +1,12 @@
 """Every way to fail that a user can cause.
 
     CxrSearchError                 exit code
-    ├── UsageError                 2   a flag or an option cannot be used as given
-    │   └── WhereError             2   a --where expression; points at the place with a caret
+    ├── UsageError                 2   a flag, an option or an argument cannot be used as given; also a ValueError
+    │   ├── WhereError             2   a --where expression; points at the place with a caret
+    │   └── WrongTypeError         2   an argument in Python that is none of the types it may have; also a TypeError
     ├── InputError                 4   something the user gave cannot be used
     │   ├── ImageError             4   a file that is no radiograph we can read (carries a reason code)
+    │   │   └── ArrayError         4   an array that is none; also a ValueError
     │   ├── MappingError           4   a dataset TOML or its table
     │   └── ModelError             4   a model folder
     ├── IndexUnavailable           5   no index there, a damaged one, another format, no answer
@@ -28,7 +30,7 @@ class CxrSearchError(Exception):
     exit_code = 1
 
 
-class UsageError(CxrSearchError):
+class UsageError(CxrSearchError, ValueError):
     exit_code = 2
 
 
@@ -44,6 +46,13 @@ class WhereError(UsageError):
         start = max(0, position - 60)
         shown = text[start : position + 40].replace("\n", " ").replace("\t", " ")
         super().__init__(f"{option}: {message}\n  {shown}\n  {' ' * (position - start)}^")
+
+
+class WrongTypeError(UsageError, TypeError):
+    """``wanted`` completes "give ...": "a text, as --where takes it"."""
+
+    def __init__(self, argument: str, wanted: str, given: object) -> None:
+        super().__init__(f"{argument}: give {wanted}, not {type(given).__name__}")
 
 
 class InputError(CxrSearchError):
@@ -84,6 +93,11 @@ class ImageError(InputError):
 
     def __reduce__(self) -> tuple[type, tuple[Reason, str]]:
         return ImageError, (self.reason, str(self))
+
+
+class ArrayError(ImageError, ValueError):
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.NOT_AN_IMAGE, message)
 
 
 class MappingError(InputError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cxrsearch import settings
-from cxrsearch.errors import ModelError
+from cxrsearch.errors import ModelError, WrongTypeError
 from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.text import clean, nearest
 
@@ -157,6 +158,8 @@ def find_model(name: str | Path | None) -> Path:
     """
     if name is None:
         return DEFAULT_MODEL
+    if not isinstance(name, str | os.PathLike):
+        raise WrongTypeError("model", "the name or the folder of a model", name)
     known: dict[str, Path] = {}
     for folder in installed_models():
         known.setdefault(folder.name, folder)  # a model that ships keeps its name

@@ -1,8 +1,10 @@
 """The Python API: what the README and docs/reference/python.md promise."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -143,6 +145,50 @@ def test_what_cannot_be_asked_is_a_sentence(cohort: Path, index: Path, other_mod
         package.open(index, model="cxr1")
     with pytest.raises(InputError):
         package.Encoder(tmp_path)
+
+
+def test_arguments_of_another_type_are_sentences_that_python_users_can_catch(
+    cohort: Path, index: Path, tmp_path: Path
+) -> None:
+    image: Any = image_of(cohort)
+    encoder: Any = package.Encoder()
+    with package.open(index) as opened:
+        archive: Any = opened
+        assert len(archive.cohort(None)) == len(archive)
+        assert len(archive.search(image, k=np.int64(3))) == 3
+        wrong = {
+            "image: give the path of a file, not int": lambda: archive.search(5),
+            "image: give the path of a file, not list": lambda: archive.search([image]),
+            "k: give a whole number from 1 on, not str": lambda: archive.search(image, k="10"),
+            "k: give a whole number from 1 on, not float": lambda: archive.search(image, k=10.0),
+            "k: give a whole number from 1 on, not bool": lambda: archive.search(image, k=True),
+            "where: give a text, as --where takes it, or None, not int": lambda: archive.search(image, where=3),
+            "where: give a text, as --where takes it, or None, not dict": lambda: archive.cohort({"age": 3}),
+            "where: give a text, as --where takes it, or None, not list": lambda: archive.embeddings(["age > 3"]),
+            "address: give a folder or a URL, not NoneType": lambda: package.open(None),  # type: ignore[arg-type]
+            "model: give the name or the folder of a model, not int": lambda: package.Encoder(5),  # type: ignore[arg-type]
+            "images: give a list of files or arrays, also of one: [image], not str": lambda: encoder.embed("a.dcm"),
+            "images: give a list of files or arrays, also of one: [image], not PosixPath": lambda: encoder.embed(image),
+            "images: give a list of files or arrays, also of one: [image], not ndarray": lambda: encoder.embed(
+                np.zeros((9, 9))
+            ),
+            "images: give a list of files or arrays, also of one: [image], not NoneType": lambda: encoder.embed(None),
+        }
+        for sentence, use in wrong.items():
+            with pytest.raises(package.CxrSearchError, match=f"^{re.escape(sentence)}$") as refused:
+                use()
+            assert isinstance(refused.value, TypeError)
+            assert isinstance(refused.value, ValueError)
+        for what in ("a\0b", "", tmp_path):
+            with pytest.raises(ImageError):
+                archive.search(what)
+    for array in (None, 5, "gone.dcm", [[1.0], [1.0, 0.5]], np.zeros((9, 9), bool), np.zeros((9, 9), complex)):
+        with pytest.raises(ImageError):
+            encoder.embed([array])
+    for array in (np.zeros((9, 9, 3), np.uint8), np.full((9, 9), np.nan), [[1.0], [1.0, 0.5]]):
+        with pytest.raises(ValueError, match=r"^image 0: "):
+            encoder.embed([array])
+    assert encoder.embed(one for one in [image]).shape == encoder.embed(np.zeros((1, 99, 99))).shape
 
 
 def test_a_closed_archive_says_so_and_what_was_found_stays(cohort: Path, index: Path) -> None:

@@ -82,6 +82,7 @@ def test_a_cohort_as_csv_and_parquet(cxrsearch: Run, index: Path, tmp_path: Path
         (["--versus", 'site = "Sout"'], 2, "--versus: no image has site = 'Sout'. Did you mean 'South'?"),
         (["--similar-to", "none/nowhere.png"], 4, "none/nowhere.png: does not exist"),
         (["--similar-to", "https://example.org/a.png"], 4, "is an address; images are read from files"),
+        (["--similar-to", "none.png", "--by", "site:10"], 2, "--by site:10: only numbers and dates are grouped"),
         (["--by", "notes"], 2, "--where 'notes contains \"word\"'"),
         (["--by", "site", "--show"], 2, "--show goes with --where alone"),
     ],
@@ -101,6 +102,13 @@ def test_how_alike_a_cohort_is(cxrsearch: Run, cohort: Path, index: Path) -> Non
         assert row["0%"] == pytest.approx(min(scores), abs=1e-4)
         assert row["100%"] == pytest.approx(max(scores), abs=1e-4)
     assert sum(row["images"] for row in found) == 30  # not the image itself, nor its patient's other one
+    steps = rows(cxrsearch, "--index", index, "--similar-to", image, "--by", "age:20")
+    named = [row["age:20"] for row in steps if row["age:20"] is not None]
+    assert named == sorted(named)
+    for row in steps:
+        low = float(str(row["age:20"]).split()[0]) if row["age:20"] is not None else None
+        scores = [hit["score"] for hit in hits if (hit["age"] // 20 * 20 if "age" in hit else None) == low]
+        assert (row["images"], row["100%"]) == (len(scores), pytest.approx(max(scores), abs=1e-4))
 
 
 def test_the_words_around_a_match_are_shown(cxrsearch: Run, cohort: Path, index: Path) -> None:

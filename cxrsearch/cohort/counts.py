@@ -126,7 +126,7 @@ def count(store: VectorStore, by: Sequence[str], expression: Expression | None =
         without += patient is None
         if patient is not None:
             everyone.add(str(patient))
-        for cell in product(*(_cell(point.payload, one) for one in groupings)):
+        for cell in product(*(groups_of(point.payload, one) for one in groupings)):
             images[cell] += 1
             unknown[cell] += patient is None
             if patient is not None:
@@ -134,7 +134,7 @@ def count(store: VectorStore, by: Sequence[str], expression: Expression | None =
     groups = [Group(cell, number, len(patients[cell]), unknown[cell]) for cell, number in images.items()]
     # Steps in their order; else the largest group first.
     if any(one.step is not None for one in groupings):
-        groups.sort(key=lambda group: [_in_order(value) for value in group.values])
+        groups.sort(key=lambda group: [in_order(value) for value in group.values])
         return groups, Group((), total, len(everyone), without)
     groups.sort(key=lambda group: (-group.images, [str(value) for value in group.values]))
     return groups, Group((), total, len(everyone), without)
@@ -154,11 +154,12 @@ def known(store: VectorStore, field: str, expression: Expression | None = None) 
     return store.count(both(Not(Missing(field)), expression)) / images if images else 0.0
 
 
-def _cell(payload: Payload, by: Grouping) -> Sequence[Scalar | None]:
+def groups_of(payload: Payload, by: Grouping) -> Sequence[Scalar | None]:
+    """What an image is counted as: each group that a value of it is in, None where it has none."""
     return list(dict.fromkeys(map(by.group, values_of(payload, by.field)))) or (None,)
 
 
-def _in_order(value: Scalar | None) -> tuple[bool, float, str]:
+def in_order(value: Scalar | None) -> tuple[bool, float, str]:
     """By the number that a group begins with, then as text; missing last."""
     found = re.match(r"-?[0-9.]+", str(value))
     return value is None, float(found[0]) if found and found[0].strip(".-") else 0.0, str(value)
