@@ -17,11 +17,33 @@ if TYPE_CHECKING:
     from spacy.tokens import Doc
 
 # Part of what a row's fingerprint is made of: another number has notes read again.
-VERSION = 1
-# Beyond the clinical terms that negspaCy has.
+VERSION = 2
+# Beyond the clinical terms that negspaCy has. What has resolved is denied, what improves or is unchanged is not; and
+# what is not excluded, or has not resolved, is affirmed.
 _MORE = {
-    "preceding_negations": ["neither", "nor", "free of", "absence of", "negative for"],
-    "following_negations": ["absent", "is absent", "are absent", "not seen", "not visible"],
+    "pseudo_negations": [
+        *("cannot exclude", "cannot be excluded", "can not be excluded", "not excluded", "cannot rule out"),
+        *("cannot be ruled out", "not resolved", "no resolution of", "no evidence of resolution", "no clearing of"),
+        *(
+            "no change in",
+            "without change",
+            "without significant change",
+            "no improvement",
+            "no decrease",
+            "no progression",
+        ),
+        *("partial resolution", "incomplete resolution", "high resolution", "no doubt", "not without"),
+    ],
+    "preceding_negations": [
+        *("neither", "nor", "free of", "absence of", "negative for", "no longer"),
+        *("resolution of", "disappearance of", "clearance of", "clearing of"),
+    ],
+    "following_negations": [
+        *("absent", "is absent", "are absent", "not seen", "not visible", "not recognizable", "not identified"),
+        *("not detected", "not present", "no longer", "ruled out", "is excluded", "was excluded", "were excluded"),
+        *("resolved", "has resolved", "have resolved", "had resolved", "subsided", "disappeared", "were negative"),
+        *("was negative", "is negative", "are negative"),
+    ],
     "termination": [";", ":"],
 }
 # Characters of a note that are read; a record may be a book.

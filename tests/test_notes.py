@@ -63,6 +63,27 @@ def test_mentions_finds_what_a_note_affirms(cxrsearch: Run, dataset: Path, tmp_p
     assert any("have it denied there" in warning for warning in json.loads(search.out)[0]["warnings"])
 
 
+DENIED = """
+No evidence of effusion. | NO EFFUSION. | Negative for effusion. | Patient denies effusion. | CT to rule out effusion.
+Effusion was ruled out. | The effusion has resolved. | Complete resolution of the left effusion. | Free of effusion.
+There is no longer an effusion. | Effusion is no longer seen. | Nodule, no-effusion. | Effusion not recognizable.
+No consolidation, effusion or pneumothorax. | Disappearance of the effusion.
+"""
+AFFIRMED = """
+No change in the effusion. | No interval change in the right effusion. | Unchanged effusion. | No fever. Effusion.
+Effusion has not resolved. | An effusion cannot be excluded. | Cannot exclude effusion. | Not without effusion.
+Not only effusion but also pneumothorax. | No doubt that there is an effusion. | No improvement of the effusion.
+No evidence of resolution of the effusion. | Improvement of the effusion. | High resolution CT: effusion.
+Partial resolution of the effusion. | No nodule but effusion.
+"""
+
+
+def test_what_a_note_denies_is_not_affirmed_and_what_it_does_not_deny_is() -> None:
+    for notes, expected in ((DENIED, False), (AFFIRMED, True)):
+        for note in notes.strip().replace("\n", "|").split("|"):
+            assert ("effusion" in words(str(negation.affirmed(note)))) is expected, note
+
+
 def test_where_denials_were_not_read_mentions_says_so(
     cxrsearch: Run, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
