@@ -21,6 +21,7 @@ from indexer.folder import files, is_file, is_text
 from indexer.mapping import DatasetMapping, FieldMapping
 from indexer.mapping_file import load_mapping
 from indexer.named_files import NamedFiles, columns_of
+from indexer.patient_numbers import PatientNumbers, patient_numbers
 from indexer.record import Record
 from indexer.tables import SHOWN, Line, Table, read_table
 
@@ -61,6 +62,7 @@ class Dataset:
     unmatched: cells and names that the pattern of a field does not take, by field.
     unreadable: rows whose cell is no value of a field that leaves such cells missing, by field.
     contradictions: by the key of the image, which is rejected.
+    numbers: what is odd about the numbers of patients in a table's column.
     """
 
     mapping: DatasetMapping
@@ -71,6 +73,7 @@ class Dataset:
     unmatched: Counter[str] = field(default_factory=Counter)
     unreadable: dict[str, list[int]] = field(default_factory=dict)
     contradictions: dict[str, Contradiction] = field(default_factory=dict)
+    numbers: PatientNumbers | None = None
     missing: frozenset[str] = field(init=False)
     numberings: Mapping[str, Numbering] = field(init=False)
 
@@ -232,6 +235,13 @@ def load(dataset: str, root: Path | None = None) -> Dataset:
         raise MappingError(f"{mapping.name}: no {what} in {folder}. Is --root right?")
     _check_values(loaded)
     loaded.find_contradictions()
+    if mapping.patient is not None and mapping.patient.column is not None:
+        loaded.numbers = patient_numbers(
+            [line for image in loaded.images for line in image.rows],
+            mapping.patient,
+            mapping.patient.column,
+            loaded.missing,
+        )
     return loaded
 
 

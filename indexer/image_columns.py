@@ -161,10 +161,10 @@ def _by_name_stem(text: str, known: _Files) -> tuple[list[str], str]:
 
 
 def _by_padding(text: str, known: _Files) -> tuple[list[str], str]:
-    number = whole(text)
-    if not number.isdecimal() or len(number) > known.padding:
-        return [], ""
-    return known.stems.get(number.zfill(known.padding), []), f":{known.padding:02}"
+    number, part = whole(text), f":{known.padding:02}"
+    if number.isdecimal() and 0 < len(number) <= known.padding:
+        return known.stems.get(number.zfill(known.padding), []), part
+    return known.stems.get(text, []) if 0 < known.padding <= len(text) else [], part
 
 
 _Way = Callable[[str, _Files], tuple[list[str], str]]
@@ -179,7 +179,8 @@ def _looked_up(
     for row, text in texts.items():
         names: list[str] = []
         for one in [text] if between is None else filter(None, map(tidy, text.split(between))):
-            matches, part = way(one, known)
+            matches, suffix = way(one, known)
+            part = suffix if matches else part
             ambiguous += len(matches) > 1 and len(names) == 0
             names += matches
             for name in matches:

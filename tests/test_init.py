@@ -187,6 +187,7 @@ def test_a_number_written_with_decimals_is_the_patient_it_was(cxrsearch: Run, ug
         (["x1.png", "x2.png"], ["D:\\pacs\\x1.dcm", "D:\\pacs\\x2.dcm"], "{scan:stem}.png", False),
         (["x1.png", "x2.png"], ["D:\\pacs\\x1.png", "D:\\pacs\\x2.png"], "{scan:name}", False),
         (["00004711.png", "00000012.png"], ["4711.0", "12.0"], "{scan:08}.png", False),
+        (["00001.png", "00002.png", "Müller-x.png"], ["1", "2", "Müller-x"], "{scan:05}.png", False),
         (["4711.png", "12.png"], ["4711.0", "1.2E+01"], "{scan}.png", False),
         (["p1/a.png", "p1/b.png", "p2/a.png"], ["p1", "p2"], "{scan}/*", True),
         (["p1_a.png", "p1_b.png", "p2_a.png"], ["p1", "p2"], "{scan}_*", True),
@@ -322,7 +323,8 @@ def test_rows_of_one_image_are_counted_and_named(cxrsearch: Run, tmp_path: Path)
     table = tmp_path / "t.csv"
     table.write_text("scan,age\n1,50\n1,50\n2,60\n2,61\n3,70\n", "utf-8")
     ran = init(cxrsearch, table)
-    assert "rows 4, 5 are of one file and differ in age" in ran.err
+    assert "rows 4, 5 are of one file and differ in age; the file is rejected until they agree" in ran.err
+    assert "have no image" not in ran.out
     assert "1 files are on several rows, whose facts are joined: rows 2, 3" in ran.err
     assert "5 rows in t.csv: 3 read, 2 refused" in ran.out
 

@@ -243,6 +243,27 @@ def test_rows_of_one_file_that_contradict_each_other_are_refused_and_named(
     assert {n: p.payload for n, p in points(tmp_path / "index").items()} == {n: p.payload for n, p in before.items()}
 
 
+# ---------------------------------------------------------------- numbers of patients
+
+
+def test_numbers_that_a_spreadsheet_spoilt_are_counted_with_row_column_and_key(cxrsearch: Run, tmp_path: Path) -> None:
+    table = "scan,patient,finding\n1,1e5,a\n2,1E+05,b\n3,0042,a\n4,42,b\n5,7,a\n6,x8,b\n"
+
+    def notes(key: str) -> list[str]:
+        path = write_mapping(tmp_path, MAPPING.replace("[fields", f"{key}\n[fields"), table)
+        ran = cxrsearch("index", path, "--index", tmp_path / "index", "--dry-run")
+        assert ran.code == 0
+        assert not [cell for cell in ("1e5", "0042", "x8") if cell in ran.out + ran.err]
+        return [line for line in ran.err.splitlines() if line.startswith("note: patient: ")]
+
+    scientific, zeros = notes("")
+    assert "2 cells of column patient, the first in row 2, are written as 1E+05 is" in scientific
+    assert "pattern = '^(\\d+)$' under [patient]" in scientific
+    assert "2 cells of column patient, the first in row 4, have the number of another row but for zeros" in zeros
+    (unmatched,) = notes("pattern = '^0*(\\d+)$'")
+    assert "3 cells of column patient, the first in row 2, do not match the pattern of [patient]" in unmatched
+
+
 # ---------------------------------------------------------------- names of files
 
 

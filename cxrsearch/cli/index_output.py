@@ -13,6 +13,7 @@ from cxrsearch.cli.logging_options import LOGGER
 
 if TYPE_CHECKING:
     from indexer.dataset import Dataset
+    from indexer.patient_numbers import PatientNumbers
     from indexer.summary import Summary
 
 log = logging.getLogger(LOGGER)
@@ -52,16 +53,40 @@ def warn(data: Dataset) -> None:
         if number:
             log.warning(f"note: field {name}: {number} values do not match its pattern and are missing")
     for name, cells in data.unreadable.items():
-        first = f", the first in row {min(cells)}" if data.table is not None else ""
-        log.warning(f"note: field {name}: {len(cells)} cells are no {mapping.fields[name].type} and are missing{first}")
+        field = mapping.fields[name]
+        first = f", the first in row {min(cells)} of column {field.column}" if data.table is not None else ""
+        key = "formats, values or missing" if field.type is FieldType.DATE else "values or missing"
+        what = f"{len(cells)} cells are no {field.type} and are missing{first}"
+        log.warning(f"note: field {name}: {what}; correct them, or say under {key} what they are")
     for found in [str(found) for found in data.contradictions.values()][:_SHOWN_ROWS]:
-        log.warning(f"note: {found}; the file is rejected")
+        log.warning(f"note: {found}; the file is rejected until they agree, or [select] takes one")
+    if data.numbers is not None:
+        _warn_of_numbers(data.numbers)
     if data.repeated:
         shown = "; ".join(", ".join(map(str, rows)) for rows in data.repeated[:_SHOWN_ROWS])
         log.warning(f"note: {len(data.repeated)} files are on several rows, whose facts are joined: rows {shown}")
     if data.table is not None and data.table.running:
         (line, last), number = data.table.running[0], len(data.table.running)
         log.warning(f"note: {number} rows run over several lines, the first over lines {line} to {last}")
+
+
+def _warn_of_numbers(numbers: PatientNumbers) -> None:
+    for rows, what in (
+        (
+            numbers.scientific,
+            "are written as 1E+05 is and may have lost digits, so that several patients are taken for one; write them"
+            " out in the table, or leave them out with pattern = '^(\\d+)$' under [patient]",
+        ),
+        (numbers.unmatched, "do not match the pattern of [patient] and are missing; correct them, or the pattern"),
+        (
+            numbers.zeros,
+            "have the number of another row but for zeros in front, and are taken for another patient; pattern ="
+            " '^0*(.+)$' under [patient] makes them one",
+        ),
+    ):
+        if rows:
+            where = f"column {numbers.column}, the first in row {rows[0]}"
+            log.warning(f"note: patient: {len(rows)} cells of {where}, {what}")
 
 
 def suggest_table(dataset: str) -> None:

@@ -37,7 +37,12 @@ def describe(drafted: Draft, data: Dataset) -> None:
     matching = drafted.matching
     by = " and ".join(matching.columns)
     print(f"{len(matching.found)} of {len(drafted.rows.rows)} rows name an image, by column {by}")
-    without = sorted(r.row or 0 for r in data.records() if r.problem is not None or not is_file(r.path))
+    # Rows that contradict each other name an image all the same, and are counted below.
+    without = sorted(
+        r.row or 0
+        for r in data.records()
+        if r.key not in data.contradictions and (r.problem is not None or not is_file(r.path))
+    )
     if without:
         print(f"{len(without)} rows have no image: {rows_text(without)}")
     if matching.unnamed:
