@@ -19,15 +19,17 @@ NAMES = "looks like names"
 NUMBERS = "long numbers, as persons and documents have"
 OWN = "nearly every patient has its own, as names and numbers of people do"
 MANY = "many values of a few rows each, as names and notes are"
+FEW = "too few rows for each value to tell facts from names"
 BIRTHS = "mostly dates before 1990, as of births"
 # What may stand in names of files too.
-OF_PEOPLE = frozenset({NAMES, NUMBERS, OWN})
+OF_PEOPLE = frozenset({NAMES, NUMBERS, OWN, FEW})
 _FIRST_YEAR = 1990
 _MOST = 0.9
 # Parts of the rows that have a value of their own, above which capitalised words are names: findings and places repeat.
 _NAMES_OWN, _WORDS_OWN, _NUMBERS_OWN = 0.25, 0.5, 0.1
 # Values, or patients, below which how they repeat says nothing.
 _FEW_NAMES, _FEW, _MANY = 3, 8, 20
+_LETTERS = re.compile(r".*[^\W\d_]{2}.*")
 _WORD = r"[^\W\d_][\w'\u2019.-]*"
 _NAME = re.compile(rf"{_WORD}( {_WORD}){{1,3}}")
 _ONE_WORD = re.compile(_WORD)
@@ -58,6 +60,9 @@ def why_left_out(known: Cells, reading: Reading, role: Role | None, patient_of: 
             return NAMES
     if _each_patient_has_one(known, patient_of):
         return OWN
+    # In a small table, or where nothing says whose rows these are, a surname looks like any other word.
+    if (not patient_of or count(known) < _MANY) and own > _NAMES_OWN and share(known, _LETTERS) > 0:
+        return FEW
     return MANY if len(known) >= _MANY and own > _NAMES_OWN and reading.separator is None else None
 
 

@@ -284,6 +284,32 @@ def test_names_and_notes_without_a_column_of_patients_stay_out(cxrsearch: Run, t
     assert "hustet" not in ran.out + ran.err
 
 
+@pytest.mark.parametrize(
+    ("names", "rows_of_each"),
+    [(("Koss", "Bauer", "Huber"), 1), (("koss", "bauer"), 2), (("Koss", "Bauer Mia", "Löw"), 3)],
+)
+@pytest.mark.parametrize("patient", ["", "PatientID"])
+def test_words_of_a_small_table_that_may_be_surnames_stay_out_and_facts_by_name_stay_in(
+    cxrsearch: Run, tmp_path: Path, names: tuple[str, ...], rows_of_each: int, patient: str
+) -> None:
+    count = len(names) * rows_of_each
+    scans(tmp_path, [f"{n}.png" for n in range(count)])
+    rows = [
+        f"{n}.png,P{n // rows_of_each},{names[n // rows_of_each]},view{n % 2},{'LR'[n % 2]},Erguss"
+        for n in range(count)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join([f"scan,{patient or 'group'},Bez,View,side,Befund", *rows]), "utf-8")
+    ran = init(cxrsearch, tmp_path / "t.csv")
+    assert (
+        {"view", "side", "finding"}
+        <= set(drafted(tmp_path / "t.csv")["fields"])
+        <= {"view", "side", "finding", "group"}
+    )
+    assert "column Bez is left out: too few rows for each value to tell facts from names" in ran.err
+    told = ran.out + ran.err + (tmp_path / "t.toml").read_text("utf-8")
+    assert not [name for name in names if name in told]
+
+
 def test_findings_and_measures_with_capitals_and_large_numbers_stay_in(cxrsearch: Run, tmp_path: Path) -> None:
     scans(tmp_path, [f"{n}.png" for n in range(20)])
     table = tmp_path / "t.csv"
