@@ -26,6 +26,7 @@ from cxrsearch.store import collection_facts, create_store, new_store, open_stor
 from cxrsearch.store.address import parse_address
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from cxrsearch.store.server import ServerStore
+from cxrsearch.store.thumbnails import Thumbnails
 
 D = 4
 FACTS = IndexFacts(
@@ -412,7 +413,7 @@ def test_forgetting_deletes_thumbnails_where_the_index_has_them(pictured: str, m
 def test_forgetting_is_refused_where_thumbnails_would_stay(pictured: str, tmp_path: Path) -> None:
     (tmp_path / "pictures").rename(tmp_path / "elsewhere")
     with open_store(pictured) as store:
-        with pytest.raises(IndexUnavailable, match="not on this machine, and would stay"):
+        with pytest.raises(IndexUnavailable, match="cannot be reached from here, and would stay"):
             store.erase(Equals("patient", ("P",)), store.facts)
         assert store.count() == 2
 
@@ -422,6 +423,86 @@ def test_a_folder_that_is_none_of_this_index_is_not_touched(pictured: str, serve
     server.client.update_collection("chest", metadata={collection_facts.THUMBNAILS: folder})
     with open_store(pictured) as store:
         assert store.thumbnails.folder is None
+
+
+@pytest.fixture
+def at_an_address(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """As ``pictured``, in a store of objects."""
+    import fsspec
+
+    with monkeypatch.context() as patch:
+        patch.setenv("CXRSEARCH_THUMBNAILS", "memory://bucket/pictures/")
+        with create_store(f"{server.url}/chest", FACTS) as store:
+            for one in (image(0, patient="P"), image(1, patient="Q")):
+                store.thumbnails.put(one.id, JPEG)
+                store.upsert([one])
+                assert store.thumbnails.has(one.id)
+    yield f"{server.url}/chest"
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_thumbnails_at_an_address_are_seen_copied_and_forgotten_by_everybody(
+    at_an_address: str, server: Loopback, monkeypatch: Any, tmp_path: Path, cxrsearch: Run
+) -> None:
+    monkeypatch.setattr("cxrsearch.store.server_erasure._BEGINS_WITHIN", 0.0)
+    first = image(0).id
+    assert server.client.get_collection("chest").config.metadata[collection_facts.THUMBNAILS] == (
+        "memory://bucket/pictures/chest"
+    )
+    assert cxrsearch("copy", at_an_address, tmp_path / "copied").code == 0
+    assert cxrsearch("backup", at_an_address, tmp_path / "file").code == 0
+    assert cxrsearch("restore", tmp_path / "file", tmp_path / "restored").code == 0
+    for folder in ("copied", "restored"):
+        assert len(list((tmp_path / folder / "thumbnails").rglob("*.jpg"))) == 2
+    with open_store(at_an_address) as store:
+        assert store.thumbnails.get(first) == JPEG
+        store.thumbnails.put(image(2).id, JPEG)
+        assert sorted(store.thumbnails.ids()) == sorted([first, image(1).id])
+        assert store.erase(Equals("patient", ("P",)), store.facts) == 1
+        assert (list(store.thumbnails.ids()), store.thumbnails.get(first)) == ([image(1).id], None)
+        assert list(store.problems()) == []
+    with open_store(at_an_address) as store:
+        assert list(store.thumbnails.ids()) == [image(1).id]
+
+
+def test_a_store_that_does_not_answer_costs_a_search_a_warning_and_forgetting_its_end(
+    at_an_address: str, monkeypatch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    import fsspec
+
+    def fails(*_: object, **__: object) -> None:
+        raise ConnectionError("https://key:hunter2@bucket refused")
+
+    for name in ("cat_file", "find", "rm"):
+        monkeypatch.setattr(type(fsspec.filesystem("memory")), name, fails)
+    with open_store(at_an_address) as store:
+        assert [store.thumbnails.get(image(n).id) for n in (0, 1)] == [None, None]
+        (said,) = [record.getMessage() for record in caplog.records if "no thumbnails" in record.getMessage()]
+        assert "memory://bucket/pictures/chest: no thumbnails (ConnectionError)" in said
+        with pytest.raises(IndexUnavailable, match="cannot be reached from here, and would stay") as refused:
+            store.erase(Equals("patient", ("P",)), store.facts)
+        assert store.count() == 2
+    assert "hunter2" not in said + str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["file:///etc", "s3://key:hunter2@bucket/x", "http://bucket/x", "s3://bucket/../x", "zip::s3://b/x", "s3://"],
+)
+def test_an_address_that_is_none_is_refused_unrepeated_and_never_asked(
+    server: Loopback, pictured: str, monkeypatch: Any, address: str
+) -> None:
+    server.client.update_collection("chest", metadata={collection_facts.THUMBNAILS: f"{address}/chest"})
+    with open_store(pictured) as store:  # a stranger's
+        assert type(store.thumbnails) is Thumbnails
+        assert store.thumbnails.folder is None
+    monkeypatch.setenv("CXRSEARCH_THUMBNAILS", address)
+    with (
+        pytest.raises(UsageError, match="credentials go where the store's own tools look") as refused,
+        open_store(pictured),
+    ):
+        pass
+    assert "hunter2" not in str(refused.value)
 
 
 # ------------------------------------------------------------------ copies

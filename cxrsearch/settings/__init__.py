@@ -70,9 +70,9 @@ def key_file() -> Path:
     return Path(found) if found else own_folder() / "key"
 
 
-def thumbnails() -> Path | None:
-    found = given("thumbnails").value
-    return Path(found) if found else None
+def thumbnails() -> str | None:
+    """A folder, or an address."""
+    return given("thumbnails").value or None
 
 
 def models_folder() -> Path:

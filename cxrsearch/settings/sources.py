@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     models: str | None = Field(None, description="folder of imported models; else <data folder>/cxrsearch/models")
     key_file: str | None = Field(None, description="the pseudonym key; else <config folder>/cxrsearch/key")
     thumbnails: str | None = Field(
-        None, description="folder for the thumbnails of an index on a server; else none are kept"
+        None, description="folder, or address as of S3, for the thumbnails of an index on a server; else none are kept"
     )
     qdrant_timeout: str | None = Field(None, description="seconds before a request to a server is given up; else 30")
     qdrant_api_key: str | None = Field(None, description="API key of a Qdrant server; else none")

@@ -6,7 +6,7 @@ each other's.
     cxrsearch.field.NAME        one field
     cxrsearch.forgotten.TOKEN   one patient who was forgotten
     cxrsearch.calibration, cxrsearch.nearness
-    cxrsearch.thumbnails        the folder where those who write the index keep its thumbnails
+    cxrsearch.thumbnails        the folder or address where those who write the index keep its thumbnails
 
 A server merges metadata by these keys, in one step, so a writer sends the records that it changes and no others. It
 keeps objects in no order: each record is a text of JSON, and those that have an order carry their number.

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from cxrsearch.store.contract import SEARCH_BREADTH, IndexFacts, Point, Scored, 
 from cxrsearch.store.filters import Engine, translate
 from cxrsearch.store.order import most_frequent_first
 from cxrsearch.store.rest import Rest
+from cxrsearch.store.thumbnail_places import is_place_of, place_of, thumbnails_at
 from cxrsearch.store.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class ServerStore:
         self._address, self._place = address, address.place
         self._rest = Rest(address)
         folder = settings.thumbnails()
-        self._own_folder = None if folder is None else folder.absolute() / address.collection
-        self.thumbnails = Thumbnails(self._own_folder)
+        self._own_folder = None if folder is None else place_of(folder, address.collection)
+        self.thumbnails = thumbnails_at(self._own_folder) if self._own_folder is not None else Thumbnails(None)
         self._unpublished = False
         self._limits = Limits()
         self._remains: Sequence[str] = ()
@@ -205,11 +205,10 @@ class ServerStore:
 
     def erase(self, expression: Expression, facts: IndexFacts) -> int:
         """As :meth:`delete`; then the server rewrites its files, and :meth:`remains` says what it may keep."""
-        folder = self.thumbnails.folder
-        if folder is not None and not self.thumbnails.keeps and not folder.is_dir():
+        if not self.thumbnails.is_reachable():
             raise IndexUnavailable(
-                f"{self._place}: its thumbnails are in {folder}, which is not on this machine, and would stay."
-                " Nothing was deleted; do it on a machine that sees that folder."
+                f"{self._place}: its thumbnails are in {self.thumbnails.place}, which cannot be reached from here, and"
+                " would stay. Nothing was deleted; do it on a machine that sees them."
             )
         self.declare(facts)  # first: a run that is killed here can be repeated
         deleted = self.delete(expression)
@@ -257,14 +256,13 @@ class ServerStore:
             return None
         self._limits = Limits.of(found["config"])
         metadata = found["config"].get("metadata") or {}
-        named = Path(str(metadata.get(facts_of.THUMBNAILS, "")))
-        is_ours = named.is_absolute() and named.name == self._address.collection and "\0" not in str(named)
-        if self._own_folder is None and is_ours:
-            self.thumbnails = Thumbnails(named, named_by_others=True)
+        named = str(metadata.get(facts_of.THUMBNAILS, ""))
+        if self._own_folder is None and is_place_of(named, self._address.collection):
+            self.thumbnails = thumbnails_at(named, named_by_others=True)
         return metadata
 
     def _where_thumbnails_are(self) -> dict[str, Any]:
-        return {} if self._own_folder is None else {facts_of.THUMBNAILS: str(self._own_folder)}
+        return {} if self._own_folder is None else {facts_of.THUMBNAILS: self._own_folder}
 
     def _open(self) -> IndexFacts:
         metadata = self._metadata()

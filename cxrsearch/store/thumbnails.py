@@ -5,7 +5,7 @@
 
 For an index on a server the folder is a setting (CXRSEARCH_THUMBNAILS) of those who write it, and the collection names
 it to everybody else: they see these pictures and delete those of deleted images. They put none there, as a stranger's
-server could name any folder.
+server could name any folder. The setting may be an address too, as of S3 (object_thumbnails.py).
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from cxrsearch.files import append, replacing
 
 SIDE = 256
 # One of ours is some 10 kB; what is larger was put there by somebody else, or is damaged.
-_LARGEST = 2**20
-_JPEG = b"\xff\xd8\xff"
+LARGEST = 2**20
+JPEG = b"\xff\xd8\xff"
 _SUMS = "sha256sums"
 # The engine gives back the ids that were stored: UUIDs. Anything else would be no file name of ours.
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _LINE = re.compile(r"^([0-9a-f]{64})  [0-9a-f]{2}/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.jpg$", re.MULTILINE)
 
 
 class Thumbnails:
     """The pictures of one index by point id. ``folder``: None where none are kept.
 
-    keeps: whether new ones are put there.
+    place: what messages call it. keeps: whether new ones are put there.
     unsettled: ids of the pictures written since the index was opened whose points were not stored yet.
     """
 
@@ -42,6 +42,7 @@ class Thumbnails:
     ) -> None:
         """changing: called before a picture is written. named_by_others: not this user's choice of a folder."""
         self.folder, self.unsettled, self._changing = folder, set[str](), changing
+        self.place = str(folder)
         self.keeps = folder is not None and not named_by_others
 
     def put(self, id: str, picture: bytes) -> None:
@@ -75,12 +76,12 @@ class Thumbnails:
                 return None
             with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
                 status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
+                if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
                     return None
-                picture = file.read(_LARGEST)
+                picture = file.read(LARGEST)
         except OSError:
             return None
-        return picture if picture.startswith(_JPEG) else None
+        return picture if picture.startswith(JPEG) else None
 
     def remove(self, ids: Collection[str]) -> None:
         if not ids:
@@ -103,7 +104,7 @@ class Thumbnails:
     def ids(self) -> Iterator[str]:
         """Of every picture there is, in order."""
         if self.folder is not None:
-            yield from sorted(path.stem for path in self.folder.glob("*/*.jpg") if _UUID.match(path.stem))
+            yield from sorted(path.stem for path in self.folder.glob("*/*.jpg") if UUID.match(path.stem))
 
     def problems(self) -> Iterator[str]:
         """Every picture that is gone or not what it was."""
@@ -114,6 +115,10 @@ class Thumbnails:
                 yield f"{path}: missing"
             elif (picture := self.get(id)) is None or hashlib.sha256(picture).hexdigest() not in sums:
                 yield f"{path}: damaged"
+
+    def is_reachable(self) -> bool:
+        """Whether what is deleted here is gone: not where others named a folder that this machine does not have."""
+        return self.folder is None or self.keeps or self.folder.is_dir()
 
     def _sums(self) -> dict[str, list[str]]:
         """The sums of each picture, by id: more than one where it was replaced."""
@@ -131,7 +136,7 @@ class Thumbnails:
                 draft.write_text(lines, "ascii")
 
     def _path(self, id: str) -> Path | None:
-        if self.folder is None or not _UUID.match(id):
+        if self.folder is None or not UUID.match(id):
             return None
         return self.folder / id[:2] / f"{id}.jpg"
 
