@@ -19,7 +19,7 @@ from trainer.learning.embed import embed
 from trainer.learning.fit import fit
 from trainer.learning.network import Architecture, Network
 from trainer.learning.objective import Known, Objective, hard_pairs, pairs_of
-from trainer.learning.start import begin_at_principal_components
+from trainer.learning.start import begin_at_findings
 
 SEVERAL = """
 name = "several"
@@ -195,13 +195,46 @@ def test_weights_of_a_package_are_loaded_and_learning_begins_where_they_are() ->
     assert any(not torch.equal(state[name], untaught[name]) for name in state)
     rng = np.random.default_rng(0)
     pictures = np.stack([np.asarray(cloud(rng, n % 2 == 0).resize((64, 64))) for n in range(40)])
-    begin_at_principal_components(network, pictures, 0)
+    unknown = np.full((40, 1), -1, dtype=np.int8)
+    begin_at_findings(network, pictures, unknown, np.repeat("hospital", 40))
     vectors = embed(network, pictures)
     # Centred and along principal components: similarities are spread out, and stripes are told from none.
     similarity = vectors @ vectors.T
     assert np.median(similarity) < 0.5
     np.fill_diagonal(similarity, -1)
     assert (similarity.argmax(axis=1) % 2 == np.arange(40) % 2).mean() > 0.8
+
+
+def test_what_a_finding_looks_like_comes_first_and_what_a_hospital_looks_like_does_not() -> None:
+    rng, count = np.random.default_rng(0), 80
+    striped, south = np.arange(count) % 4 < 2, np.arange(count) % 8 < 5  # striped more often in the north
+    pictures = np.stack([np.asarray(cloud(rng, bool(one)).resize((64, 64))) for one in striped])
+    pictures[south, :, :16] = 255  # a bright edge tells the hospital
+    network = Network(Architecture("efficientnet-lite0", 64, 8), baselines.FROZEN_WEIGHTS)
+    findings = striped[:, None].astype(np.int8)
+    begin_at_findings(network, pictures, findings, np.where(south, "south", "north"))
+    first = embed(network, pictures)[:, 0]
+    assert abs(np.corrcoef(first, striped)[0, 1]) > 0.9
+    assert abs(np.corrcoef(first, south)[0, 1]) < 0.3
+
+
+def test_no_epochs_keep_where_learning_begins(loaded: tuple[Config, Images]) -> None:
+    config, images = loaded
+    none = config.learning.model_copy(update={"epochs": 0})
+    start = config.network.model_copy(update={"tower": "efficientnet-lite0", "pretrained": baselines.FROZEN_WEIGHTS})
+    found = fit(config.model_copy(update={"learning": none, "network": start}), images.part(images.labelled))
+    untaught = Network(found.network.architecture, baselines.FROZEN_WEIGHTS)
+    kept, came = found.network.state_dict(), untaught.state_dict()
+    assert all(torch.equal(kept[name], came[name]) for name in kept if name.startswith("trunk."))
+    assert not torch.equal(kept["project.weight"], came["project.weight"])
+    assert (found.epoch, found.history) == (0, [])
+
+
+def test_no_epochs_without_a_pretrained_trunk_are_refused(tmp_path: Path) -> None:
+    path = several(tmp_path)
+    path.write_text(path.read_text("utf-8").replace("epochs = 2", "epochs = 0"), "utf-8")
+    with pytest.raises(InputError, match=r"learning\.epochs is 0, .*network\.pretrained"):
+        Config.load(path)
 
 
 def test_a_package_that_is_not_there_or_does_not_fit_says_so() -> None:

@@ -68,6 +68,7 @@ class LearningSettings(_Strict):
     objective_weight: of the objective against the classifier beside it.
     distillation: how strongly images that were near before learning are kept near; 0 not at all. Only sensible with
     pretrained weights.
+    epochs: 0 leaves a pretrained trunk as it came and learns the projection alone, by ridge regression.
     self_supervised_epochs: over all images, labelled or not, before anything else.
     images_per_class: K of the P classes x K images in a batch.
     trunk_rate: the part of the learning rate at which a pretrained trunk learns.
@@ -81,7 +82,7 @@ class LearningSettings(_Strict):
     warm_up: Literal["beside", "before", "none"] = "beside"
     warm_up_part: Annotated[float, Field(ge=0, le=1)] = 0.3
     objective_weight: Annotated[float, Field(gt=0)] = 0.5
-    epochs: Positive = 60
+    epochs: Annotated[int, Field(ge=0)] = 60
     self_supervised_epochs: Annotated[int, Field(ge=0)] = 0
     images_per_class: Annotated[int, Field(ge=2)] = 20
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -147,6 +148,10 @@ class Config(_Strict):
             for source in config.data
         ]
         network, pretrained = config.network, config.network.pretrained
+        if not config.learning.epochs and pretrained is None:
+            raise InputError(
+                f"{path}: learning.epochs is 0, which keeps a pretrained trunk: name one (network.pretrained)"
+            )
         if pretrained is not None and (base / pretrained).is_file():
             network = network.model_copy(update={"pretrained": str(base / pretrained)})
         return config.model_copy(update={"data": sources, "network": network})

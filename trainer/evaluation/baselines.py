@@ -43,7 +43,7 @@ def frozen_trunk(images: Images) -> NDArray[np.float32]:
     """(N, C) float32, centred, unit length: the mean over the places of the last feature map of EfficientNet-Lite0 as
     it was trained on ImageNet, which has learnt nothing from radiographs."""
     network = Network(Architecture(FROZEN_TOWER, images.pixels.shape[1], 1), FROZEN_WEIGHTS)
-    features = pooled_features(network, images.pixels)
+    features = pooled_features(network.eval().last_features, images.pixels)
     return _unit(features - features.mean(axis=0))
 
 

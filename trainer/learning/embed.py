@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trainer.learning.network import Network, pictures
 
@@ -25,12 +27,14 @@ def embed(network: Network, pixels: NDArray[np.uint8], batch: int = 64) -> NDArr
     return np.concatenate(found)
 
 
-def pooled_features(network: Network, pixels: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float32]:
-    """(N, S, S) uint8 -> (N, C) float32: the mean over the places of the trunk's last feature map."""
-    network.eval()
+def pooled_features(
+    features: Callable[[Tensor], Tensor], pixels: NDArray[np.uint8], batch: int = 64
+) -> NDArray[np.float32]:
+    """(N, S, S) uint8 -> (N, C) float32: the mean over the places of ``features``, a method of a network in eval mode
+    on the CPU: (B, 1, S, S) -> (B, C, h, w)."""
     with torch.inference_mode():
         found = [
-            network.last_features(pictures(pixels[start : start + batch], torch.device("cpu"))).mean(dim=(2, 3)).numpy()
+            features(pictures(pixels[start : start + batch], torch.device("cpu"))).mean(dim=(2, 3)).numpy()
             for start in range(0, len(pixels), batch)
         ]
     return np.concatenate(found)

@@ -28,7 +28,7 @@ from trainer.learning.embed import embed, keep_freed_memory
 from trainer.learning.network import Architecture, Network
 from trainer.learning.objective import Known, Objective, Views
 from trainer.learning.sampling import class_batches, plain_batches
-from trainer.learning.start import begin_at_principal_components
+from trainer.learning.start import begin_at_findings
 from trainer.learning.step import Trainer, processes
 from trainer.metrics.findings import retrieve_findings
 
@@ -65,6 +65,7 @@ def fit(
     validation: other patients' images, which choose the epoch by mean average precision among themselves; without, the
     last is kept. checkpoint: a file written after every epoch, from which a killed run goes on; while it learns without
     labels, the file ``WITHOUT_LABELS`` beside it.
+    No epochs at all keep where learning begins (trainer/learning/start.py).
     Raises InputError when the embedding collapses.
     """
     keep_freed_memory()
@@ -74,8 +75,10 @@ def fit(
     network = Network(architecture(config), config.network.pretrained)
     resumed = checkpoint is not None and checkpoint.exists()
     if config.network.pretrained:
-        begin_at_principal_components(network, images.pixels, config.seed)
+        begin_at_findings(network, images.pixels, images.findings, np.array(images.sources))
         network.freeze(learning.frozen)
+        if not learning.epochs:
+            return Fit(network.eval(), 0)
     beside = None if checkpoint is None else checkpoint.with_name(WITHOUT_LABELS)
     if unlabelled is not None and learning.self_supervised_epochs and not resumed:
         network = _pretrain_self_supervised(config, network, unlabelled, accelerator, beside, log)
