@@ -153,4 +153,5 @@ def _images() -> Images:
         [{} for _ in range(number)],
         [str(n) for n in range(number)],
         np.zeros(number, dtype=bool),
+        np.zeros(number, dtype=np.int64),
     )

@@ -29,6 +29,7 @@ from cxrsearch.imaging.canonical import PICTURE_SIDE, canonical, grey, jpeg, pix
 from cxrsearch.imaging.isolated import SECONDS_PER_FILE, Broken, Isolated
 from cxrsearch.imaging.radiograph import Gates, Radiograph
 from cxrsearch.imaging.read import decode, digest, read_bytes
+from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.store.thumbnails import SIDE
 from indexer.record import Record
 
@@ -92,12 +93,13 @@ Outcome = ReadFile | ImageError
 @dataclass(frozen=True)
 class ReaderConfig:
     """What every process needs to know: DICOM keywords to bring along, who is let in, and the model folder, or the
-    size of canonical pixels when there is to be no model; whether to make thumbnails."""
+    size of canonical pixels when there is to be no model, and how they become square; whether to make thumbnails."""
 
     model: Path | int
     keywords: tuple[str, ...]
     gates: Gates
     thumbnails: bool = False
+    resizing: Resizing = Resizing.PAD
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,7 @@ def work(config: ReaderConfig) -> Callable[[list[_Wanted]], Iterator[tuple[dict[
         if encoder is not None:
             return encoder.prepare(radiograph, picture)
         assert isinstance(model, int)
-        return prepared(radiograph, picture, model)
+        return prepared(radiograph, picture, model, config.resizing)
 
     def answer(asked: list[_Wanted]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
         files: list[_Small] = []

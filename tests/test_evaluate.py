@@ -50,6 +50,7 @@ def images_of(
         [{"site": "north" if n % 3 else "south"} for n in range(count)],
         [str(n) for n in range(count)],
         np.zeros(count, dtype=bool),
+        np.zeros(count, dtype=np.int64),
     )
 
 

@@ -29,7 +29,7 @@ from trainer.data.images import Images
 from trainer.data.training_set import LEAKAGE, LeftOut, load
 from trainer.evaluation.evaluate import HELD_OUT
 from trainer.evaluation.judge import GALLERIES, Evaluation, Judging, judge
-from trainer.learning.embed import embed
+from trainer.learning.embed import embed, network_embedder
 from trainer.learning.export import export
 from trainer.learning.fit import Fit, Line, fit
 from trainer.learning.pretrained import licence
@@ -102,7 +102,9 @@ def train(
     if not writing:
         return Run(result, evaluation, left_out)
     if test.any():
-        judging = Judging(result.network, np.flatnonzero(usable & labelled), np.flatnonzero(test & images.judgeable))
+        judging = Judging(
+            network_embedder(result.network), np.flatnonzero(usable & labelled), np.flatnonzero(test & images.judgeable)
+        )
         evaluation = judge(config.name, HELD_OUT, images, [judging], LEAKAGE if allow_leakage else "")
     files.write(folder / "curves.png", plots.curves(result.history))
     shown = np.flatnonzero((test if test.any() else rest) & labelled)

@@ -24,7 +24,7 @@ def evaluate(
         Path | None, typer.Argument(metavar="[CONFIG.toml]", help="A training configuration; see trainer/configs/.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", metavar="DIR", help="Evaluate this model on its held-out images.")
+        Path | None, typer.Option("--model", metavar="MODEL", help="Evaluate this model on its held-out images.")
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="With --model: use all labelled images, none of which it was trained on.")
@@ -73,6 +73,7 @@ def evaluate(
         print_left_out,
     )
     from cxrsearch.errors import UsageError
+    from cxrsearch.model_card import find_model, read_card
     from cxrsearch.report.progress import Progress
 
     if sum(given is not None for given in (model, folds, leave_out)) != 1:
@@ -90,15 +91,17 @@ def evaluate(
         from trainer.evaluation import page as evaluation_page
         from trainer.evaluation.judge import as_json
 
+    model = None if model is None else find_model(model)
     if config is not None:
         configuration = Config.load(config)
     else:
-        configuration = evaluating.external_config(str(external), root, model)  # type: ignore[arg-type]
+        size = read_card(model).image_size  # type: ignore[arg-type]
+        configuration = evaluating.external_config(str(external), root, size)
     with Progress("reading images") as progress:
         images, left = load(configuration, allow_leakage, progress.reach)
         print_left_out(left)
         if agreement is not None and model is not None:
-            agreed = agree.agree(images, agreement.split(","), model, configuration.seed)
+            agreed = agree.agree(configuration, images, agreement.split(","), model)
             out.mkdir(parents=True, exist_ok=True)
             text = json.dumps(agree.as_json(agreed), indent=2, ensure_ascii=False)
             files.write(out / "agreement.json", text + "\n")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cxrsearch.cli.compare import compare
 from cxrsearch.cli.logging_options import LOGGER, Command
 from cxrsearch.cli.options import Output
 from cxrsearch.imaging.resizing import Resizing
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from cxrsearch.model_card import ModelCard
 
 models = typer.Typer(
-    help="List, show and import encoders.",
+    help="List, show, import and compare encoders.",
     rich_markup_mode=None,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+models.command("compare", cls=Command)(compare)
 
 
 @models.callback()

@@ -41,6 +41,18 @@ def claim(folder: Path, config: Config, images: Images, protocol: str, allow_lea
     files.write(mark, json.dumps(mine, indent=2) + "\n")
 
 
+def claimed(folder: Path, images: Images) -> bool:
+    """Whether the run in ``folder`` was of exactly these images, as far as this machine's key can tell."""
+    identity = load_identity(settings.key_file(), create=False)
+    try:
+        theirs = json.loads((folder / CLAIM).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (
+        identity is not None and isinstance(theirs, dict) and theirs.get("images") == identity.images(_digest(images))
+    )
+
+
 def _digest(images: Images) -> str:
     """The same for the same files with the same classes, sources and patients in the same order."""
     whole = hashlib.sha256(images.findings.tobytes() + images.only_learnt.tobytes())

@@ -9,17 +9,19 @@ from numpy.typing import NDArray
 
 from cxrsearch.clinical.fields import Payload, values_of
 from cxrsearch.imaging.canonical import content
+from cxrsearch.imaging.resizing import Resizing
 
 
 @dataclass(frozen=True)
 class Images:
     """N radiographs.
 
-    pixels: (N, S, S) uint8, canonical. shapes: (N, 2), height and width as read. file_bytes: (N,).
+    pixels: (N, S, S) uint8, what the encoder sees. shapes: (N, 2), height and width as read. file_bytes: (N,).
     findings: (N, C) int8 over ``classes``: 1 present, 0 absent, -1 not known.
     patients: N names, None where nothing tells whose it is. keys: N paths relative to the dataset's folder.
     datasets: N names. sources: N names of the hospital or collection. payloads: N, the clinical facts of each.
-    digests: N sha256 of the files. only_learnt: (N,), True for images that nothing is judged on.
+    digests: N sha256 of the files. only_learnt: (N,), True for images that nothing is judged on. frames: (N,) which
+    image of its file each is, from 0. resizing: how ``pixels`` became square.
     """
 
     classes: tuple[str, ...]
@@ -34,6 +36,8 @@ class Images:
     payloads: list[Payload]
     digests: list[str]
     only_learnt: NDArray[np.bool_]
+    frames: NDArray[np.int64]
+    resizing: Resizing = Resizing.PAD
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -54,6 +58,8 @@ class Images:
             [self.payloads[i] for i in index],
             [self.digests[i] for i in index],
             self.only_learnt[index],
+            self.frames[index],
+            self.resizing,
         )
 
     @property
@@ -91,5 +97,7 @@ class Images:
         return [str(values[0]) if values else None for values in found]
 
     def content(self) -> list[tuple[slice, slice]]:
-        """Where in its canonical pixels each image is; the rest is padding."""
+        """Where in its pixels each image is; the rest is padding."""
+        if self.resizing is not Resizing.PAD:
+            return [(slice(0, self.pixels.shape[1]),) * 2] * len(self)
         return [content(width, height, self.pixels.shape[1]) for height, width in self.shapes.tolist()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -14,9 +14,11 @@ import numpy as np
 from cxrsearch.clinical.fields import Payload, values_of
 from cxrsearch.errors import ImageError, InputError
 from cxrsearch.imaging.radiograph import DEFAULT_GATES
+from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.text import nearest
 from indexer import dataset as datasets
-from indexer.readers import ReaderConfig, Readers, Task
+from indexer.readers import Outcome, ReaderConfig, Readers, Task
+from indexer.record import Record
 from trainer.config import Config, TrainingDataset
 from trainer.data.images import Images
 from trainer.data.patients import near_duplicates, patient_groups
@@ -54,7 +56,7 @@ def load(
 
     advance: told how many of how many files are done. Raises InputError when fewer than two classes are left.
     """
-    sets = [datasets.load(s.mapping, None if s.root is None else Path(s.root)) for s in config.data]
+    sets = datasets_of(config)
     found, unreadable = read(sets, config.network.image_size, advance)
     described = {data.mapping.name: source for data, source in zip(sets, config.data, strict=True)}
     sources = [described[name].source or name for name in found.datasets]
@@ -77,6 +79,11 @@ def load(
     return images, left
 
 
+def datasets_of(config: Config) -> list[datasets.Dataset]:
+    """Raises InputError."""
+    return [datasets.load(one.mapping, None if one.root is None else Path(one.root)) for one in config.data]
+
+
 def read(
     sets: Sequence[datasets.Dataset], size: int, advance: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[Images, int]:
@@ -88,31 +95,28 @@ def read(
     keys: list[str] = []
     names: list[str] = []
     payloads: list[Payload] = []
+    frames: list[int] = []
     total, done, unreadable = sum(len(data) for data in sets), 0, 0
     for data in sets:
         mapping = data.mapping
-        tasks = (Task(record, record.key, "", None) for record in data.records())
-        readers = Readers(os.cpu_count() or 1, ReaderConfig(size, mapping.dicom_keywords, DEFAULT_GATES))
-        try:
-            for task, outcome in readers.read(tasks):
-                done += 1
-                advance(done, total)
-                if isinstance(outcome, ImageError):
-                    unreadable += 1
-                    continue
-                record, _ = data.complete(task.record, outcome.header)
-                patient = None if record.patient is None else f"{mapping.patient_namespace}/{record.patient}"
-                for image in outcome.images or []:
-                    pixels.append(image.array)
-                    shapes.append((image.height, image.width))
-                    sizes.append(outcome.size)
-                    digests.append(outcome.sha256)
-                    patients.append(patient)
-                    keys.append(record.key)
-                    names.append(mapping.name)
-                    payloads.append(record.payload)
-        finally:
-            readers.stop()
+        for task, outcome in read_files(data, data.records(), size):
+            done += 1
+            advance(done, total)
+            if isinstance(outcome, ImageError):
+                unreadable += 1
+                continue
+            record, _ = data.complete(task.record, outcome.header)
+            patient = None if record.patient is None else f"{mapping.patient_namespace}/{record.patient}"
+            for frame, image in enumerate(outcome.images or []):
+                pixels.append(image.array)
+                shapes.append((image.height, image.width))
+                sizes.append(outcome.size)
+                digests.append(outcome.sha256)
+                patients.append(patient)
+                keys.append(record.key)
+                names.append(mapping.name)
+                payloads.append(record.payload)
+                frames.append(frame)
     if not pixels:
         raise InputError(
             f"{', '.join(data.mapping.name for data in sets)}: none of {total} files is a radiograph"
@@ -131,7 +135,20 @@ def read(
         payloads,
         digests,
         np.zeros(len(keys), dtype=bool),
+        np.array(frames, dtype=np.int64),
     ), unreadable
+
+
+def read_files(
+    data: datasets.Dataset, records: Iterable[Record], size: int, resizing: Resizing = Resizing.PAD
+) -> Iterator[tuple[Task, Outcome]]:
+    """What comes of reading the files of some records of a dataset, in their order: (size, size) uint8 pixels."""
+    config = ReaderConfig(size, data.mapping.dicom_keywords, DEFAULT_GATES, resizing=resizing)
+    readers = Readers(os.cpu_count() or 1, config)
+    try:
+        yield from readers.read(Task(record, record.key, "", None) for record in records)
+    finally:
+        readers.stop()
 
 
 def found_in_classes(

@@ -13,11 +13,12 @@ from cxrsearch import __version__
 from cxrsearch.errors import InputError
 from cxrsearch.model_card import read_card
 from cxrsearch.statistics import Figure
+from trainer.config import Config
 from trainer.data.images import Images
+from trainer.data.squares import as_seen
 from trainer.evaluation import baselines
 from trainer.evaluation.judge import ENCODER, FROZEN, THUMBNAILS, hardware
-from trainer.learning.embed import embed
-from trainer.learning.export import load_network
+from trainer.learning.embed import embedder
 from trainer.metrics.agreement import agreement
 
 # Fewer images with scores tell nothing.
@@ -34,11 +35,12 @@ class ScoreAgreement:
     facts: dict[str, Any]
 
 
-def agree(images: Images, fields: list[str], model: Path, seed: int) -> ScoreAgreement:
+def agree(config: Config, images: Images, fields: list[str], model: Path) -> ScoreAgreement:
     """Search every image that has all the scores among the others, its own patient left out.
 
     fields: numbers; those of the right lung first where they are zones. Raises InputError, ModelError.
     """
+    card = read_card(model)
     values = [[payload.get(name) for name in fields] for payload in images.payloads]
     numbers = np.array(
         [[v if isinstance(v, int | float) and not isinstance(v, bool) else np.nan for v in row] for row in values],
@@ -52,25 +54,25 @@ def agree(images: Images, fields: list[str], model: Path, seed: int) -> ScoreAgr
             f" {FEWEST} are needed"
         )
     scores = numbers[known]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(config.seed)
     random = rng.normal(size=(len(scored), 64)).astype(np.float32)
     vectors = {
-        ENCODER: embed(load_network(model), scored.pixels),
+        ENCODER: embedder(model)(as_seen(config, scored, card.input).pixels),
         FROZEN: baselines.frozen_trunk(scored),
         THUMBNAILS: baselines.thumbnails(scored),
         _RANDOM: random / np.linalg.norm(random, axis=1, keepdims=True),
     }
-    found = {name: agreement(one, scores, scored.owners, fields).figures(seed) for name, one in vectors.items()}
+    found = {name: agreement(one, scores, scored.owners, fields).figures(config.seed) for name, one in vectors.items()}
     facts = {
         "fields": fields,
         "images": len(scored),
         "patients": len(set(scored.owners.tolist())),
-        "seed": seed,
+        "seed": config.seed,
         "version": __version__,
         "day": datetime.date.today().isoformat(),
         "hardware": hardware(),
     }
-    return ScoreAgreement(read_card(model).name, found, facts)
+    return ScoreAgreement(card.name, found, facts)
 
 
 def as_json(found: ScoreAgreement) -> dict[str, Any]:

@@ -9,36 +9,37 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from cxrsearch.errors import InputError
-from cxrsearch.model_card import read_card
+from cxrsearch.imaging.canonical import PICTURE_SIDE
+from cxrsearch.model_card import ModelCard, read_card
 from trainer.config import Config, HeldOut, NetworkSettings, TrainingDataset
 from trainer.data import splits
 from trainer.data.claim import claim
 from trainer.data.images import Images
+from trainer.data.squares import as_seen
 from trainer.data.training_set import LEAKAGE
 from trainer.evaluation.judge import Evaluation, Judging, judge
-from trainer.learning.export import load_network
+from trainer.learning.embed import embedder, has_network, network_embedder
 from trainer.learning.fit import Line, architecture, fit
 from trainer.learning.network import Network
 
 HELD_OUT = "patients held out of training and of the choice of the epoch"
 # What is said of a model whose card is not of this configuration.
 UNKNOWN = "the configuration's held-out patients; whether this model has seen them is not known"
+EVERYTHING = "every labelled image"
 EXTERNAL = "an archive that nothing was learnt from: a part of its patients is searched for among the others"
 
 # The part of an external archive's patients whose images are queries.
 EXTERNAL_QUERIES = 0.25
 
 
-def external_config(mapping: str, root: Path | None, model: Path) -> Config:
-    """The configuration of an archive that a model was not trained on: every value of the label is a class.
-
-    Raises ModelError.
-    """
+def external_config(mapping: str, root: Path | None, image_size: int = PICTURE_SIDE) -> Config:
+    """The configuration of an archive that a model was not trained on: every value of the label is a class."""
     described = TrainingDataset(mapping=mapping, root=None if root is None else str(root))
-    network = NetworkSettings(image_size=read_card(model).image_size)
+    network = NetworkSettings(image_size=image_size)
     held_out = HeldOut(validation=0.0, test=EXTERNAL_QUERIES)
     return Config(name=Path(mapping).stem, data=[described], network=network, held_out=held_out)
 
@@ -94,7 +95,9 @@ def in_folds(
         usable = splits.learnt_from(images, judged, "image" if random else "patient")
         network = _trained(config, images, usable, place, lambda line, name=name: log(name, line))  # type: ignore[misc]
         learnt = np.flatnonzero(usable & _counted(images))
-        judgings.append(Judging(network, learnt, np.flatnonzero(judged & images.judgeable & _counted(images))))
+        judgings.append(
+            Judging(network_embedder(network), learnt, np.flatnonzero(judged & images.judgeable & _counted(images)))
+        )
     leakage = "patients are in training and test at once (folds drawn by image)" if random else ""
     return judge(config.name, protocol, images, judgings, leakage)
 
@@ -107,22 +110,37 @@ def of_model(config: Config, images: Images, model: Path, everything: bool, exte
     Raises InputError, ModelError.
     """
     card = read_card(model)
-    if card.image_size != config.network.image_size:
+    if card.image_size != config.network.image_size and has_network(card):
         raise InputError(
             f"{model}: takes images of {card.image_size} pixels, the configuration gives"
             f" {config.network.image_size}; set network.image_size"
         )
-    network, counted = load_network(model), _counted(images)
+    archive, queries = archive_and_queries(config, images, everything)
+    judging = Judging(embedder(model), archive, queries)
     if everything:
-        every, nothing = np.flatnonzero(images.judgeable & counted), np.zeros(0, dtype=np.int64)
-        return judge(card.name, "every labelled image", images, [Judging(network, nothing, every)])
+        return judge(card.name, EVERYTHING, as_seen(config, images, card.input), [judging])
+    protocol = EXTERNAL if external else HELD_OUT if is_own(card, config) else UNKNOWN
+    return judge(card.name, protocol, as_seen(config, images, card.input), [judging])
+
+
+def archive_and_queries(
+    config: Config, images: Images, everything: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The numbers of the images that are searched in, and of those that are searched: the held-out ones, or all, and
+    then there is no archive. Raises InputError."""
+    counted = _counted(images)
+    if everything:
+        return np.zeros(0, dtype=np.int64), np.flatnonzero(images.judgeable & counted)
     test = splits.held_out(images, config.held_out.test, config.seed)
     if not test.any():
         raise InputError(f"{config.name}: held_out.test is 0, so nothing is held out to judge on; see --all, --folds")
     learnt = splits.learnt_from(images, test)
-    judging = Judging(network, np.flatnonzero(learnt & counted), np.flatnonzero(test & images.judgeable & counted))
-    own = (card.name, card.described.get("seed")) == (config.name, config.seed)
-    return judge(card.name, EXTERNAL if external else HELD_OUT if own else UNKNOWN, images, [judging])
+    return np.flatnonzero(learnt & counted), np.flatnonzero(test & images.judgeable & counted)
+
+
+def is_own(card: ModelCard, config: Config) -> bool:
+    """Whether a model was trained by a configuration, whose held-out patients it then never saw."""
+    return (card.name, card.described.get("seed")) == (config.name, config.seed)
 
 
 def stamped(evaluation: Evaluation, leakage: str) -> Evaluation:

@@ -20,8 +20,7 @@ from cxrsearch import __version__
 from cxrsearch.statistics import Figure
 from trainer.data.images import Images
 from trainer.evaluation import baselines
-from trainer.learning.embed import embed
-from trainer.learning.network import Network
+from trainer.learning.embed import Embedder
 from trainer.metrics.findings import FindingsRetrieval, joined_findings, retrieve_findings
 from trainer.metrics.retrieval import Retrieval, constant, joined, retrieve
 
@@ -84,9 +83,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Judging:
-    """One network with what it was learnt from, or an archive (numbers of images), and what it is judged on."""
+    """One encoder with what it was learnt from, or an archive (numbers of images), and what it is judged on."""
 
-    network: Network
+    embed: Embedder
     learnt: NDArray[np.int64]
     judged: NDArray[np.int64]
 
@@ -107,12 +106,12 @@ def judge(name: str, protocol: str, images: Images, judgings: list[Judging], lea
     shapes = baselines.shapes(images)
     for one in judgings:
         both = np.concatenate([one.learnt, one.judged])
-        vectors = {ENCODER: _scattered(one.network, images.pixels, both)}
-        vectors |= {f"the encoder, {what}": _scattered(one.network, pixels, both) for what, pixels in dark.items()}
+        vectors = {ENCODER: _scattered(one.embed, images.pixels, both)}
+        vectors |= {f"the encoder, {what}": _scattered(one.embed, pixels, both) for what, pixels in dark.items()}
         for gallery in galleries:
             at = one.learnt if gallery == "archive" else one.judged
             for method, features in (vectors | fixed).items():
-                found[gallery].setdefault(method, []).append(_search(images, features, one.judged, at))
+                found[gallery].setdefault(method, []).append(search(images, features, one.judged, at))
             if images.exclusive:
                 found[gallery].setdefault("image shape", []).append(_by_shape(images, shapes, one.judged, at))
                 shares = np.bincount(images.labels[at], minlength=len(images.classes)) / max(len(at), 1)
@@ -128,10 +127,22 @@ def judge(name: str, protocol: str, images: Images, judgings: list[Judging], lea
         np.concatenate([np.full(len(one.judged), n) for n, one in enumerate(judgings)]),
         np.array(images.sources)[queries],
         {"archive": [one.learnt for one in judgings], "unseen": [one.judged for one in judgings]},
-        (first.judged, embed(first.network, images.pixels[first.judged])),
+        (first.judged, first.embed(images.pixels[first.judged])),
         leakage,
         _facts(images, judgings),
     )
+
+
+def search(
+    images: Images, features: NDArray[np.float32], queries: NDArray[np.int64], at: NDArray[np.int64]
+) -> Retrieval | FindingsRetrieval:
+    """Search images by what is known of all, among others: ``queries`` and ``at`` are numbers, features (N, D)."""
+    owners = images.owners
+    if not images.exclusive:
+        gallery = (features[at], images.findings[at], owners[at])
+        return retrieve_findings(features[queries], images.findings[queries], owners[queries], images.classes, gallery)
+    of_class = (features[at], images.labels[at], owners[at])
+    return retrieve(features[queries], images.labels[queries], owners[queries], images.classes, of_class)
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -167,17 +178,6 @@ def hardware() -> str:
     return f"{torch.get_num_threads()} CPU cores"
 
 
-def _search(
-    images: Images, features: NDArray[np.float32], queries: NDArray[np.int64], at: NDArray[np.int64]
-) -> Retrieval | FindingsRetrieval:
-    owners = images.owners
-    if not images.exclusive:
-        gallery = (features[at], images.findings[at], owners[at])
-        return retrieve_findings(features[queries], images.findings[queries], owners[queries], images.classes, gallery)
-    of_class = (features[at], images.labels[at], owners[at])
-    return retrieve(features[queries], images.labels[queries], owners[queries], images.classes, of_class)
-
-
 def _by_shape(
     images: Images, shapes: NDArray[np.float32], queries: NDArray[np.int64], at: NDArray[np.int64]
 ) -> Retrieval:
@@ -208,9 +208,9 @@ def _facts(images: Images, judgings: list[Judging]) -> dict[str, Any]:
     }
 
 
-def _scattered(network: Network, pixels: NDArray[np.uint8], at: NDArray[np.int64]) -> NDArray[np.float32]:
+def _scattered(embed: Embedder, pixels: NDArray[np.uint8], at: NDArray[np.int64]) -> NDArray[np.float32]:
     """(N, D) embeddings where ``at`` says, zeros elsewhere."""
-    found = embed(network, pixels[at])
+    found = embed(pixels[at])
     vectors = np.zeros((len(pixels), found.shape[1]), dtype=np.float32)
     vectors[at] = found
     return vectors

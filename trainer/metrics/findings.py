@@ -64,6 +64,10 @@ class FindingsRetrieval:
 
         A finding that fewer than FEWEST queries have, or have not, has no figure.
         """
+        return {name: figure(series) for name, series in self.series(seed, rounds).items()}
+
+    def series(self, seed: int = 0, rounds: int = BOOTSTRAPS) -> dict[str, Floats]:
+        """What ``figures`` are of, each (1 + rounds,): the same patients are drawn for the same queries and seed."""
         weights = resampled(self.owners, rounds, seed)
         series: dict[str, Floats] = {}
         columns: dict[str, list[Floats]] = {"auc": [], "precision_at_10": [], "map": []}
@@ -79,7 +83,7 @@ class FindingsRetrieval:
             columns["map"].append(_mean(self.average_precision[:, number], weights))
         means = {name: np.nanmean(np.stack(found), axis=0) for name, found in columns.items() if found}
         means["ndcg_at_10"] = _mean(self.ndcg, weights)
-        return {name: figure(one) for name, one in (means | series).items()}
+        return means | series
 
 
 def retrieve_findings(

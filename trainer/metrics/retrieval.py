@@ -65,14 +65,17 @@ class Retrieval:
 
     def figures(self, seed: int = 0, rounds: int = BOOTSTRAPS) -> dict[str, Figure]:
         """Every metric, with per-class ``sensitivity/C``, ``ppv/C``, ``auc/C`` and macro averages of these."""
+        return {name: figure(series) for name, series in self.series(seed, rounds).items()}
+
+    def series(self, seed: int = 0, rounds: int = BOOTSTRAPS) -> dict[str, Floats]:
+        """What ``figures`` are of, each (1 + rounds,): the same patients are drawn for the same queries and seed."""
         weights = resampled(self.owners, rounds, seed)
         found: dict[str, Floats] = {}
         for name, values in self.values.items():
             known = ~np.isnan(values)
             if known.any():
                 found[name] = ratio(weights[:, known] @ values[known], weights[:, known].sum(axis=1))
-        found |= self._by_class(weights)
-        return {name: figure(series) for name, series in found.items()}
+        return found | self._by_class(weights)
 
     def _by_class(self, weights: Floats) -> dict[str, Floats]:
         found: dict[str, Floats] = {}
