@@ -26,8 +26,8 @@ from trainer.data.images import Images
 from trainer.data.training_set import load
 from trainer.evaluation import baselines
 from trainer.learning.embed import embed
-from trainer.learning.fit import architecture, fit
-from trainer.learning.network import Network
+from trainer.learning.fit import fit
+from trainer.learning.imported import new_network
 from trainer.learning.start import begin_at_findings
 from trainer.metrics.findings import retrieve_findings
 
@@ -117,7 +117,7 @@ def _learn(config: Config, images: Images) -> dict[str, dict[str, float]]:
         seen = splits.learnt_from(images, left_out)
         learnt = images.part(seen & images.labelled)
         network = fit(config, learnt, None, images.part(seen)).network
-        between = Network(architecture(config), config.network.pretrained)
+        between = new_network(config)
         begin_at_findings(between, learnt.pixels, learnt.findings, np.array(learnt.sources))
         ends = (network.state_dict(), between.state_dict())
         between.load_state_dict(

@@ -18,8 +18,8 @@ from trainer.config import Config, HeldOut, LearningSettings, NetworkSettings, T
 from trainer.data.images import Images
 from trainer.learning.embed import keep_freed_memory
 from trainer.learning.export import load_network
-from trainer.learning.fit import architecture, of_batch
-from trainer.learning.network import Network
+from trainer.learning.fit import of_batch
+from trainer.learning.imported import new_network
 from trainer.learning.objective import Known, Objective
 from trainer.learning.sampling import class_batches
 from trainer.learning.step import Trainer, processes
@@ -81,7 +81,7 @@ def _step() -> Callable[[], None]:
     accelerator, images = processes(), _images()
     known = Known(torch.from_numpy(images.findings), torch.zeros(len(images), dtype=torch.long))
     objective = Objective(CONFIG.learning, known.findings, CONFIG.network.dimensions)
-    trainer = Trainer(CONFIG, Network(architecture(CONFIG)), objective, 10_000, accelerator)
+    trainer = Trainer(CONFIG, new_network(CONFIG), objective, 10_000, accelerator)
     generator, rng = torch.Generator(accelerator.device), np.random.default_rng(0)
     batches = chain.from_iterable(
         class_batches(images.findings, np.array(images.sources), images.owners, BATCH // 3, rng) for _ in count()
@@ -95,7 +95,7 @@ def _step() -> Callable[[], None]:
 
 
 def _bare_step() -> Callable[[], None]:
-    trunk = Network(architecture(CONFIG)).trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trunk = new_network(CONFIG).trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(trunk.parameters())
     size = CONFIG.network.image_size
     images = torch.rand(BATCH, 3, size, size).contiguous(memory_format=torch.channels_last)

@@ -12,7 +12,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cxrsearch.errors import InputError
+from cxrsearch.model_card import find_model, installed_models, read_card
+from cxrsearch.text import clean, nearest
 from cxrsearch.validation import first_problem
+
+# What begins a value of network.pretrained that names an encoder.
+MODEL = "model:"
 
 Part = Annotated[float, Field(ge=0, lt=0.5)]
 Positive = Annotated[int, Field(ge=1)]
@@ -47,8 +52,9 @@ class NetworkSettings(_Strict):
 
     tower: any open_clip vision tower, or one of trainer/learning/towers.
     pretrained: an open_clip tag, a local file of weights, or "package:NAME" for an installed Python package that
-    carries one.
-    image_size: in pixels. dimensions: D of the embedding.
+    carries one; or "model:NAME", in place of a tower: an encoder that is there (its name, or its folder), with whose
+    places or embedding learning begins.
+    image_size: in pixels; of an encoder, its own. dimensions: D of the embedding.
     attention: False weighs all places alike.
     """
 
@@ -152,6 +158,30 @@ class Config(_Strict):
             raise InputError(
                 f"{path}: learning.epochs is 0, which keeps a pretrained trunk: name one (network.pretrained)"
             )
-        if pretrained is not None and (base / pretrained).is_file():
+        if pretrained is not None and pretrained.startswith(MODEL):
+            network = _of_model(path, network, pretrained.removeprefix(MODEL))
+        elif pretrained is not None and (base / pretrained).is_file():
             network = network.model_copy(update={"pretrained": str(base / pretrained)})
         return config.model_copy(update={"data": sources, "network": network})
+
+
+def imported_folder(config: Config) -> Path | None:
+    """The folder of the encoder that a configuration begins at; None where it begins at none."""
+    given = config.network.pretrained
+    return Path(given.removeprefix(MODEL)) if given is not None and given.startswith(MODEL) else None
+
+
+def _of_model(path: Path, network: NetworkSettings, name: str) -> NetworkSettings:
+    """With the folder of the encoder, and its size of images. path: of the configuration. Raises InputError."""
+    installed = {folder.name for folder in installed_models()}
+    given = name if name in installed else path.parent / name
+    if isinstance(given, Path) and not (name and (given / "model.json").is_file()):
+        near = nearest(name, installed) or f" Installed: {', '.join(sorted(installed))}."
+        raise InputError(f"{path}: network.pretrained: no installed model {clean(name)!r}, and no such folder.{near}")
+    folder = find_model(given)
+    size = read_card(folder).image_size
+    if "tower" in network.model_fields_set:
+        raise InputError(f"{path}: network.tower: {MODEL}{name} is an encoder of its own; leave the tower out")
+    if "image_size" in network.model_fields_set and network.image_size != size:
+        raise InputError(f"{path}: network.image_size: {MODEL}{name} takes images of {size} pixels; leave it out")
+    return network.model_copy(update={"pretrained": f"{MODEL}{folder}", "image_size": size})

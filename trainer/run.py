@@ -20,18 +20,22 @@ from typing import Any
 import numpy as np
 
 from cxrsearch import __version__, files
+from cxrsearch.model_card import read_card
 from cxrsearch.statistics import Figure
 from trainer import plots
-from trainer.config import Config
+from trainer.config import Config, imported_folder
 from trainer.data import splits
 from trainer.data.claim import claim
 from trainer.data.images import Images
+from trainer.data.squares import as_seen
 from trainer.data.training_set import LEAKAGE, LeftOut, load
 from trainer.evaluation.evaluate import HELD_OUT
 from trainer.evaluation.judge import GALLERIES, Evaluation, Judging, judge
+from trainer.learning.compose import compose
 from trainer.learning.embed import embed, network_embedder
 from trainer.learning.export import export
 from trainer.learning.fit import Fit, Line, fit
+from trainer.learning.imported import ImportedNetwork
 from trainer.learning.pretrained import licence
 from trainer.learning.step import processes
 
@@ -75,6 +79,9 @@ def train(
     """
     config = Config.load(path)
     images, left_out = load(config, allow_leakage, advance)
+    beginning = imported_folder(config)
+    if beginning is not None:
+        images = as_seen(config, images, read_card(beginning).input)
     writing = processes().is_main_process  # of several, one writes
     if writing:
         claim(folder, config, images, "a training run", allow_leakage)
@@ -115,7 +122,11 @@ def train(
         "test": int((test & labelled).sum()),
         "without labels": int(usable.sum()) if config.learning.self_supervised_epochs else 0,
     }
-    export(result.network, folder / "model", _card(config, result, evaluation, sizes, command, allow_leakage))
+    card = _card(config, result, evaluation, sizes, command, allow_leakage)
+    if isinstance(result.network, ImportedNetwork):
+        compose(result.network, folder / "model", card, images.pixels)
+    else:
+        export(result.network, folder / "model", card)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return Run(result, evaluation, left_out)
 
@@ -134,12 +145,9 @@ def _card(
     config: Config, fit: Fit, evaluation: Evaluation | None, sizes: dict[str, int], command: str, leakage: bool
 ) -> dict[str, Any]:
     """The model card's own words: what it was trained on, by which command, with which figures."""
-    start = f"pretrained {config.network.pretrained}" if config.network.pretrained else "from random weights"
     card: dict[str, Any] = {
         "name": config.name,
-        "backbone": f"open_clip {config.network.tower}, {start}",
-        "weights_licence": licence(config.network.pretrained),
-        "trained_on": [Path(source.mapping).stem for source in config.data],
+        **_beginning(config),
         "classes": config.classes,
         "images": sizes,
         "learning": config.learning.model_dump(mode="json"),
@@ -168,6 +176,31 @@ def _card(
             },
         }
     return card
+
+
+def _beginning(config: Config) -> dict[str, Any]:
+    """What learning began with, whose licence that has, and all that was learnt from, then and now."""
+    given, datasets = config.network, [Path(source.mapping).stem for source in config.data]
+    folder = imported_folder(config)
+    if folder is None:
+        start = f"pretrained {given.pretrained}" if given.pretrained else "from random weights"
+        backbone = f"open_clip {given.tower}, {start}"
+        return {"backbone": backbone, "weights_licence": licence(given.pretrained), "trained_on": datasets}
+    card = read_card(folder)
+    own = card.described
+    how = "left whole as it came" if config.learning.frozen == 1 else "taught further"
+    return {
+        "backbone": f"{own.get('backbone', card.name)}, {how}",
+        "weights_licence": own.get("weights_licence"),
+        "based_on": {
+            "name": card.name,
+            "fingerprint": card.fingerprint,
+            "source": own.get("source"),
+            "trained_on": own.get("trained_on", []),
+            "data_licence": own.get("intended_use", {}).get("data_licence"),
+        },
+        "trained_on": list(dict.fromkeys([*own.get("trained_on", []), *datasets])),
+    }
 
 
 def _rounded(figures: dict[str, Figure]) -> dict[str, list[float]]:

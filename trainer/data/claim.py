@@ -9,15 +9,16 @@ from pathlib import Path
 from cxrsearch import files, settings
 from cxrsearch.clinical.identity import load_identity
 from cxrsearch.errors import InputError
-from trainer.config import Config
+from cxrsearch.model_card import read_card
+from trainer.config import Config, imported_folder
 from trainer.data.images import Images
 
 CLAIM = "config.json"
 
 
 def claim(folder: Path, config: Config, images: Images, protocol: str, allow_leakage: bool) -> None:
-    """Write what a run in ``folder`` is of: the configuration, the protocol, whether leaks were allowed, and a keyed
-    digest of the images, what is known of them, and whose they are.
+    """Write what a run in ``folder`` is of: the configuration, the encoder it begins at, the protocol, whether leaks
+    were allowed, and a keyed digest of the images, what is known of them, and whose they are.
 
     Raises InputError where the folder holds a run of something else, and says what differs.
     """
@@ -29,6 +30,9 @@ def claim(folder: Path, config: Config, images: Images, protocol: str, allow_lea
         "leakage allowed": allow_leakage,
         "images": identity.images(_digest(images)),
     }
+    beginning = imported_folder(config)
+    if beginning is not None:
+        mine["encoder"] = read_card(beginning).fingerprint
     mark = folder / CLAIM
     try:
         folder.mkdir(parents=True, exist_ok=True)

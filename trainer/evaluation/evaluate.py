@@ -23,7 +23,8 @@ from trainer.data.squares import as_seen
 from trainer.data.training_set import LEAKAGE
 from trainer.evaluation.judge import Evaluation, Judging, judge
 from trainer.learning.embed import embedder, has_network, network_embedder
-from trainer.learning.fit import Line, architecture, fit
+from trainer.learning.fit import Line, fit
+from trainer.learning.imported import new_network
 from trainer.learning.network import Network
 
 HELD_OUT = "patients held out of training and of the choice of the epoch"
@@ -156,7 +157,7 @@ def _counted(images: Images) -> splits.Mask:
 def _trained(config: Config, images: Images, usable: splits.Mask, folder: Path, log: Callable[[Line], None]) -> Network:
     weights = folder / "weights.safetensors"
     if weights.exists():
-        network = Network(architecture(config))
+        network = new_network(config, pretrained=False)
         network.load_state_dict(load_file(weights))
         return network.eval()
     learnt = images.part(usable & images.labelled)
@@ -174,6 +175,6 @@ def _trained(config: Config, images: Images, usable: splits.Mask, folder: Path, 
     save_file({name: value.contiguous() for name, value in result.network.state_dict().items()}, weights)
     (folder / "checkpoint.pt").unlink()
     # From the file here too: in another memory layout the last digits differ, and a second run has to say the same.
-    network = Network(architecture(config))
+    network = new_network(config, pretrained=False)
     network.load_state_dict(load_file(weights))
     return network.eval()

@@ -25,7 +25,8 @@ from cxrsearch.files import replacing
 from trainer.config import Config
 from trainer.data.images import Images
 from trainer.learning.embed import embed, keep_freed_memory
-from trainer.learning.network import Architecture, Network
+from trainer.learning.imported import new_network
+from trainer.learning.network import Network
 from trainer.learning.objective import Known, Objective, Views
 from trainer.learning.sampling import class_batches, plain_batches
 from trainer.learning.start import begin_at_findings
@@ -72,7 +73,7 @@ def fit(
     learning = config.learning
     accelerator = processes()
     torch.manual_seed(config.seed)
-    network = Network(architecture(config), config.network.pretrained)
+    network = new_network(config)
     resumed = checkpoint is not None and checkpoint.exists()
     if config.network.pretrained:
         begin_at_findings(network, images.pixels, images.findings, np.array(images.sources))
@@ -120,11 +121,6 @@ def fit(
     trainer.averaged.load_state_dict(best["weights"])
     accelerator.free_memory()
     return Fit(trainer.averaged.cpu().eval(), int(best["epoch"]), history)
-
-
-def architecture(config: Config) -> Architecture:
-    given = config.network
-    return Architecture(given.tower, given.image_size, given.dimensions, given.attention)
 
 
 def _pretrain_self_supervised(

@@ -65,10 +65,13 @@ class Network(nn.Module):
         self.architecture = architecture
         self._keeps_statistics = pretrained is not None
         self.trunk = _trunk(architecture, pretrained)
-        channels = self._keep_what_is_used()
+        self._add_head(self._keep_what_is_used())
+
+    def _add_head(self, channels: int) -> None:
+        """channels: C of the features."""
         self.normalise = nn.BatchNorm2d(channels)
-        self.project = nn.Conv2d(channels, architecture.dimensions, kernel_size=1, bias=False)
-        self.attend = nn.Conv2d(channels, 1, kernel_size=1) if architecture.attention else None
+        self.project = nn.Conv2d(channels, self.architecture.dimensions, kernel_size=1, bias=False)
+        self.attend = nn.Conv2d(channels, 1, kernel_size=1) if self.architecture.attention else None
         if self.attend is not None:
             nn.init.zeros_(self.attend.weight)  # attention begins even over the image
             nn.init.zeros_(self.attend.bias)  # type: ignore[arg-type]
