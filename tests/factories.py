@@ -265,3 +265,28 @@ def configuration(folder: Path, patients: int, epochs: int, learning: str = "") 
     path = folder / "config.toml"
     path.write_text(CLOUD_CONFIG.format(epochs=epochs, learning=learning))
     return path
+
+
+# ---------------------------------------------------------------- encoders
+
+
+def small_onnx(path: Path, batch: int | str = "batch", size: int | str = 32, channels: int = 3) -> Path:
+    """An encoder of one convolution: an output of (B, 6, h, w), and one of (B, N, 6)."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.random.default_rng(0).normal(size=(6, channels, 8, 8)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["map"], strides=[8, 8]),
+        helper.make_node("Reshape", ["map", "shape"], ["flat"]),
+        helper.make_node("Transpose", ["flat"], ["tokens"], perm=[0, 2, 1]),
+    ]
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, channels, size, size])
+    made = [
+        helper.make_tensor_value_info("map", TensorProto.FLOAT, ["b", 6, "h", "w"]),
+        helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["b", "n", "d"]),
+    ]
+    constants = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.array([0, 6, -1]), "shape")]
+    graph = helper.make_graph(nodes, "g", [given], made, constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path

@@ -14,13 +14,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from factories import Ran, Run, image_of, points
+from factories import Ran, Run, image_of, points, small_onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from cxrsearch.encoder import Encoder
 from cxrsearch.imaging.radiograph import Radiograph
 from cxrsearch.imaging.resizing import Resizing
-from cxrsearch.model_card import DEFAULT_MODEL, read_card
+from cxrsearch.model_card import DEFAULT_MODEL, find_model, read_card
+from trainer.learning.imported import ImportedNetwork
 
 Import = Callable[..., Ran]
 
@@ -61,10 +62,13 @@ def test_a_hugging_face_model(imported: Import, tmp_path: Path) -> None:
     model = ViTModel(config).eval()
     model.save_pretrained(tmp_path / "vit")
     ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "vit")
+    (tmp_path / "vit" / "README.md").write_text("---\ntags:\n- x\nlicense: cc-by-4.0\n---\n# ViT\n", "utf-8")
     ran = imported(f"hf:{tmp_path / 'vit'}")
     assert ran.code == 0, ran.err
     card = read_card(tmp_path / "models" / "theirs")
     assert (card.input.resizing, card.dimensions, card.has_places) == (Resizing.STRETCH, 32, False)
+    assert (card.described["source"], card.described["weights_licence"]) == ("hf:vit", "cc-by-4.0")
+    ImportedNetwork(tmp_path / "models" / "theirs", dimensions=8, attention=True, taught=True)  # raises where it cannot
     assert_agrees(lambda x: model(x).pooler_output, 0, 1, [0.5] * 3, [0.5] * 3)
 
 
@@ -84,6 +88,12 @@ def test_the_weights_of_an_installed_package(imported: Import) -> None:
     encoder = Encoder("theirs")
     assert (encoder.card.image_size, encoder.card.dimensions) == (224, 1280)
     assert "agrees with the network: cosine 0.99999" in ran.out or "cosine 1.0000" in ran.out
+    shown = encoder.card.described
+    assert shown["source"] == "timm:tf_efficientnet_lite0"
+    assert str(shown["weights_licence"]).startswith("Apache Software License 2.0")
+    # And it can be taught further: its graph gives by torch what it gives by its file, or this raises.
+    network = ImportedNetwork(find_model("theirs"), dimensions=16, attention=True, taught=True)
+    assert sum(weight.numel() for weight in network.trunk.parameters()) > 3_000_000
 
 
 def test_an_open_clip_model(imported: Import, tmp_path: Path) -> None:
@@ -113,25 +123,6 @@ def test_a_torchxrayvision_model_saved_whole_as_its_makers_do(imported: Import, 
     assert ran.code == 0, ran.err
     assert "1 channels, 224 x 224 pixels, -1024 to 1024" in ran.out
     assert_agrees(lambda x: model.features(x).relu().mean(dim=(2, 3)), -1024, 1024, [0.0], [1.0])
-
-
-def small_onnx(path: Path, batch: int | str = "batch", size: int | str = 32, channels: int = 3) -> Path:
-    """An encoder of one convolution: an output of (B, 6, h, w), and one of (B, N, 6)."""
-    weights = np.random.default_rng(0).normal(size=(6, channels, 8, 8)).astype(np.float32)
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["map"], strides=[8, 8]),
-        helper.make_node("Reshape", ["map", "shape"], ["flat"]),
-        helper.make_node("Transpose", ["flat"], ["tokens"], perm=[0, 2, 1]),
-    ]
-    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, channels, size, size])
-    made = [
-        helper.make_tensor_value_info("map", TensorProto.FLOAT, ["b", 6, "h", "w"]),
-        helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["b", "n", "d"]),
-    ]
-    constants = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.array([0, 6, -1]), "shape")]
-    graph = helper.make_graph(nodes, "g", [given], made, constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
 
 
 def test_an_onnx_file_and_a_search_with_it(imported: Import, cxrsearch: Run, cohort: Path, tmp_path: Path) -> None:

@@ -105,14 +105,14 @@ def train(
         result = fit(
             config, images.part(usable & labelled), validation, images.part(usable), folder / "checkpoint.pt", both
         )
-    evaluation = None
+    evaluation, leakage = None, _leakage(config, allow_leakage)
     if not writing:
         return Run(result, evaluation, left_out)
     if test.any():
         judging = Judging(
             network_embedder(result.network), np.flatnonzero(usable & labelled), np.flatnonzero(test & images.judgeable)
         )
-        evaluation = judge(config.name, HELD_OUT, images, [judging], LEAKAGE if allow_leakage else "")
+        evaluation = judge(config.name, HELD_OUT, images, [judging], leakage)
     files.write(folder / "curves.png", plots.curves(result.history))
     shown = np.flatnonzero((test if test.any() else rest) & labelled)
     files.write(folder / "embedding.png", map_of(config, images, shown, embed(result.network, images.pixels[shown])))
@@ -122,7 +122,7 @@ def train(
         "test": int((test & labelled).sum()),
         "without labels": int(usable.sum()) if config.learning.self_supervised_epochs else 0,
     }
-    card = _card(config, result, evaluation, sizes, command, allow_leakage)
+    card = _card(config, result, evaluation, sizes, command, leakage)
     if isinstance(result.network, ImportedNetwork):
         compose(result.network, folder / "model", card, images.pixels)
     else:
@@ -142,7 +142,7 @@ def map_of(config: Config, images: Images, numbers: Any, embeddings: Any) -> byt
 
 
 def _card(
-    config: Config, fit: Fit, evaluation: Evaluation | None, sizes: dict[str, int], command: str, leakage: bool
+    config: Config, fit: Fit, evaluation: Evaluation | None, sizes: dict[str, int], command: str, leakage: str
 ) -> dict[str, Any]:
     """The model card's own words: what it was trained on, by which command, with which figures."""
     card: dict[str, Any] = {
@@ -158,7 +158,7 @@ def _card(
         "version": __version__,
     }
     if leakage:
-        card["leakage"] = LEAKAGE
+        card["leakage"] = leakage
     if evaluation is not None:
         card["figures"] = {
             "what": f"{HELD_OUT}; exact search, the query's patient left out; value and 95 % interval by bootstrap"
@@ -176,6 +176,18 @@ def _card(
             },
         }
     return card
+
+
+def _leakage(config: Config, allow_leakage: bool) -> str:
+    """What of the held-out patients was seen all the same; empty where nothing was."""
+    found, folder = [LEAKAGE] if allow_leakage else [], imported_folder(config)
+    if folder is not None:
+        card = read_card(folder)
+        seen = card.described.get("trained_on", [])
+        shared = [name for name in (Path(source.mapping).stem for source in config.data) if name in seen]
+        if shared:
+            found.append(f"{card.name}, which learning began with, had learnt from images of {', '.join(shared)}")
+    return "; ".join(found)
 
 
 def _beginning(config: Config) -> dict[str, Any]:

@@ -153,6 +153,7 @@ def _facts(card: ModelCard) -> dict[str, Any]:
         "name": card.name,
         "fingerprint": card.fingerprint[:12],
         "backbone": clean(str(card.described.get("backbone", ""))),
+        "licence": clean(str(card.described.get("weights_licence") or "not known")),
         "input": f"{taken.channels} channels, {taken.size} x {taken.size} pixels, {taken.low:g} to {taken.high:g}",
         "mean": ", ".join(f"{number:g}" for number in taken.mean),
         "deviation": ", ".join(f"{number:g}" for number in taken.deviation),

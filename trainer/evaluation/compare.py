@@ -7,6 +7,7 @@ makes some patients hard for both falls out of the difference. Both are run by t
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -72,8 +73,10 @@ class EncoderComparison:
 def different(first: Path, second: Path) -> tuple[Encoder, Encoder]:
     """The encoders of two model folders. Raises ModelError, and UsageError where they are one."""
     encoders = Encoder(first), Encoder(second)
-    if encoders[0].card.fingerprint == encoders[1].card.fingerprint:
-        names = " and ".join(dict.fromkeys(str(one.card.name) for one in encoders))
+    # One file may be two encoders, by what it is given or by which of its outputs counts.
+    made = [(card.fingerprint, card.input, card.output, card.pooling) for card in (one.card for one in encoders)]
+    if made[0] == made[1]:
+        names = " and ".join(dict.fromkeys(one.card.name for one in encoders))
         raise UsageError(f"{names}: the same encoder twice; cxrsearch models lists those there are")
     return encoders
 
@@ -141,7 +144,7 @@ def compare(
         "hardware": hardware(),
     }
     notes = [
-        _learnt_from(config, images, folder, card, name, everything)
+        learnt_from(config, images, folder, card, name, everything)
         for folder, card, name in zip(folders, cards, (first_name, second_name), strict=True)
     ]
     return EncoderComparison(
@@ -194,8 +197,10 @@ def cells(found: EncoderComparison) -> list[dict[str, Any]]:
     ]
 
 
-def _columns(name: str, figure: Figure) -> dict[str, float]:
-    return {name: figure.value, f"{name} low": figure.low, f"{name} high": figure.high}
+def _columns(name: str, figure: Figure) -> dict[str, float | None]:
+    """None for what is no number, such as the AUC of a class that no query is in."""
+    values = {name: figure.value, f"{name} low": figure.low, f"{name} high": figure.high}
+    return {column: None if math.isnan(value) else value for column, value in values.items()}
 
 
 def _better(difference: Floats) -> float:
@@ -221,16 +226,18 @@ def _vectors(
     return found
 
 
-def _learnt_from(config: Config, images: Images, folder: Path, card: ModelCard, name: str, everything: bool) -> str:
+def learnt_from(config: Config, images: Images, folder: Path, card: ModelCard, name: str, everything: bool) -> str:
     """What has to be said of an encoder that learnt from these images, or of which nobody knows; else nothing."""
-    trained_on = [str(one) for one in card.described.get("trained_on", [])]
-    shared = [source for source in dict.fromkeys(Path(one.mapping).stem for one in config.data) if source in trained_on]
-    if is_own(card, config) and not everything:
-        return (
-            f"{name} was trained by this configuration: it learnt from the archive, and not from the patients searched"
-        )
+    own, began = card.described, card.described.get("based_on") or {}
+    datasets = list(dict.fromkeys(Path(one.mapping).stem for one in config.data))
+    shared = [one for one in datasets if one in own.get("trained_on", [])]
+    shared_before = [one for one in datasets if one in began.get("trained_on", [])]
+    if is_own(card, config) and not everything and not shared_before:
+        return f"{name} was trained by this configuration: it learnt from the archive, not from the patients searched"
     if claimed(folder.parent, images):
         return f"{name} learnt from these very images, or held some of them out: its figures flatter it"
     if shared:
         return f"{name} learnt from images of {', '.join(shared)}: its figures on them flatter it"
-    return "" if trained_on else f"{name}: its card does not say what it learnt from; these images may be among that"
+    if own.get("trained_on") and (not began or began.get("trained_on")):
+        return ""
+    return f"{name}: its card does not say all that it learnt from; these images may be among that"

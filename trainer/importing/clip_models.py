@@ -11,6 +11,7 @@ from cxrsearch.model_card import InputFormat
 from cxrsearch.text import nearest
 from trainer.importing.source import HUBS, LoadedEncoder, side, triple
 from trainer.importing.weights import load_weights
+from trainer.learning.pretrained import licence
 
 _RESIZING = {"shortest": Resizing.CROP, "longest": Resizing.PAD, "squash": Resizing.STRETCH}
 
@@ -47,4 +48,4 @@ def load_clip(name: str, weights: str | None) -> LoadedEncoder:
     own = model.visual.preprocess_cfg
     resizing = _RESIZING[own.get("resize_mode") or "shortest"]
     taken = InputFormat(3, side(own["size"]), 0.0, 1.0, triple(own["mean"]), triple(own["std"]), resizing)
-    return LoadedEncoder(_ImageTower(model).eval(), taken, backbone)
+    return LoadedEncoder(_ImageTower(model).eval(), taken, backbone, licence(weights))

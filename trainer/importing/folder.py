@@ -40,6 +40,15 @@ class Imported:
     agreement: float | None
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """What the card says of where an encoder comes from. licence: None where nobody says it."""
+
+    backbone: str
+    source: str
+    licence: str | None
+
+
 def import_model(source: str, name: str, weights: str | None = None, choices: Choices | None = None) -> Imported:
     """Make a model folder of a source (source.py). Raises UsageError, InputError."""
     choices = choices or Choices()
@@ -76,7 +85,8 @@ def _new_folder(name: str) -> Path:
 
 def _import_file(file: onnx_file.InspectedFile, name: str, source: str, draft: Path) -> Imported:
     (draft / "encoder.onnx").write_bytes(file.content)
-    card = _card(name, Path(source).name, file.input, file.output, file.pooling, file.has_places)
+    origin = _Origin(Path(source).name, Path(source).name, None)
+    card = _card(name, origin, file.input, file.output, file.pooling, file.has_places)
     # A file need not say how long its vectors are: one picture does.
     dimensions = file.dimensions or _vector_length(draft, card, file)
     _write_card(draft, card | {"dimensions": dimensions})
@@ -102,7 +112,11 @@ def _import_network(loaded: LoadedEncoder, name: str, source: str, draft: Path) 
         shape = loaded.network(given).shape
     if len(shape) != 2:
         raise InputError(f"{source}: gives an array of shape {tuple(shape)}, no vector for each picture")
-    card = _card(name, loaded.backbone, taken, "embedding", Pooling.NONE, False) | {"dimensions": int(shape[1])}
+    kind, _, rest = source.partition(":")
+    # A folder's place on this machine is nobody's business.
+    named = f"{kind}:{Path(rest).name}" if Path(rest).expanduser().is_dir() else source
+    origin = _Origin(loaded.backbone, named, loaded.licence)
+    card = _card(name, origin, taken, "embedding", Pooling.NONE, False) | {"dimensions": int(shape[1])}
     agreement = 0.0
     for halves in (True, False):  # a small file, unless its rounding can be seen
         export_onnx(loaded.network, given, ["embedding"], draft / "encoder.onnx", halves)
@@ -114,13 +128,15 @@ def _import_network(loaded: LoadedEncoder, name: str, source: str, draft: Path) 
 
 
 def _card(
-    name: str, backbone: str, taken: InputFormat, output: str, pooling: Pooling, has_places: bool
+    name: str, origin: _Origin, taken: InputFormat, output: str, pooling: Pooling, has_places: bool
 ) -> dict[str, Any]:
     outputs = {"embedding": output, **{one: one if has_places else None for one in ("places", "attention")}}
     return {
         "format": 2,
         "name": name,
-        "backbone": backbone,
+        "backbone": origin.backbone,
+        "source": origin.source,
+        "weights_licence": origin.licence,
         "trained_on": [],
         "input": taken.as_json(),
         "outputs": outputs,

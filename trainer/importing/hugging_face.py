@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from cxrsearch.model_card import InputFormat
 from trainer.importing.source import LoadedEncoder, side, triple
 
 _HALF = (0.5, 0.5, 0.5)
+# Where a model's README says its licence: in the facts at its head.
+_LICENCE = re.compile(r"\A---\n(?:.*\n)*?license: *([\w.+-]{1,60})\n")
+_HEAD = 10_000
 
 
 class _Pooled(nn.Module):
@@ -51,7 +55,10 @@ def load_hugging_face(name: str, weights: str | None) -> LoadedEncoder:
     settings = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
     own: dict[str, Any] = json.loads(Path(settings).read_text("utf-8")) if settings else {}
     config = getattr(model.config, "vision_config", model.config)
-    return LoadedEncoder(_Pooled(model).eval(), _input(own, config), f"Hugging Face {Path(name).name}")
+    readme = cached_file(name, "README.md", _raise_exceptions_for_missing_entries=False)
+    stated = _LICENCE.search(Path(readme).read_text("utf-8", errors="replace")[:_HEAD]) if readme else None
+    backbone = f"Hugging Face {Path(name).name}"
+    return LoadedEncoder(_Pooled(model).eval(), _input(own, config), backbone, stated[1] if stated else None)
 
 
 def _input(own: dict[str, Any], config: Any) -> InputFormat:

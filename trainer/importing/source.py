@@ -32,11 +32,13 @@ Numbers = tuple[float, ...]
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """network: (B, channels, S, S) float32 as ``input`` says -> (B, D) float32 of any length. backbone: what it is."""
+    """network: (B, channels, S, S) float32 as ``input`` says -> (B, D) float32 of any length. backbone: what it is.
+    licence: of its weights, where its makers say it."""
 
     network: nn.Module
     input: InputFormat
     backbone: str
+    licence: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 from timm.data.config import resolve_model_data_config
 
@@ -11,6 +13,7 @@ from cxrsearch.model_card import InputFormat
 from cxrsearch.text import nearest
 from trainer.importing.source import LoadedEncoder, side, triple
 from trainer.importing.weights import load_weights
+from trainer.learning.pretrained import licence
 
 _RESIZING = {"center": Resizing.CROP, "squash": Resizing.STRETCH, "border": Resizing.PAD}
 
@@ -27,4 +30,6 @@ def load_timm(name: str, weights: str | None) -> LoadedEncoder:
     channels, *sides = own["input_size"]
     mean, deviation = (triple(own[key])[:channels] for key in ("mean", "std"))
     taken = InputFormat(channels, side(sides), 0.0, 1.0, mean, deviation, resizing)
-    return LoadedEncoder(model.eval(), taken, f"timm {name}{f', {weights}' if weights else ''}")
+    stated: Any = model.pretrained_cfg  # empty where the model came without weights
+    its_licence = licence(weights) if weights else (stated or {}).get("license")
+    return LoadedEncoder(model.eval(), taken, f"timm {name}{f', {weights}' if weights else ''}", its_licence)
