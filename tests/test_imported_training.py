@@ -209,8 +209,9 @@ def test_a_wrong_configuration_says_what(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_graph_that_cannot_be_taught_is_refused_and_learnt_on_when_left_whole(models: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "odd"
+def test_a_graph_that_cannot_be_taught_is_refused_and_learnt_on_when_left_whole(
+    cxrsearch: Run, models: Path, tmp_path: Path
+) -> None:
     model = onnx.load(small_onnx(tmp_path / "net.onnx"))
     model.graph.node[0].output[0] = "plain"
     model.graph.node.insert(1, helper.make_node("Mish", ["plain"], ["map"]))
@@ -220,6 +221,8 @@ def test_a_graph_that_cannot_be_taught_is_refused_and_learnt_on_when_left_whole(
     folder = find_model("odd")
     with pytest.raises(InputError, match=r"odd cannot be taught \(its operator Mish .*learning.frozen = 1"):
         ImportedNetwork(folder, 4, attention=True, taught=True)
+    ran = cxrsearch("train", configuration(tmp_path, "odd", 0, patients=4), "--out", tmp_path / "run")
+    assert (ran.code, "odd cannot be taught" in ran.err, (tmp_path / "run").exists()) == (4, True, False)
     pixels = np.random.default_rng(0).integers(0, 255, (3, 32, 32), dtype=np.uint8)
     network = ImportedNetwork(folder, 4, attention=True, taught=False)
     compose(network, tmp_path / "model", {"name": "mine"}, pixels)

@@ -27,7 +27,7 @@ from trainer.config import Config, imported_folder
 from trainer.data import splits
 from trainer.data.claim import claim
 from trainer.data.images import Images
-from trainer.data.squares import as_seen
+from trainer.data.squares import as_learnt
 from trainer.data.training_set import LEAKAGE, LeftOut, load
 from trainer.evaluation.evaluate import HELD_OUT
 from trainer.evaluation.judge import GALLERIES, Evaluation, Judging, judge
@@ -35,7 +35,7 @@ from trainer.learning.compose import compose
 from trainer.learning.embed import embed, network_embedder
 from trainer.learning.export import export
 from trainer.learning.fit import Fit, Line, fit
-from trainer.learning.imported import ImportedNetwork
+from trainer.learning.imported import ImportedNetwork, new_network
 from trainer.learning.pretrained import licence
 from trainer.learning.step import processes
 
@@ -78,10 +78,10 @@ def train(
     the run was started, for the model's card. Raises InputError.
     """
     config = Config.load(path)
+    if imported_folder(config) is not None:
+        new_network(config)  # an encoder that cannot be begun with is refused before images are read for it
     images, left_out = load(config, allow_leakage, advance)
-    beginning = imported_folder(config)
-    if beginning is not None:
-        images = as_seen(config, images, read_card(beginning).input)
+    images = as_learnt(config, images)
     writing = processes().is_main_process  # of several, one writes
     if writing:
         claim(folder, config, images, "a training run", allow_leakage)

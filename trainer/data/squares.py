@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.errors import ImageError, InputError
-from cxrsearch.model_card import InputFormat
-from trainer.config import Config
+from cxrsearch.model_card import InputFormat, read_card
+from trainer.config import Config, imported_folder
 from trainer.data.images import Images
 from trainer.data.training_set import datasets_of, read_files
 
@@ -23,6 +23,12 @@ def as_seen(config: Config, images: Images, taken: InputFormat) -> Images:
     for number, square in squares(config, images, taken):
         pixels[number] = square
     return replace(images, pixels=pixels, resizing=taken.resizing)
+
+
+def as_learnt(config: Config, images: Images) -> Images:
+    """The images as the network sees them that a configuration trains. Raises InputError, ModelError."""
+    folder = imported_folder(config)
+    return images if folder is None else as_seen(config, images, read_card(folder).input)
 
 
 def squares(config: Config, images: Images, taken: InputFormat) -> Iterator[tuple[int, NDArray[np.uint8]]]:

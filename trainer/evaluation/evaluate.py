@@ -19,7 +19,7 @@ from trainer.config import Config, HeldOut, NetworkSettings, TrainingDataset
 from trainer.data import splits
 from trainer.data.claim import claim
 from trainer.data.images import Images
-from trainer.data.squares import as_seen
+from trainer.data.squares import as_learnt, as_seen
 from trainer.data.training_set import LEAKAGE
 from trainer.evaluation.judge import Evaluation, Judging, judge
 from trainer.learning.embed import embedder, has_network, network_embedder
@@ -89,7 +89,7 @@ def in_folds(
     folder: keeps each part's weights and checkpoint, so that an evaluation goes on where it was stopped.
     random: parts were drawn by image, so that a patient may be learnt from and judged, which is said.
     """
-    judgings = []
+    judgings, images = [], as_learnt(config, images)
     for number, (name, judged) in enumerate(parts, start=1):
         place = folder / f"part-{number}"
         place.mkdir(parents=True, exist_ok=True)
