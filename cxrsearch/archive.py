@@ -38,6 +38,7 @@ from cxrsearch.retrieval.prediction import Predictor
 from cxrsearch.retrieval.search import QueryImage, SearchOptions
 from cxrsearch.store import open_store
 from cxrsearch.store.contract import VectorStore
+from cxrsearch.text_encoder import EncodedText, encode_text
 from cxrsearch.voting import vote as voting
 from cxrsearch.voting.calibration import Calibration
 from cxrsearch.voting.vote import Vote
@@ -47,8 +48,9 @@ _log = logging.getLogger("cxrsearch")
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about an image.
+    """What is asked about an image, or by a text.
 
+    text: what to look for, in place of an image.
     where: a filter, as --where takes it.
     limit: how many hits.
     region: the part of the query that is compared, ``x0,y0,x1,y1`` of 0..1; None for all of it.
@@ -70,6 +72,25 @@ class Question:
     predict: Path | None = None
     with_images: bool = False
     explain: bool = False
+    text: str | None = None
+
+    def check_text(self) -> None:
+        """Raises UsageError for what cannot be asked of a text."""
+        about_places = "is about places of an image, and a text has none"
+        beside = "is about an image to search with; give that in place of the text"
+        votes = "is learnt on images as queries, and says nothing of a text; cxrsearch cohort --by counts"
+        asked = {
+            "--region": (self.region is not None, about_places),
+            "--explain": (self.explain, about_places),
+            "--like": (bool(self.like), beside),
+            "--unlike": (bool(self.unlike), beside),
+            "--same-patient": (self.same_patient, beside),
+            "--vote": (self.vote is not None, votes),
+            "--predict": (self.predict is not None, votes),
+        }
+        for option, (is_given, why) in asked.items():
+            if is_given:
+                raise UsageError(f"{option}: {why}; leave {option} or --text out")
 
 
 class Archive:
@@ -122,13 +143,15 @@ class Archive:
 
     def search(
         self,
-        image: str | Path,
+        image: str | Path | None = None,
         where: str | None = None,
         k: int = 10,
         same_patient: bool = False,
         pictures: bool = True,
+        *,
+        text: str | None = None,
     ) -> Hits:
-        """The radiographs most similar to the one in a file.
+        """The radiographs most similar to the one in a file, or nearest to a text.
 
         Images of the query's own patient are left out, unless `same_patient`.
 
@@ -138,20 +161,27 @@ class Archive:
             k: how many hits, from 1 on.
             same_patient: let the query's own patient in.
             pictures: bring the hits' pictures along, for a notebook.
+            text: what to look for, such as "bilateral consolidation", in place of an image: where the model has a
+                text encoder.
 
         Raises:
             ImageError: for a file that gives no radiograph.
             InputError: for a file of several images.
-            UsageError: for a filter that cannot be understood, or an argument of another type.
+            UsageError: for a filter that cannot be understood, an argument of another type, a text that says nothing, a
+                model without text.
         """
-        if not isinstance(image, str | os.PathLike):
+        if image is not None and not isinstance(image, str | os.PathLike):
             raise WrongTypeError("image", "the path of a file", image)
+        if text is not None and not isinstance(text, str):
+            raise WrongTypeError("text", "words in a string", text)
         if isinstance(k, bool) or not isinstance(k, int | np.integer):
             raise WrongTypeError("k", "a whole number from 1 on", k)
         if k < 1:
             raise UsageError(f"k={k}: give at least 1")
-        question = Question(where, int(k), same_patient=same_patient, with_images=pictures)
-        search, found = self.ask(question), self.read(Path(image))
+        if (image is None) == (text is None):
+            raise UsageError("give an image or a text to search with, one of the two")
+        question = Question(where, int(k), same_patient=same_patient, with_images=pictures, text=text)
+        search, found = self.ask(question), self.read(Path(image)) if image is not None else [None]
         if len(found) != 1:
             raise InputError(f"{image}: holds {len(found)} images; read() and ask() take each of them")
 
@@ -211,6 +241,12 @@ class Archive:
         _log.debug(f"read and embedded {path}")
         return found
 
+    def read_text(self, text: str) -> EncodedText:
+        """A text, embedded. Raises UsageError for one that says nothing, and where the model has no text encoder."""
+        found = encode_text(self._model, text)
+        _log.debug("read and embedded the text")
+        return found
+
     def ask(self, question: Question) -> Search:
         """A question for any number of images.
 
@@ -231,6 +267,8 @@ class Search:
     """A question, checked once and answered for any number of images. ``options``: what the index is searched for."""
 
     def __init__(self, archive: Archive, question: Question) -> None:
+        if question.text is not None:
+            question.check_text()
         if question.region is not None and (question.like or question.unlike):
             raise UsageError("--region goes with one image: leave --like and --unlike out")
         if not archive.card.has_places and (question.region is not None or question.explain):
@@ -248,11 +286,18 @@ class Search:
             tuple(image for path in paths for image in archive.read(path)) for paths in (question.like, question.unlike)
         )
         self._archive, self._question = archive, question
+        self._text = archive.read_text(question.text) if question.text is not None else None
         self.options = SearchOptions(expression, question.limit, question.same_patient, region, like, unlike)
 
-    def answer(self, image: QueryImage) -> Answer:
+    def answer(self, image: QueryImage | None = None) -> Answer:
+        """image: None where the question has a text."""
         archive, question = self._archive, self._question
-        result = searching.search(image, archive.store, archive.encoder, self.options)
+        if self._text is not None:
+            result = searching.search_text(self._text, archive.store, self.options)
+        elif image is not None:
+            result = searching.search(image, archive.store, archive.encoder, self.options)
+        else:
+            raise UsageError("a question without a text is about an image: give one that read() gave")
         _log.debug(f"found {len(result.hits)} images")
         return answer(
             result,

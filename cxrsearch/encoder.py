@@ -2,14 +2,13 @@
 
 MODEL/model.json            the card: what the encoder takes and gives, checksums, what it was trained on, its figures
 MODEL/encoder.onnx          what runs here
+MODEL/text.onnx             what text_encoder.py runs, where the model has one
 MODEL/weights.safetensors   for going on training, where it was trained here
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from cxrsearch.errors import ArrayError, InputError, ModelError, WrongTypeError
 from cxrsearch.imaging.canonical import canonical, prepared
 from cxrsearch.imaging.isolated import read
 from cxrsearch.imaging.radiograph import Radiograph
-from cxrsearch.model_card import Pooling, find_model, read_card
-from cxrsearch.onnx_graph import check_graph
+from cxrsearch.model_card import Pooling, find_model, read_card, read_file
+from cxrsearch.onnx_session import Device, Session, fits
 
 # The largest encoder that anybody would index with takes two on one slow core.
 SECONDS_PER_PICTURE = 60
@@ -47,43 +46,22 @@ class Encoder:
     embeddings = encoder.embed(["a.dcm", array])
     """
 
-    def __init__(self, model: str | Path | None = None, threads: int | None = None) -> None:
-        """Raises ModelError when it is no model or its checksum is wrong.
+    def __init__(
+        self, model: str | Path | None = None, threads: int | None = None, device: Device = Device.CPU
+    ) -> None:
+        """Raises ModelError when it is no model or its checksum is wrong, InputError where the device cannot be used.
 
-        threads: cores used for one batch; all by default.
+        threads: cores used for one batch; all by default. device: what computes.
         """
         folder = find_model(model)
         self.card = read_card(folder)
-        try:
-            content = (folder / "encoder.onnx").read_bytes()
-        except OSError:
-            raise ModelError(f"{folder / 'encoder.onnx'}: missing; get the model folder again") from None
-        if hashlib.sha256(content).hexdigest() != self.card.fingerprint:
-            raise ModelError(f"{folder / 'encoder.onnx'}: not the file its card names (wrong sha256); get it again")
-        try:
-            check_graph(content)
-        except ValueError as error:
-            raise ModelError(f"{folder / 'encoder.onnx'}: cannot be run: {error}") from None
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
-        options.log_severity_level = 4  # what is wrong is raised
-        options.enable_cpu_mem_arena = False  # its reserve costs more memory than it saves time here
-        try:
-            # From bytes, so that the file cannot refer to data outside itself.
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-            (given,) = self._session.get_inputs()
-            named = {output.name for output in self._session.get_outputs()}
-        except Exception as error:  # onnxruntime's own errors share no public class
-            raise ModelError(f"{folder / 'encoder.onnx'}: cannot be run ({type(error).__name__})") from None
+        file = folder / "encoder.onnx"
+        self._session = Session(read_file(self.card, file), str(file), threads, device)
         wanted = {self.card.output, *(("places", "attention") if self.card.has_places else ())}
-        taken = self.card.input
-        sides = zip(given.shape[1:], (taken.channels, taken.size, taken.size), strict=False)
-        fits = len(given.shape) == 4 and all(not isinstance(side, int) or side == own for side, own in sides)
-        if not fits or not wanted <= named:
-            raise ModelError(f"{folder / 'encoder.onnx'}: not what its card says (other inputs or outputs)")
-        self._input, self._one_by_one = given.name, given.shape[0] == 1
+        taken, inputs = self.card.input, self._session.inputs
+        if not fits(inputs, (taken.channels, taken.size, taken.size)) or not wanted <= self._session.outputs.keys():
+            raise ModelError(f"{file}: not what its card says (other inputs or outputs)")
+        self._input, self._one_by_one = inputs[0].name, inputs[0].shape[0] == 1
 
     def prepare(self, radiograph: Radiograph, picture: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """The square that this encoder sees of a radiograph: (S, S) float32 in 0..1.
@@ -163,25 +141,9 @@ class Encoder:
 
     def _run(self, wanted: list[str], pictures: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Raises ModelError when it takes too long: an encoder is somebody else's program."""
-        import onnxruntime
-
-        limit = onnxruntime.RunOptions()
-        seconds = SECONDS_PER_PICTURE * len(pictures)
-        timer = threading.Timer(seconds, setattr, (limit, "terminate", True))
-        timer.daemon = True
-        timer.start()
-        try:
-            batch = self.batch(pictures)
-            parts = [batch[n : n + 1] for n in range(len(batch))] if self._one_by_one else [batch]
-            runs = [self._session.run(wanted, {self._input: part}, limit) for part in parts]
-        except Exception:
-            if limit.terminate:
-                what = f"takes more than {seconds:g} s for {len(pictures)} pictures"
-                raise ModelError(f"model {self.card.name}: {what}; use another, or a faster machine") from None
-            raise
-        finally:
-            timer.cancel()
-        return [np.concatenate(arrays).astype(np.float32, copy=False) for arrays in zip(*runs, strict=True)]
+        batch = self.batch(pictures)
+        parts = [batch[n : n + 1] for n in range(len(batch))] if self._one_by_one else [batch]
+        return self._session.run(wanted, [{self._input: part} for part in parts], SECONDS_PER_PICTURE * len(pictures))
 
     def batch(self, pictures: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """(B, channels, S, S) float32, as the encoder's file takes it."""

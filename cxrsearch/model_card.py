@@ -6,6 +6,7 @@ trained here by older versions, is read as what those take and give.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -20,6 +21,7 @@ from cxrsearch import settings
 from cxrsearch.errors import ModelError, WrongTypeError
 from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.text import clean, nearest
+from cxrsearch.tokenizer import TextFormat
 
 FORMATS = (1, 2)
 DEFAULT_MODEL = Path(__file__).parent / "models" / "cxr-1"
@@ -98,6 +100,7 @@ class ModelCard:
     input: what the encoder takes.
     output: the name of what becomes the embedding, and how.
     has_places: whether it says which place adds what to an embedding, as --explain and --region need.
+    text: what its text encoder takes; None where it has none.
     """
 
     name: str
@@ -108,6 +111,7 @@ class ModelCard:
     output: str
     pooling: Pooling
     has_places: bool
+    text: TextFormat | None = None
 
     @property
     def image_size(self) -> int:
@@ -118,6 +122,14 @@ class ModelCard:
     def without_places(self) -> str:
         """Why --explain and --region are refused."""
         return f"model {self.name} does not say which place of an image adds what to its embedding"
+
+    @property
+    def without_text(self) -> str:
+        """Why --text is refused."""
+        return (
+            f"model {self.name} has no text encoder; import an open_clip model with cxrsearch models import and make an"
+            " index by it with cxrsearch reembed (docs/how-to/encoders.md)"
+        )
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -148,7 +160,21 @@ def _card(described: dict[str, Any]) -> ModelCard:
     if has_places and taken.resizing is not Resizing.PAD:
         raise ValueError("places are of a padded picture")
     pooling = Pooling(described["pooling"])
-    return ModelCard(name, fingerprint, dimensions, described, taken, str(outputs["embedding"]), pooling, has_places)
+    text = TextFormat.from_json(described["text"]) if described.get("text") is not None else None
+    return ModelCard(
+        name, fingerprint, dimensions, described, taken, str(outputs["embedding"]), pooling, has_places, text
+    )
+
+
+def read_file(card: ModelCard, path: Path) -> bytes:
+    """A file of a model folder, which has to be the one that its card names. Raises ModelError."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise ModelError(f"{path}: missing; get the model folder again") from None
+    if hashlib.sha256(content).hexdigest() != card.described["sha256"].get(path.name):
+        raise ModelError(f"{path}: not the file its card names (wrong sha256); get it again")
+    return content
 
 
 def find_model(name: str | Path | None) -> Path:

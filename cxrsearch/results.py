@@ -36,9 +36,10 @@ class Hits(Sequence[Hit]):
     _votes: Callable[[str], Vote] = field(compare=False)
 
     @property
-    def query(self) -> Path:
-        """The file that was searched with."""
-        return self.answer.result.query.image.path
+    def query(self) -> Path | str:
+        """The file that was searched with, or the text."""
+        query = self.answer.result.query
+        return query.name if query.image is None else query.image.path
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ class Hits(Sequence[Hit]):
         and, where the index was calibrated and nothing speaks against it, probabilities in 0..1.
 
         Raises:
-            UsageError: for a field that the index does not have, or of another type.
+            UsageError: for a field that the index does not have, or of another type, and for hits of a text.
         """
         return self._votes(field)
 
@@ -79,7 +80,8 @@ class Hits(Sequence[Hit]):
 
     def __repr__(self) -> str:
         nearest = f", the nearest at {self[0].score:.4f}" if self else ""
-        return f"<{len(self)} hits for {self.query.name!r}{nearest}>"
+        name = self.query.name if isinstance(self.query, Path) else self.query
+        return f"<{len(self)} hits for {name!r}{nearest}>"
 
     def _repr_html_(self) -> str:
         from cxrsearch.report.notebook import hits_html

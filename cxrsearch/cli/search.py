@@ -19,11 +19,17 @@ log = logging.getLogger(LOGGER)
 
 def search(
     ctx: typer.Context,
-    images: Annotated[
-        list[str],
-        typer.Argument(metavar="IMAGE...", help="Image files (DICOM, PNG, JPEG, ...), or - to read paths from stdin."),
-    ],
     index: Index,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="IMAGE...", help="Image files (DICOM, PNG, JPEG, ...), or - to read paths from stdin."),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            "--text", metavar="TEXT", help="Look for this in place of an image, where the model has a text encoder."
+        ),
+    ] = None,
     where: Where = None,
     limit: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many similar images to show.")] = 10,
     region: Annotated[
@@ -72,9 +78,15 @@ def search(
 
     Example: cxrsearch search scan.dcm --index chest --where 'site = "Daegu"' --vote outcome
     """
-    from cxrsearch.imaging import isolated
+    if bool(images) == (text is not None):
+        raise typer.BadParameter("give IMAGE or --text, one of the two", param_hint="IMAGE...")
+    if text is not None and (dataset is not None or any_body_part):
+        raise typer.BadParameter("goes with IMAGE, not with --text", param_hint="--dataset, --any-body-part")
+    images = images or []
+    if images:
+        from cxrsearch.imaging import isolated
 
-    isolated.prepare(Path(images[0]))  # it starts while the model and the index are opened
+        isolated.prepare(Path(images[0]))  # it starts while the model and the index are opened
 
     from cxrsearch.archive import Question, open_archive
     from cxrsearch.cli.command_line import command_line
@@ -88,7 +100,7 @@ def search(
     in_table = format is Format.TABLE
     with_images = explain or report is not None or (show and in_table)
     question = Question(
-        where, limit, region, like or (), unlike or (), same_patient, vote, predict, with_images, explain
+        where, limit, region, like or (), unlike or (), same_patient, vote, predict, with_images, explain, text
     )
     with open_archive(index, model, any_body_part, dataset) as archive:
         search = archive.ask(question)
@@ -97,9 +109,9 @@ def search(
             archive.fields, archive.calibration, format, explain, sys.stdout, named, archive.store.facts.datasets
         )
         kept, failed = [], 0
-        for path in paths:
+        for path in paths if text is None else [None]:
             try:
-                queries = archive.read(path)
+                queries = archive.read(path) if path is not None else [None]
             except ImageError as error:
                 if len(paths) == 1:
                     raise

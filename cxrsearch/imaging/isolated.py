@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from cxrsearch.errors import ImageError, Reason
+from cxrsearch.errors import ImageError, InputError, ModelError, Reason, UsageError
 
 if TYPE_CHECKING:
     from cxrsearch.imaging.radiograph import Gates, Radiograph
@@ -36,6 +36,9 @@ MEMORY_BYTES = 6 * 2**30
 _SETTINGS = "CXRSEARCH_"
 # Nothing that a reader answers is longer: 64 million float32.
 _LONGEST = 2**28 + 2**20
+
+# Errors that the work may raise for whoever asked, the narrowest first; what else it raises is a fault of ours.
+RAISED = {kind.__name__: kind for kind in (ModelError, InputError, UsageError)}
 
 Answer = tuple[dict[str, Any], list[bytearray]]
 
@@ -56,12 +59,19 @@ class Broken(Exception):
         what = f"reading it ended the process that did, or took more than {SECONDS_PER_FILE} s"
         return ImageError(Reason.READER_DIED, f"{label}: {what}")
 
+    def of_model(self, what: str) -> str:
+        """What is said of a part of a model that was tried."""
+        memory = f"asks for more than {MEMORY_BYTES // 2**30} GiB of memory"
+        others = "" if self.memory else f", takes more than {SECONDS_PER_FILE} s, or crashes"
+        return f"{what} {memory}{others}"
+
 
 class Isolated:
     """One reader process. It starts at the first request, or by :meth:`prepare`; again after it broke.
 
     work: ``module:name`` of what makes, in that process, a function from ``setup``. It is given each request, and
-    yields answers: a dictionary that JSON can hold, and arrays or bytes. Each answer has its own SECONDS_PER_FILE.
+    yields answers: a dictionary that JSON can hold, and arrays or bytes. Each answer has its own SECONDS_PER_FILE, and
+    so has what is made from ``setup``.
     """
 
     def __init__(self, work: str, setup: object = None) -> None:
@@ -77,7 +87,7 @@ class Isolated:
             self._owed += 1
 
     def ask(self, request: object) -> Iterator[Answer]:
-        """The answers, as they come. Raises Broken."""
+        """The answers, as they come. Raises Broken, and the UsageError, InputError or ModelError that the work raises."""
         step = 0
         fresh = self._asked == 0
         try:
@@ -90,11 +100,13 @@ class Isolated:
                 answer = self._receive()
                 if "refused" in answer[0]:
                     raise Broken(step, fresh, memory=True)
+                if "raised" in answer[0]:
+                    raise RAISED[answer[0]["raised"]](str(answer[0]["message"]))
                 if "end" in answer[0]:
                     break
                 yield answer
                 step += 1
-        except (OSError, EOFError, ValueError):
+        except (OSError, EOFError, ValueError, KeyError):
             self.stop()
             raise Broken(step, fresh, memory=False) from None
         except BaseException:  # answers that nobody took would be taken for the next ones

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cxrsearch.errors import ImageError
-from cxrsearch.imaging.isolated import MEMORY_BYTES, SECONDS_PER_FILE
+from cxrsearch.imaging.isolated import MEMORY_BYTES, RAISED, SECONDS_PER_FILE
 
 # A reader that holds this much more than when it began is replaced: what a file may take is not to depend on others.
 _SPARE_BYTES = 2**30
@@ -42,13 +42,18 @@ def serve() -> None:
             return
         try:
             if answers is None:
-                answers = getattr(importlib.import_module(module), name)(setup)
+                make = getattr(importlib.import_module(module), name)
+                answers = _limited(make, setup)
                 began = _address_space()
             steps = answers(request)
             del request
-            while (step := _limited(steps)) is not None:
+            while (step := _limited(next, steps, None)) is not None:
                 _send(replies, *step)
                 del step
+        except tuple(RAISED.values()) as error:
+            kind = next(name for name, kind in RAISED.items() if isinstance(error, kind))
+            _send(replies, {"raised": kind, "message": str(error)}, [])
+            return
         except MemoryError:
             _send(replies, {"refused": "memory"}, [])
             return
@@ -63,10 +68,10 @@ def serve() -> None:
         _send(replies, {"end": "full" if _address_space() > began + _SPARE_BYTES else "ready"}, [])
 
 
-def _limited(steps: Iterator[Given]) -> Given | None:
+def _limited(call: Callable[..., Any], *arguments: Any) -> Any:
     signal.alarm(SECONDS_PER_FILE)  # unanswered, it ends the process: also inside a decoder's own code
     try:
-        return next(steps, None)
+        return call(*arguments)
     finally:
         signal.alarm(0)
 

@@ -89,11 +89,11 @@ def _table(
     shown = list(named) if named is not None else choose(fields, [hit.payload for hit in result.hits], first)
     looked_in = sorted({name for found in answer.excerpts for name in found} - set(shown))
     notes = []
-    if result.query.image.own.stored:
+    if result.query.image is not None and result.query.image.own.stored:
         notes.append("in the index")
     if result.query.left_out.patients:
         notes.append(f"own patient {', '.join(result.query.left_out.patients)} left out")
-    title = f"{result.query.image.path}" + (f"  ({'; '.join(notes)})" if notes else "")
+    title = result.query.name + (f"  ({'; '.join(notes)})" if notes else "")
     rows = []
     for number, hit in enumerate(result.hits):
         row: dict[str, Any] = {**hit.payload, "score": f"{hit.score:.4f}", "#": hit.rank}
@@ -154,15 +154,17 @@ def _lines(lines: Sequence[str], stream: TextIO) -> None:
 
 def _flat(answer: Answer, explained: bool) -> list[dict[str, Any]]:
     warnings = {"warnings": list(answer.warnings)} if answer.warnings else {}
-    return [{"query": str(answer.result.query.image.path), **row, **warnings} for row in _rows(answer, explained)]
+    return [{"query": answer.result.query.name, **row, **warnings} for row in _rows(answer, explained)]
 
 
 def _nested(answer: Answer, explained: bool) -> dict[str, Any]:
     query = answer.result.query
     standing = answer.standing
     nested: dict[str, Any] = {
-        "query": {
-            "path": str(query.image.path),
+        "query": {"text": query.name}
+        if query.image is None
+        else {
+            "path": query.name,
             "indexed": bool(query.image.own.stored),
             "left_out": list(query.left_out.patients),
         },

@@ -20,7 +20,7 @@ _FACTS = 6
 
 def hits_html(answer: Answer, fields: Mapping[str, Field]) -> str:
     """The query and its hits side by side, warnings above them. Pictures of hits only where the answer has them."""
-    query = answer.result.query.image
+    query = answer.result.query
     names = [*choose(fields, [hit.payload for hit in answer.result.hits])[:_FACTS], "path"]
     cards = [
         {
@@ -30,6 +30,8 @@ def hits_html(answer: Answer, fields: Mapping[str, Field]) -> str:
         }
         for hit, seen in zip(answer.result.hits, answer.hit_images, strict=True)
     ]
-    first = {"title": "query", "picture": page.jpeg_uri(np.asarray(grey(query.radiograph, _SIDE)), _SIDE)}
-    name = [("file", query.path.name)]
-    return page.render("notebook", side=_SIDE, warnings=answer.warnings, cards=[{**first, "facts": name}, *cards])
+    if (image := query.image) is None:
+        return page.render("notebook", side=_SIDE, text=query.name, warnings=answer.warnings, cards=cards)
+    picture = page.jpeg_uri(np.asarray(grey(image.radiograph, _SIDE)), _SIDE)
+    first = {"title": "query", "picture": picture, "facts": [("file", image.path.name)]}
+    return page.render("notebook", side=_SIDE, text=None, warnings=answer.warnings, cards=[first, *cards])

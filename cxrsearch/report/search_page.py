@@ -27,7 +27,7 @@ from cxrsearch.report.rows import text_of
 from cxrsearch.report.votes import VOTE_COLUMNS, vote_rows, vote_words
 from cxrsearch.retrieval.answer import Answer
 from cxrsearch.retrieval.explanation import Explanation
-from cxrsearch.retrieval.search import Hit, SearchOptions
+from cxrsearch.retrieval.search import Hit, QueryImage, SearchOptions
 from cxrsearch.statistics import Figure
 from cxrsearch.store.contract import VectorStore
 from cxrsearch.store.images import SHOWN, StoredImages
@@ -76,18 +76,13 @@ def _query(
     number: int, answer: Answer, store: VectorStore, images: StoredImages, calibration: Calibration | None
 ) -> dict[str, Any]:
     query, vote = answer.result.query, answer.vote
-    shown = page.jpeg_uri(np.asarray(grey(query.image.radiograph, SHOWN)), SHOWN)
     hits = [_hit(place, answer, store, images) for place in range(len(answer.result.hits))]
     return {
         "number": number,
-        "picture": shown,
-        "frame": _frame(query.image.radiograph),
+        "text": None if query.text is None else query.text.text,
+        "image": None if query.image is None else _query_image(query.image),
         "hits": hits,
-        "indexed": bool(query.image.own.stored),
         "left_out": query.left_out.patients,
-        "projection": query.image.projection,
-        "size": f"{query.image.radiograph.width} x {query.image.radiograph.height}",
-        "format": query.image.radiograph.format,
         "warnings": answer.warnings,
         "vote": None
         if vote is None
@@ -98,6 +93,17 @@ def _query(
             "rows": [[text_of(row.get(name)) for name in VOTE_COLUMNS] for row in vote_rows(vote)],
         },
         "prediction": answer.prediction,
+    }
+
+
+def _query_image(image: QueryImage) -> dict[str, Any]:
+    return {
+        "picture": page.jpeg_uri(np.asarray(grey(image.radiograph, SHOWN)), SHOWN),
+        "frame": _frame(image.radiograph),
+        "indexed": bool(image.own.stored),
+        "projection": image.projection,
+        "size": f"{image.radiograph.width} x {image.radiograph.height}",
+        "format": image.radiograph.format,
     }
 
 

@@ -23,8 +23,9 @@ Captioned = tuple["Image | None", str]
 
 
 def answer_images(answer: Answer) -> Iterator[Captioned]:
-    """The query and its hits, of an answer with pictures."""
-    yield grey(answer.result.query.image.radiograph, SHOWN), "query"
+    """The query, where it is an image, and its hits, of an answer with pictures."""
+    if (query := answer.result.query.image) is not None:
+        yield grey(query.radiograph, SHOWN), "query"
     for hit, image in zip(answer.result.hits, answer.hit_images, strict=True):
         yield image.shown if image is not None else None, f"{hit.rank}   {hit.score:.4f}"
 

@@ -46,6 +46,8 @@ class Standing:
 
 
 def _standing(result: Result, store: VectorStore, calibration: Calibration | None, options: SearchOptions) -> Standing:
+    if result.query.image is None:  # how near two images are says nothing of a text
+        return Standing(None, None, ())
     learnt = Nearness.from_json(store.facts.nearness)
     novelty = learnt.novelty if learnt is not None else calibration.novelty if calibration is not None else None
     if novelty is None:
@@ -110,7 +112,7 @@ def answer(
         tuple(hit_images),
         tuple(reasons),
         counted,
-        predictor.predict(query.image.embedding) if predictor is not None else None,
+        predictor.predict(query.image.embedding) if predictor is not None and query.image is not None else None,
         (*far, *warnings_about(result, store, options.expression, reasons)),
         standing,
     )

@@ -53,7 +53,7 @@ def explanations(
     """One per hit; None where its image is not here, and for every hit of a model that gives no places. ``region``: the
     part of the query that was searched by."""
     found: list[Explanation | None] = []
-    if query.parts is None:
+    if query.parts is None or query.image is None:
         return [None] * len(hit_images)
     for image in hit_images:
         if image is None:

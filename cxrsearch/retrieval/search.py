@@ -1,4 +1,4 @@
-"""Image(s) -> hits: read, embed, filter, query the index; the query's own patient left out."""
+"""Image(s), or a text -> hits: read, embed, filter, query the index; the query's own patient left out."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from cxrsearch.imaging.regions import WHOLE, Region
 from cxrsearch.retrieval.own_patient import OwnPatient, copies, keywords, own_patient
 from cxrsearch.store.contract import Scored, VectorStore
 from cxrsearch.store.images import StoredImages
+from cxrsearch.text_encoder import EncodedText
 
 # Hits by the query's region whose own region is compared with it.
 RERANKED = 200
@@ -104,16 +105,23 @@ class LeftOut:
 class Query:
     """What was compared with the hits.
 
-    image: the image that was searched with.
+    image: the image that was searched with; None for a text.
     left_out: what was not considered.
     direction: (D,) float32 of unit length; the image's embedding unless a region or examples were given.
     parts: the direction's share of the image, by place; None where the model gives no places.
+    text: what was searched with in place of an image.
     """
 
-    image: QueryImage
+    image: QueryImage | None
     left_out: LeftOut
     direction: NDArray[np.float32]
     parts: Parts | None
+    text: EncodedText | None = None
+
+    @property
+    def name(self) -> str:
+        """The file, or the text."""
+        return str(self.image.path) if self.image is not None else self.text.text if self.text is not None else ""
 
 
 @dataclass(frozen=True)
@@ -204,8 +212,17 @@ def search(image: QueryImage, store: VectorStore, encoder: Encoder, options: Sea
     else:
         direction = image.embedding
         scored = store.query(direction, options.limit, expression)
-    hits = [Hit(rank, one.score, shown(one.payload), one.id) for rank, one in enumerate(scored, start=1)]
-    return Result(Query(image, gone, direction, whole), hits, unseen, originals)
+    return Result(Query(image, gone, direction, whole), _hits(scored), unseen, originals)
+
+
+def search_text(text: EncodedText, store: VectorStore, options: SearchOptions) -> Result:
+    """The radiographs nearest to a text. It is nobody's, so nobody is left out."""
+    scored = store.query(text.embedding, options.limit, options.expression)
+    return Result(Query(None, LeftOut(), text.embedding, None, text), _hits(scored))
+
+
+def _hits(scored: Sequence[Scored]) -> list[Hit]:
+    return [Hit(rank, one.score, shown(one.payload), one.id) for rank, one in enumerate(scored, start=1)]
 
 
 def left_out(images: Sequence[QueryImage], store: VectorStore) -> LeftOut:

@@ -12,10 +12,11 @@ from cxrsearch.imaging.canonical import filled
 from cxrsearch.imaging.perceptual_hash import BITS, NEAR, bits_between, crop_hashes
 from cxrsearch.imaging.radiograph import projection
 from cxrsearch.retrieval.explanation import Explanation, border_warnings
-from cxrsearch.retrieval.search import Hit, Result
+from cxrsearch.retrieval.search import Hit, QueryImage, Result
 from cxrsearch.statistics import surprising
 from cxrsearch.store.contract import VectorStore
 from cxrsearch.store.images import StoredImages
+from cxrsearch.text_encoder import EncodedText
 
 # A picture of fewer pixels on its shorter side shows too little.
 SMALL = 128
@@ -33,7 +34,11 @@ def warnings_about(
 ) -> list[str]:
     """Every warning about a query and its hits."""
     query = result.query
-    found = [*query.left_out.notes, *_views(result), *_one_value(result.hits, store, where), *_copies(result, store)]
+    found = [*query.left_out.notes, *_one_value(result.hits, store, where)]
+    if query.text is not None:
+        return [*_of_text(query.text), *found, *denials(store, where)]
+    assert query.image is not None
+    found += [*_views(query.image, result.hits), *_copies(query.image, result.hits, store)]
     if (side := min(query.image.radiograph.width, query.image.radiograph.height)) < SMALL:
         found.append(f"the query is only {side} pixels wide or high: too few to show a lung")
     if result.unseen:
@@ -46,9 +51,17 @@ def warnings_about(
     return found + denials(store, where) + border_warnings(explanations)
 
 
-def _views(result: Result) -> list[str]:
-    own = result.query.image.projection
-    views = [_projection(hit) for hit in result.hits]
+def _of_text(text: EncodedText) -> list[str]:
+    found = ["scores of a text are not those of two images, which are higher: compare them with each other alone"]
+    if text.tokens > text.context:
+        left = text.tokens - text.context
+        found.insert(0, f"the model reads {text.context} tokens: the last {left} of the text's {text.tokens} were left out")
+    return found
+
+
+def _views(query: QueryImage, hits: Sequence[Hit]) -> list[str]:
+    own = query.projection
+    views = [_projection(hit) for hit in hits]
     other = {"lateral": "frontal", "frontal": "lateral"}.get(own or "")
     number = views.count(other) if other else 0
     if not number:
@@ -77,10 +90,10 @@ def _one_value(hits: Sequence[Hit], store: VectorStore, where: Expression | None
     return found
 
 
-def _copies(result: Result, store: VectorStore) -> list[str]:
-    query, images, found = result.query.image, StoredImages(store), []
+def _copies(query: QueryImage, hits: Sequence[Hit], store: VectorStore) -> list[str]:
+    images, found = StoredImages(store), []
     own = crop_hashes(filled(query.canonical, query.radiograph.width, query.radiograph.height))
-    for hit in result.hits[:_COMPARED]:
+    for hit in hits[:_COMPARED]:
         image = images.hit_image(hit.id, hit.payload, len(query.canonical), quick=True)
         if image is None:
             continue
