@@ -35,9 +35,7 @@ class Device(StrEnum):
 class Session:
     """A loaded file. inputs: what it takes (``name``, ``shape``, ``type`` each). outputs: what it gives, by name."""
 
-    def __init__(
-        self, content: bytes, label: str, threads: int | None = None, device: Device = Device.CPU
-    ) -> None:
+    def __init__(self, content: bytes, label: str, threads: int | None = None, device: Device = Device.CPU) -> None:
         """content: the file. label: what messages call it. threads: cores used at once; all by default.
 
         Raises ModelError for a file that cannot be run, InputError where the device cannot be used.

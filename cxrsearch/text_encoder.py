@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.errors import ModelError, UsageError
-from cxrsearch.imaging.isolated import MEMORY_BYTES, SECONDS_PER_FILE, Broken, Isolated
+from cxrsearch.imaging.isolated import SECONDS_PER_FILE, Broken, Isolated
 from cxrsearch.model_card import read_card, read_file
 from cxrsearch.onnx_session import Session, fits
 from cxrsearch.text import tidy
@@ -24,7 +24,7 @@ from cxrsearch.tokenizer import load_tokenizer
 
 # A page and more; no text encoder reads as much.
 LONGEST_TEXT = 4000
-FILE = "text.onnx"
+FILE, OUTPUT = "text.onnx", "text_embedding"
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,15 @@ def work(model: Path) -> Callable[[str], Iterator[tuple[dict[str, Any], list[Any
     except ValueError as error:
         raise ModelError(f"{file}: no tokenizer that can be read ({error})") from None
     session = Session(read_file(card, model / FILE), str(model / FILE), threads=1)
-    if not fits(session.inputs, (taken.context,)) or session.inputs[0].type != "tensor(int64)":
-        raise ModelError(f"{model / FILE}: not what its card says (other inputs)")
+    if not fits(session.inputs, (taken.context,)) or OUTPUT not in session.outputs:
+        raise ModelError(f"{model / FILE}: not what its card says (other inputs or outputs)")
 
     def answer(text: str) -> Iterator[tuple[dict[str, Any], list[Any]]]:
         tokens = tokenize(text)
         if tokens.is_empty:
             raise UsageError(f"--text: nothing of {text[:80]!r} is a word to model {card.name}")
         given = {session.inputs[0].name: np.array([tokens.numbers], dtype=np.int64)}
-        (found,) = session.run(["embedding"], [given], SECONDS_PER_FILE)
+        (found,) = session.run([OUTPUT], [given], SECONDS_PER_FILE)
         length = float(np.linalg.norm(found))
         if found.shape != (1, card.dimensions) or not 0 < length < np.inf:
             raise ModelError(f"{model / FILE}: gives no vector of {card.dimensions} numbers")

@@ -122,6 +122,7 @@ def import_model(
     Example: cxrsearch models import hf:microsoft/rad-dino --as rad-dino
     """
     from cxrsearch.model_card import read_card
+    from cxrsearch.text import clean
     from trainer.importing.folder import import_model as make
     from trainer.importing.source import Choices
 
@@ -142,6 +143,10 @@ def import_model(
         print(f"{what}: {value}")
     if made.agreement is not None:
         print(f"agrees with the network: cosine {made.agreement:.6f}")
+    if made.text_agreement is not None:
+        print(f"its text encoder agrees with the network: cosine {made.text_agreement:.6f}")
+    if made.without_text:
+        print(f"its text encoder was left out: {clean(made.without_text)}")
     print(f"imported into {made.folder}; use it with --model {name}")
 
 
@@ -159,6 +164,7 @@ def _facts(card: ModelCard) -> dict[str, Any]:
         "deviation": ", ".join(f"{number:g}" for number in taken.deviation),
         "resizing": str(taken.resizing),
         "dimensions": card.dimensions,
+        "text": "no: --text needs a text encoder" if card.text is None else f"yes: {card.text.context} tokens",
         "explains": "yes" if card.has_places else "no: --explain and --region need places, which it does not give",
     }
 

@@ -87,7 +87,7 @@ class Isolated:
             self._owed += 1
 
     def ask(self, request: object) -> Iterator[Answer]:
-        """The answers, as they come. Raises Broken, and the UsageError, InputError or ModelError that the work raises."""
+        """The answers, as they come. Raises Broken, and what of RAISED the work raises."""
         step = 0
         fresh = self._asked == 0
         try:

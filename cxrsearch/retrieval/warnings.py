@@ -55,7 +55,7 @@ def _of_text(text: EncodedText) -> list[str]:
     found = ["scores of a text are not those of two images, which are higher: compare them with each other alone"]
     if text.tokens > text.context:
         left = text.tokens - text.context
-        found.insert(0, f"the model reads {text.context} tokens: the last {left} of the text's {text.tokens} were left out")
+        found.insert(0, f"the model reads {text.context} tokens: the last {left} of {text.tokens} were not read")
     return found
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,30 +14,40 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cxrsearch import files, settings
-from cxrsearch.encoder import Encoder
 from cxrsearch.errors import InputError, ModelError, UsageError
 from cxrsearch.model_card import MODEL_NAME, InputFormat, Pooling, installed_models
+from cxrsearch.text_encoder import FILE, OUTPUT, encode_text
+from cxrsearch.tokenizer import load_tokenizer
 from trainer.importing import onnx_file
 from trainer.importing.load import load
-from trainer.importing.source import Choices, LoadedEncoder
+from trainer.importing.source import Choices, LoadedEncoder, LoadedText
+from trainer.importing.trial import Trial
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor, nn
 
 # The cosine of an exported encoder's embedding with the network's own.
 AGREES = 0.9999
-_PICTURES = 4
+# Of everything that a tokenizer treats in its own way: cases, digits, signs, accents, words it does not have.
+_TEXTS = ("bilateral consolidation", "No acute findings: 2.5 cm nodule (RUL), pas d'épanchement; pneumoperitoneum?")
 
 
 @dataclass(frozen=True)
 class Imported:
-    """folder: the model's. agreement: the least cosine with the network on test pictures; None of an ONNX file, which
-    is itself what runs."""
+    """folder: the model's.
+
+    agreement: the least cosine with the network on test pictures; None of an ONNX file, which is itself what runs.
+    text_agreement: that of its text encoder on test texts; None without one. without_text: why an open_clip model has
+    none.
+    """
 
     folder: Path
     input: InputFormat
     dimensions: int
     agreement: float | None
+    text_agreement: float | None = None
+    without_text: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,17 +63,17 @@ def import_model(source: str, name: str, weights: str | None = None, choices: Ch
     """Make a model folder of a source (source.py). Raises UsageError, InputError."""
     choices = choices or Choices()
     folder = _new_folder(name)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as made:
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as made, Trial(source) as trial:
         draft = Path(made) / "model"
         draft.mkdir()
         if source.lower().endswith(".onnx"):
             if weights is not None:
                 raise UsageError("--weights: an ONNX file has its own")
-            found = _import_file(onnx_file.inspect(Path(source), choices), name, source, draft)
+            found = _import_file(Path(source), choices, name, draft, trial)
         else:
             if choices.output is not None or choices.pooling is not None:
                 raise UsageError("--output and --pooling are for ONNX files")
-            found = _import_network(load(source, weights, choices), name, source, draft)
+            found = _import_network(load(source, weights, choices), name, source, draft, trial)
         shutil.move(draft, folder)
     return replace(found, folder=folder)
 
@@ -83,28 +93,22 @@ def _new_folder(name: str) -> Path:
     return folder
 
 
-def _import_file(file: onnx_file.InspectedFile, name: str, source: str, draft: Path) -> Imported:
-    (draft / "encoder.onnx").write_bytes(file.content)
-    origin = _Origin(Path(source).name, Path(source).name, None)
-    card = _card(name, origin, file.input, file.output, file.pooling, file.has_places)
+def _import_file(source: Path, choices: Choices, name: str, draft: Path, trial: Trial) -> Imported:
+    if not source.is_file() or source.stat().st_size > onnx_file.LARGEST:
+        raise InputError(f"{source}: {'too large for one ONNX file' if source.is_file() else 'no such file'}")
+    shutil.copyfile(source, draft / "encoder.onnx")
+    file = trial.inspect(draft / "encoder.onnx", choices)
+    card = _card(name, _Origin(source.name, source.name, None), file.input, file.output, file.pooling, file.has_places)
     # A file need not say how long its vectors are: one picture does.
-    dimensions = file.dimensions or _vector_length(draft, card, file)
+    _write_card(draft, card | {"dimensions": file.dimensions or 1})
+    dimensions = file.dimensions or trial.dimensions(draft)
     _write_card(draft, card | {"dimensions": dimensions})
-    _confirm(draft)
+    trial.embed(draft)
     return Imported(draft, file.input, dimensions, None)
 
 
-def _vector_length(draft: Path, card: Mapping[str, Any], file: onnx_file.InspectedFile) -> int:
-    _write_card(draft, {**card, "dimensions": 1})
-    encoder = Encoder(draft)
-    picture = np.zeros((file.input.size,) * 2, dtype=np.float32)
-    return int(encoder.pooled([picture]).shape[1])
-
-
-def _import_network(loaded: LoadedEncoder, name: str, source: str, draft: Path) -> Imported:
+def _import_network(loaded: LoadedEncoder, name: str, source: str, draft: Path, trial: Trial) -> Imported:
     import torch
-
-    from trainer.learning.export import export_onnx
 
     taken = loaded.input
     with torch.inference_mode():
@@ -117,14 +121,49 @@ def _import_network(loaded: LoadedEncoder, name: str, source: str, draft: Path) 
     named = f"{kind}:{Path(rest).name}" if Path(rest).expanduser().is_dir() else source
     origin = _Origin(loaded.backbone, named, loaded.licence)
     card = _card(name, origin, taken, "embedding", Pooling.NONE, False) | {"dimensions": int(shape[1])}
-    agreement = 0.0
-    for halves in (True, False):  # a small file, unless its rounding can be seen
-        export_onnx(loaded.network, given, ["embedding"], draft / "encoder.onnx", halves)
+
+    def image_agreement() -> float:
         _write_card(draft, card)
-        agreement = _agreement(loaded, _confirm(draft))
-        if agreement >= AGREES:
-            return Imported(draft, taken, int(shape[1]), agreement)
-    raise ModelError(f"{source}: what was exported is not the network (cosine {agreement:.5f}); nothing was imported")
+        vectors, batches = trial.embed(draft)
+        return _agreement(loaded.network, [torch.from_numpy(batch.copy()) for batch in batches], vectors)
+
+    agreement = _export(loaded.network, given, draft / "encoder.onnx", "embedding", image_agreement, source)
+    if (text := loaded.text) is None:
+        return Imported(draft, taken, int(shape[1]), agreement, None, loaded.without_text)
+    (draft / text.format.tokenizer).write_bytes(text.tokenizer)
+    card |= {"text": text.format.as_json()}
+    tokens = [torch.tensor([_checked_tokens(text, one)]) for one in _TEXTS]
+
+    def text_agreement() -> float:
+        _write_card(draft, card)
+        vectors = np.stack([encode_text(draft, one).embedding for one in _TEXTS])
+        return _agreement(text.network, tokens, vectors)
+
+    of_text = _export(text.network, tokens[0], draft / FILE, OUTPUT, text_agreement, f"{source}, its text encoder")
+    return Imported(draft, taken, int(shape[1]), agreement, of_text)
+
+
+def _export(
+    network: nn.Module, given: Tensor, path: Path, output: str, agreement: Callable[[], float], label: str
+) -> float:
+    """Write a network, and measure how far it is the one in the file. Raises ModelError where it is not."""
+    from trainer.learning.export import export_onnx
+
+    agrees = 0.0
+    for halves in (True, False):  # a small file, unless its rounding can be seen
+        export_onnx(network, given, [output], path, halves)
+        agrees = agreement()
+        if agrees >= AGREES:
+            return agrees
+    raise ModelError(f"{label}: what was exported is not the network (cosine {agrees:.5f}); nothing was imported")
+
+
+def _checked_tokens(text: LoadedText, words: str) -> list[int]:
+    """Raises ModelError where the tokenizer that is stored is not the one that was loaded."""
+    numbers = load_tokenizer(text.format, text.tokenizer)(words).numbers
+    if numbers != text.tokens(words):
+        raise ModelError("its tokenizer, stored as data, gives other tokens than itself; nothing was imported")
+    return numbers
 
 
 def _card(
@@ -145,39 +184,16 @@ def _card(
 
 
 def _write_card(draft: Path, card: Mapping[str, Any]) -> None:
-    sha256 = hashlib.sha256((draft / "encoder.onnx").read_bytes()).hexdigest()
-    described = {**card, "sha256": {"encoder.onnx": sha256}}
+    named = sorted(path for path in draft.iterdir() if path.name != "model.json")
+    described = {**card, "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in named}}
     files.write(draft / "model.json", json.dumps(described, indent=2, ensure_ascii=False) + "\n")
 
 
-def _confirm(draft: Path) -> Encoder:
-    """The encoder of a folder, after it gave unlike vectors for unlike pictures. Raises ModelError, InputError."""
-    encoder = Encoder(draft)
-    pictures = _pictures(encoder.card.image_size)
-    try:
-        vectors = np.concatenate([encoder.embed_prepared([one]) for one in pictures])
-    except ModelError:
-        raise
-    except Exception as error:  # onnxruntime's own errors share no public class
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"the encoder cannot embed a picture as its inputs say ({reason})") from None
-    if float((vectors[0] - vectors[-1]).__abs__().max()) < 1e-6:
-        raise InputError("the encoder gives the same vector for every picture; see --range, --mean and --output")
-    return encoder
-
-
-def _agreement(loaded: LoadedEncoder, encoder: Encoder) -> float:
+def _agreement(network: nn.Module, given: Sequence[Tensor], vectors: NDArray[np.float32]) -> float:
+    """The least cosine of a network's own vectors with those of unit length that its file gave."""
     import torch
 
-    pictures = _pictures(encoder.card.image_size)
     with torch.inference_mode():
-        expected = loaded.network(torch.from_numpy(encoder.batch(pictures))).numpy()
+        expected = torch.cat([network(one) for one in given]).numpy()
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    return float((expected * encoder.embed_prepared(pictures)).sum(axis=1).min())
-
-
-def _pictures(size: int) -> list[NDArray[np.float32]]:
-    """Unlike each other, smooth as radiographs are: (S, S) float32 in 0..1."""
-    rng, steps = np.random.default_rng(0), np.linspace(0, 1, size, dtype=np.float32)
-    waves = rng.uniform(1, 12, (_PICTURES, 2)).astype(np.float32)
-    return [0.5 + 0.5 * np.outer(np.sin(a * steps), np.cos(b * steps)).astype(np.float32) for a, b in waves]
+    return float((expected * vectors).sum(axis=1).min())

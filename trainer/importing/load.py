@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import pickle
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 
 from cxrsearch.errors import InputError, UsageError
+from trainer.importing.failures import failure
 from trainer.importing.source import HUBS, NOT_SAFE, Choices, LoadedEncoder
 
 KINDS = ("open_clip:", *HUBS, "timm:", "hf:", "xrv:")
-LIBRARIES = {"open_clip:": "open_clip_torch", "timm:": "timm", "hf:": "transformers", "xrv:": "torchxrayvision"}
 
 
 def load(source: str, weights: str | None, choices: Choices) -> LoadedEncoder:
@@ -31,17 +35,27 @@ def load(source: str, weights: str | None, choices: Choices) -> LoadedEncoder:
             from trainer.importing.xray_vision import load_xray_vision as loading
         else:
             from trainer.importing.clip_models import load_clip as loading
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # to the programmers of the libraries
+        with _silence():
             found = loading(name, weights)
     except ImportError as error:
-        library = LIBRARIES.get(kind, "open_clip_torch")
-        raise InputError(f"{source}: needs {library} ({error.name} is not installed): pip install {library}") from None
+        how = "pip install 'cxrsearch[train,encoders]'"
+        raise InputError(f"{source}: needs {error.name}, which is not installed: {how}") from None
     except (InputError, UsageError):
         raise
     except pickle.UnpicklingError:  # whose words say how to run what is in it
         raise InputError(f"{source}: {NOT_SAFE}") from None
     except Exception as error:  # the libraries, and the hubs that they ask, raise whatever went wrong
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{source}: cannot be loaded ({type(error).__name__}: {reason})") from None
+        raise InputError(f"{source}: cannot be loaded ({failure(error, kind)})") from None
     return replace(found, input=choices.applied(found.input))
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What the libraries say to their programmers, and of each new try: what comes of it is said once."""
+    former = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(former)

@@ -13,32 +13,52 @@ brings code of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cxrsearch.errors import InputError, UsageError
 from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.model_card import InputFormat, Pooling
+from cxrsearch.tokenizer import TextFormat
 
 if TYPE_CHECKING:
     from torch import nn
 
 # Of a pickle of more than tensors.
 NOT_SAFE = "not weights that can be read safely: they hold more than numbers; ask their makers for safetensors"
-HUBS = ("hf-hub:", "local-dir:")
+LOCAL = "local-dir:"
+HUBS = ("hf-hub:", LOCAL)
 Numbers = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LoadedText:
+    """network: (B, context) int64 as ``format`` says -> (B, D) float32 of any length.
+
+    tokenizer: its file. tokens: a text's, by the tokenizer as it was loaded.
+    """
+
+    network: nn.Module
+    format: TextFormat
+    tokenizer: bytes
+    tokens: Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)
 class LoadedEncoder:
     """network: (B, channels, S, S) float32 as ``input`` says -> (B, D) float32 of any length. backbone: what it is.
-    licence: of its weights, where its makers say it."""
+
+    licence: of its weights, where its makers say it. text: its text encoder. without_text: why that of a model which has
+    one cannot be taken along.
+    """
 
     network: nn.Module
     input: InputFormat
     backbone: str
     licence: str | None = None
+    text: LoadedText | None = None
+    without_text: str = ""
 
 
 @dataclass(frozen=True)

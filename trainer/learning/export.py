@@ -69,7 +69,8 @@ def load_network(folder: Path) -> Network:
 def export_onnx(
     network: nn.Module, images: torch.Tensor, outputs: Sequence[str], path: Path, halves: bool = True
 ) -> None:
-    """A network as an ONNX file that takes any number of images. images: two of those that it takes.
+    """A network as an ONNX file that takes any number of inputs. images: two of those that it takes, or one, and it
+    will take one at a time.
 
     halves: store large weights as float16; they are computed with in float32.
     """
@@ -78,7 +79,7 @@ def export_onnx(
         (images,),
         input_names=["images"],
         output_names=outputs,
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},) if len(images) > 1 else None,
         dynamo=True,
         verbose=False,
     )
