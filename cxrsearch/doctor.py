@@ -17,6 +17,7 @@ import numpy as np
 
 from cxrsearch import __version__, settings
 from cxrsearch.clinical.identity import load_identity
+from cxrsearch.device import Device
 from cxrsearch.encoder import Encoder
 from cxrsearch.errors import CxrSearchError
 from cxrsearch.settings.sources import Settings
@@ -25,7 +26,7 @@ from cxrsearch.store.contract import VectorStore
 from cxrsearch.store.images import StoredImages
 from cxrsearch.voting.calibration import Calibration
 
-_PACKAGES = ("numpy", "onnxruntime", "pydicom", "qdrant-client", "qdrant-edge-py")
+_PACKAGES = ("numpy", "pydicom", "qdrant-client", "qdrant-edge-py")
 # Compressed transfer syntaxes that archives hold (PS3.5 Annex A.4), and the plugin that reads each here.
 _DECODERS = {
     "JPEG baseline, extended, lossless": "imagecodecs",
@@ -54,11 +55,11 @@ class Check:
 
 def run(model: str | Path | None, index: str | None) -> list[Check]:
     """Every check; a failing one does not keep the others from being made."""
-    checks = [_versions(), _decoders(), _device(), _try("settings", _settings), _try("pseudonym key", _key)]
+    checks = [_versions(), _decoders(), _try("settings", _settings), _try("pseudonym key", _key)]
     encoder: Encoder | None = None
     try:
         encoder = Encoder(model)
-        checks.append(_encoder(encoder))
+        checks += [_encoder(encoder), _gpu(model)]
     except CxrSearchError as error:
         checks.append(Check("model", str(error), State.FAILS, "give another with --model, or install cxrsearch again"))
     checks.append(_space("disk, temporary files", Path(tempfile.gettempdir())))
@@ -73,7 +74,10 @@ def run(model: str | Path | None, index: str | None) -> list[Check]:
 
 
 def _versions() -> Check:
+    import onnxruntime  # whose package has another name where it is built for a GPU
+
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
+    versions += f", onnxruntime {onnxruntime.__version__}"
     return Check("versions", f"cxrsearch {__version__}, {versions}")
 
 
@@ -84,11 +88,17 @@ def _decoders() -> Check:
     return Check("DICOM decoders", ", ".join(_DECODERS))
 
 
-def _device() -> Check:
-    import onnxruntime
-
-    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
-    return Check("device", f"{os.cpu_count()} cores; ONNX Runtime for {providers}; searching uses the CPU")
+def _gpu(model: str | Path | None) -> Check:
+    """Whether CUDA embeds, which being listed does not say."""
+    try:
+        encoder = Encoder(model, device=Device.CUDA)
+        picture = np.zeros((encoder.card.image_size,) * 2, dtype=np.float32)
+        encoder.embed_prepared([picture])  # the first takes what is prepared for all
+        started = time.monotonic()
+        encoder.embed_prepared([picture])
+    except CxrSearchError as error:
+        return Check("GPU", f"none; the processor embeds ({error})", State.NOTE, "only for index --device cuda")
+    return Check("GPU", f"CUDA embeds, {1000 * (time.monotonic() - started):.0f} ms an image; index --device cuda")
 
 
 def _settings() -> Check:
@@ -110,7 +120,7 @@ def _encoder(encoder: Encoder) -> Check:
     started = time.monotonic()
     embedding = encoder.embed_prepared([picture])
     seconds = time.monotonic() - started
-    found = f"{card.name} ({card.fingerprint[:12]}), {1000 * seconds:.0f} ms an image"
+    found = f"{card.name} ({card.fingerprint[:12]}), {1000 * seconds:.0f} ms an image on {os.cpu_count()} cores"
     if card.has_places and not np.allclose(encoder.encode([picture]).places.sum(axis=(2, 3)), embedding, atol=1e-4):
         return Check("model", f"{found}; its places do not add up", State.FAILS, "get the model folder again")
     return Check("model", found)

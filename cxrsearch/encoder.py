@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.errors import ArrayError, InputError, ModelError, WrongTypeError
+from cxrsearch.device import Device
+from cxrsearch.errors import ArrayError, ImageError, InputError, ModelError, Reason, WrongTypeError
 from cxrsearch.imaging.canonical import canonical, prepared
 from cxrsearch.imaging.isolated import read
 from cxrsearch.imaging.radiograph import Radiograph
 from cxrsearch.model_card import Pooling, find_model, read_card, read_file
-from cxrsearch.onnx_session import Device, Session, fits
+from cxrsearch.onnx_session import Session, fits
 
 # The largest encoder that anybody would index with takes two on one slow core.
 SECONDS_PER_PICTURE = 60

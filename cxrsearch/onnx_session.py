@@ -8,12 +8,12 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrsearch.device import Device
 from cxrsearch.errors import InputError, ModelError
 from cxrsearch.onnx_graph import check_graph
 
@@ -23,13 +23,6 @@ _INSTALL = (
     "pip install 'cxrsearch[gpu]', then pip uninstall onnxruntime, then"
     " pip install --force-reinstall --no-deps onnxruntime-gpu"
 )
-
-
-class Device(StrEnum):
-    """What computes embeddings: the processor, or a GPU of Nvidia's."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
 
 
 class Session:
@@ -110,6 +103,7 @@ def _providers(device: Device) -> list[Any]:
             f"--device cuda: this ONNX Runtime ({onnxruntime.__version__}) has no CUDA: {_INSTALL}; or leave --device"
             " out"
         )
+    onnxruntime.set_default_logger_severity(4)
     with contextlib.redirect_stdout(io.StringIO()):  # what does not load is said by the session
         onnxruntime.preload_dlls()
     # TF32 rounds to ten bits: vectors of one index would not be those of another machine.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cxrsearch import settings
 from cxrsearch.clinical.identity import load_identity
+from cxrsearch.device import Device
 from cxrsearch.encoder import Encoder
 from cxrsearch.errors import InputError
 from cxrsearch.files import replacing
@@ -26,14 +27,17 @@ def fill(
     rejected: Path | None = None,
     retry_rejected: bool = False,
     renamed: bool = False,
+    device: Device = Device.CPU,
 ) -> tuple[Summary, Path]:
     """Put a dataset into the index at ``index``, a folder or an address, with the model in the folder ``model``.
 
     rejected: where the list of rejected files goes; by default into the index, or the working folder beside a server.
     retry_rejected: read only the files on that list. renamed: the user named the dataset, which may have moved.
+    device: what embeds.
     Gives the summary, and where the list is. Raises InputError, IndexUnavailable, ModelError, ModelMismatch.
     """
-    card = Encoder(model).card  # runs it once here: each process has one of its own
+    encoder = Encoder(model, device=device)  # on a processor only to look at it: each process has one of its own
+    card = encoder.card
     identity = load_identity(settings.key_file(), create=True)
     assert identity is not None
     mapping = data.mapping
@@ -59,7 +63,8 @@ def fill(
             replacing(list_of_rejected, private=True, several=is_url(index)) as draft,
             draft.open("w", encoding="utf-8") as lines,
         ):
-            return pipeline.run(data, store, model, identity, lines, options), list_of_rejected
+            embeds = encoder if device is not Device.CPU else None
+            return pipeline.run(data, store, model, identity, lines, options, embeds), list_of_rejected
 
 
 def _labels(path: Path) -> frozenset[str]:

@@ -23,6 +23,7 @@ import numpy as np
 from cxrsearch.clinical.expression import And, Compare, Equals
 from cxrsearch.clinical.fields import AFFIRMED, ROW_HASH, Payload
 from cxrsearch.clinical.identity import Identity
+from cxrsearch.encoder import Encoder
 from cxrsearch.errors import ImageError, InputError, Reason
 from cxrsearch.imaging.radiograph import DEFAULT_GATES, Gates, projection
 from cxrsearch.report.progress import Progress
@@ -64,10 +65,12 @@ def run(
     identity: Identity,
     rejected: TextIO,
     options: Options,
+    encoder: Encoder | None = None,
 ) -> Summary:
     """Bring the index up to the dataset. A file that cannot be read is rejected and the run goes on.
 
-    model: a model folder. rejected: where rejections are written, one JSON object a line.
+    model: a model folder. encoder: its, where it embeds in this process, on a GPU. rejected: where rejections are
+    written, one JSON object a line.
     Ctrl-C ends it early, with what was stored so far kept; ``Summary.interrupted`` says so.
     Raises InputError when more than ``max_rejected`` of the files are rejected.
     """
@@ -75,7 +78,7 @@ def run(
     summary, started = Summary(total), time.monotonic()
     writer = _Writer(dataset, store, identity, rejected, options, summary)
     config = ReaderConfig(model, dataset.mapping.dicom_keywords, options.gates, writer.pictured)
-    readers = Readers(options.workers, config, identity.file)
+    readers = Readers(options.workers, config, identity.file, encoder)
     try:
         with Progress("indexing", total) as progress, _Interruption() as interruption:
             for task, outcome in readers.read(islice(writer.tasks(), options.limit)):

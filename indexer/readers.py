@@ -93,13 +93,15 @@ Outcome = ReadFile | ImageError
 @dataclass(frozen=True)
 class ReaderConfig:
     """What every process needs to know: DICOM keywords to bring along, who is let in, and the model folder, or the
-    size of canonical pixels when there is to be no model, and how they become square; whether to make thumbnails."""
+    size of canonical pixels when there is to be no model, and how they become square; whether to make thumbnails; whether
+    to embed, or to give the squares that the model takes."""
 
     model: Path | int
     keywords: tuple[str, ...]
     gates: Gates
     thumbnails: bool = False
     resizing: Resizing = Resizing.PAD
+    embeds: bool = True
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,16 @@ class _Wanted:
 class Readers:
     """A pool of processes that read and embed, in order, within a bounded window."""
 
-    def __init__(self, workers: int, config: ReaderConfig, file: Callable[[str], str] = str) -> None:
-        """file: what an index keeps of a file's sha256."""
-        self.workers, self.config, self._file = workers, config, file
+    def __init__(
+        self,
+        workers: int,
+        config: ReaderConfig,
+        file: Callable[[str], str] = str,
+        encoder: Encoder | None = None,
+    ) -> None:
+        """file: what an index keeps of a file's sha256. encoder: embeds here, on a GPU, what the processes prepare."""
+        self.workers, self.config, self._file = workers, replace(config, embeds=encoder is None), file
+        self._encoder = encoder
         self._threads = ThreadPoolExecutor(workers)  # each waits for a process of its own
         self._of_thread = threading.local()
         self._processes: list[Isolated] = []
@@ -205,7 +214,14 @@ class Readers:
                 outcomes[facts["file"]] = _embedded(facts, contents)
         if len(outcomes) != len(asked) or None in outcomes:
             raise RuntimeError("a reader process left a file out")
-        return [outcome for outcome in outcomes if outcome is not None]
+        return [self._embedded_here(outcome) for outcome in outcomes if outcome is not None]
+
+    def _embedded_here(self, outcome: Outcome) -> Outcome:
+        if self._encoder is None or isinstance(outcome, ImageError) or not outcome.images:
+            return outcome
+        vectors = self._encoder.embed_prepared([np.asarray(image.array, np.float32) for image in outcome.images])
+        images = [replace(image, array=vector) for image, vector in zip(outcome.images, vectors, strict=True)]
+        return replace(outcome, images=images)
 
 
 # ------------------------------------------------------------------ what crosses the border of the processes
@@ -259,8 +275,10 @@ def work(config: ReaderConfig) -> Callable[[list[_Wanted]], Iterator[tuple[dict[
         if not pictures:
             return
         signal.alarm(SECONDS_PER_PICTURE * len(pictures) + SECONDS_PER_FILE)  # this answer takes a batch
-        embedded = encoder.embed_prepared(pictures) if encoder else np.rint(np.stack(pictures) * 255).astype(np.uint8)
-        arrays = iter(embedded)
+        if encoder is None:
+            arrays = iter(np.rint(np.stack(pictures) * 255).astype(np.uint8))
+        else:
+            arrays = iter(encoder.embed_prepared(pictures) if config.embeds else np.stack(pictures))
         for file in files:
             yield file.answer([next(arrays) for _ in file.pictures])
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch import files
+from cxrsearch.device import Device
 from cxrsearch.encoder import Encoder
 from cxrsearch.errors import InputError, UsageError
 from cxrsearch.report.progress import Progress
@@ -56,13 +57,16 @@ class _Vector:
     vector: NDArray[np.float32]
 
 
-def reembed(source: str, target: str, model: Path, skip_missing: bool = False) -> Reembedded:
+def reembed(
+    source: str, target: str, model: Path, skip_missing: bool = False, device: Device = Device.CPU
+) -> Reembedded:
     """Make the index ``target`` of the images of ``source`` by another model.
 
-    skip_missing: leave out images that have neither original nor thumbnail here; else they are an error.
+    skip_missing: leave out images that have neither original nor thumbnail here; else they are an error. device: what
+    embeds.
     Raises UsageError, InputError, IndexUnavailable, ModelError.
     """
-    encoder = Encoder(model)
+    encoder = Encoder(model, device=device)
     card = encoder.card
     with open_store(source) as old:
         if old.facts.fingerprint == card.fingerprint:

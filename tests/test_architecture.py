@@ -35,7 +35,14 @@ FLOORS = (
     {"cxrsearch.model_card", "cxrsearch.onnx_session"},
     {"cxrsearch.imaging", "cxrsearch.clinical"},
     {"cxrsearch.clinical.fields"},  # value types, which imaging may use
-    {"cxrsearch.settings", "cxrsearch.files", "cxrsearch.onnx_graph", "cxrsearch.tokenizer", "cxrsearch.validation"},
+    {
+        "cxrsearch.settings",
+        "cxrsearch.device",
+        "cxrsearch.files",
+        "cxrsearch.onnx_graph",
+        "cxrsearch.tokenizer",
+        "cxrsearch.validation",
+    },
     {"cxrsearch.statistics"},
     {"cxrsearch.text"},
     {"cxrsearch.errors"},

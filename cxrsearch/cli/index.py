@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cxrsearch.cli.options import Index, Model
+from cxrsearch.cli.options import Index, Model, OnDevice
+from cxrsearch.device import Device
 from cxrsearch.errors import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def index(
         bool, typer.Option("--prune", help="Delete images from the index that the dataset no longer has.")
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="Also index patients that cxrsearch forget deleted.")] = False,
+    device: OnDevice = Device.CPU,
 ) -> int:
     """Put a dataset into an index. Run it again to continue, or to add what is new or changed.
 
@@ -100,7 +102,7 @@ def index(
     modalities = frozenset({"CR", "DX", *(code.upper() for code in modality or [])})
     gates = Gates(modalities, any_body_part, views is Views.FRONTAL)
     options = Options(workers, gates, limit, None, again, prune, max_rejected / 100)
-    return index_dataset(data, index, model, options, rejected, retry_rejected, name is not None)
+    return index_dataset(data, index, model, options, rejected, retry_rejected, name is not None, device)
 
 
 def index_dataset(
@@ -111,6 +113,7 @@ def index_dataset(
     rejected: Path | None = None,
     retry_rejected: bool = False,
     renamed: bool = False,
+    device: Device = Device.CPU,
 ) -> int:
     """Fill an index and say what became of every file and row; the exit code."""
     from cxrsearch.cli import index_output
@@ -118,7 +121,9 @@ def index_dataset(
     from indexer.fill import fill
 
     index_output.warn(data)
-    summary, list_of_rejected = fill(data, index, find_model(model), options, rejected, retry_rejected, renamed=renamed)
+    summary, list_of_rejected = fill(
+        data, index, find_model(model), options, rejected, retry_rejected, renamed=renamed, device=device
+    )
     index_output.report(summary, list_of_rejected)
     index_output.count_rows(data)
     if summary.interrupted:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cxrsearch.cli.complete import where_words
+from cxrsearch.device import Device
 from cxrsearch.report.rows import Format
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ Model = Annotated[
         metavar="MODEL",
         help="A model: its name (see cxrsearch models) or its folder. Default: the one that ships.",
     ),
+]
+OnDevice = Annotated[
+    Device, typer.Option("--device", help="What embeds: the processor, or a GPU of Nvidia's (cxrsearch[gpu]).")
 ]
 Configuration = Annotated[
     Path, typer.Argument(metavar="CONFIG.toml", help="A training configuration; see trainer/configs/.")

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from cxrsearch.cli.logging_options import LOGGER
+from cxrsearch.cli.options import OnDevice
+from cxrsearch.device import Device
 
 
 def reembed(
@@ -19,6 +21,7 @@ def reembed(
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out images that have neither original nor thumbnail here.")
     ] = False,
+    device: OnDevice = Device.CPU,
 ) -> int:
     """Make an index of the same images by another model. Ids and facts stay; a killed run is gone on with.
 
@@ -27,7 +30,7 @@ def reembed(
     from cxrsearch.model_card import find_model
     from indexer.reembed import reembed as make
 
-    made = make(source, to, find_model(model), skip_missing)
+    made = make(source, to, find_model(model), skip_missing, device)
     before = f", {made.kept} of them by an earlier run" if made.kept else ""
     print(f"embedded {made.images} images into {to}{before}")
     log = logging.getLogger(LOGGER)

@@ -49,8 +49,8 @@ class LoadedText:
 class LoadedEncoder:
     """network: (B, channels, S, S) float32 as ``input`` says -> (B, D) float32 of any length. backbone: what it is.
 
-    licence: of its weights, where its makers say it. text: its text encoder. without_text: why that of a model which has
-    one cannot be taken along.
+    licence: of its weights, where its makers say it. text: its text encoder. without_text: why that of a model which
+    has one cannot be taken along.
     """
 
     network: nn.Module

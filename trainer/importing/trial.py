@@ -23,13 +23,14 @@ from trainer.importing.onnx_file import InspectedFile
 from trainer.importing.source import Choices
 
 _PICTURES = 4
+_WORK = f"{__name__}:work"
 
 
 class Trial:
     """Of one source, which messages name ``label``. Every question raises InputError, UsageError or ModelError."""
 
     def __init__(self, label: str) -> None:
-        self._label, self._process = label, Isolated(f"{__name__}:work")
+        self._label, self._process = label, Isolated(_WORK)
 
     def __enter__(self) -> Trial:
         return self
