@@ -73,4 +73,8 @@ def _own_text_model(name: str) -> dict[str, Any]:
     if not name.startswith(LOCAL) or not (folder / "config.json").is_file():
         return {}
     text = dict(open_clip.get_model_config(name)["text_cfg"])
-    return {"text_cfg": text | {"hf_model_name": str(folder)}} if text.get("hf_model_name") else {}
+    return (
+        {"text_cfg": text | {"hf_model_name": str(folder), "hf_model_pretrained": False}}
+        if text.get("hf_model_name")
+        else {}
+    )
