@@ -37,6 +37,9 @@ def load_clip_text(model: nn.Module, name: str) -> LoadedText:
         taken, file = _library(tokenizer, cleaning)
     else:
         raise InputError(f"its tokenizer is a {type(tokenizer).__name__}, which is not known here")
+    known = tokenizer.vocab_size if isinstance(tokenizer, SimpleTokenizer) else len(tokenizer.tokenizer)
+    if known > getattr(model, "vocab_size", known):
+        raise InputError("its tokenizer has more tokens than it")
     return LoadedText(_TextTower(model).eval(), taken, file, _tokens(tokenizer))
 
 
