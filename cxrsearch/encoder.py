@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.device import Device
-from cxrsearch.errors import ArrayError, ImageError, InputError, ModelError, Reason, WrongTypeError
+from cxrsearch.errors import ArrayError, InputError, ModelError, WrongTypeError
 from cxrsearch.imaging.canonical import canonical, prepared
 from cxrsearch.imaging.isolated import read
 from cxrsearch.imaging.radiograph import Radiograph
