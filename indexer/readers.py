@@ -93,8 +93,8 @@ Outcome = ReadFile | ImageError
 @dataclass(frozen=True)
 class ReaderConfig:
     """What every process needs to know: DICOM keywords to bring along, who is let in, and the model folder, or the
-    size of canonical pixels when there is to be no model, and how they become square; whether to make thumbnails; whether
-    to embed, or to give the squares that the model takes."""
+    size of canonical pixels when there is to be no model, and how they become square; whether to make thumbnails;
+    whether to embed, or to give the squares that the model takes."""
 
     model: Path | int
     keywords: tuple[str, ...]
