@@ -14,6 +14,7 @@ from cxrsearch.clinical.fields import Field, FieldType
 from cxrsearch.model_card import ModelCard
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from cxrsearch.store.edge import EdgeStore
+from cxrsearch.store.recall import settle
 
 FIELDS = {
     field.name: field
@@ -62,5 +63,5 @@ def build(folder: Path, card: ModelCard, vectors: NDArray[np.float32]) -> None:
         if len(batch) == _BATCH or number == len(vectors) - 1:
             store.upsert(batch)
             batch = []
-    store.optimise()
+    settle(store)
     store.close()

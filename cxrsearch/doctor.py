@@ -23,7 +23,9 @@ from cxrsearch.errors import CxrSearchError
 from cxrsearch.settings.sources import Settings
 from cxrsearch.store import is_url, open_store
 from cxrsearch.store.contract import VectorStore
+from cxrsearch.store.graph import is_large, words
 from cxrsearch.store.images import StoredImages
+from cxrsearch.text import clean
 from cxrsearch.voting.calibration import Calibration
 
 _PACKAGES = ("numpy", "pydicom", "qdrant-client", "qdrant-edge-py")
@@ -141,6 +143,7 @@ def _index(store: VectorStore, address: str, encoder: Encoder | None) -> Iterato
         )
         if same and images:
             yield _query(store, encoder)
+    yield _graph(store, images)
     yield _pictures(store)
     yield _try("calibration", lambda: _calibration(store, images))
 
@@ -158,6 +161,14 @@ def _query(store: VectorStore, encoder: Encoder) -> Check:
             return Check("one query", "an image does not find itself", State.FAILS, "index again, or restore a backup")
         return Check("one query", f"an image found itself in {1000 * seconds:.0f} ms, reading included")
     return Check("one query", "no picture is here to ask with", State.NOTE, "ask with one: cxrsearch search IMAGE")
+
+
+def _graph(store: VectorStore, images: int) -> Check:
+    """How neighbours are found, and whether what was measured of it is still of this index."""
+    graph, dimensions = store.facts.graph, store.facts.dimensions
+    is_due = is_large(images, dimensions) if graph is None else not graph.is_of(images)
+    found = clean(words(graph, images, dimensions))
+    return Check("search", found, *((State.NOTE, "index again: its end measures anew") if is_due else ()))
 
 
 def _pictures(store: VectorStore) -> Check:

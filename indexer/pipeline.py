@@ -28,6 +28,7 @@ from cxrsearch.errors import ImageError, InputError, Reason
 from cxrsearch.imaging.radiograph import DEFAULT_GATES, Gates, projection
 from cxrsearch.report.progress import Progress
 from cxrsearch.store.contract import Point, VectorStore
+from cxrsearch.store.recall import settle
 from cxrsearch.text import clean
 from cxrsearch.voting.nearness import learn
 from indexer import negation
@@ -92,7 +93,7 @@ def run(
         if not summary.interrupted:
             if options.limit is None and options.only is None:
                 writer.prune()
-            store.optimise()
+            settle(store)
             if summary.indexed or summary.updated or summary.pruned or store.facts.nearness is None:
                 found = learn(store)
                 if found is not None:

@@ -196,5 +196,5 @@ def _fill(old: VectorStore, target: str, facts: IndexFacts, vectors: dict[str, _
     with new_store(target, facts) as new:
         count = backup.fill(new, backup.batches(points()), old.thumbnails.get, target)
         if (nearness := learn(new)) is not None:
-            new.declare(replace(facts, nearness=nearness.as_json()))
+            new.declare(replace(new.facts, nearness=nearness.as_json()))
     return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from cxrsearch.cli.options import Index, Output
@@ -16,7 +17,7 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
     from cxrsearch.clinical.expression import Missing, Not
     from cxrsearch.report import votes
     from cxrsearch.report.rows import text_of, write, write_table
-    from cxrsearch.store import open_store
+    from cxrsearch.store import graph, open_store
     from cxrsearch.voting.calibration import Calibration
 
     with open_store(index) as store:
@@ -43,6 +44,7 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
                 print(f"identifiers {text_of(name)}: {', '.join(dataset.identifiers)} (allow_identifiers)")
         if size is not None:
             print(f"on disk     {size / 2**20:.1f} MiB")
+        print(f"search      {text_of(graph.words(facts.graph, images, facts.dimensions))}")
         for line in votes.calibration_words(calibration) if calibration is not None else ["not calibrated"]:
             print(f"vote        {line}")
     identifiers = {name: list(dataset.identifiers) for name, dataset in facts.datasets.items() if dataset.identifiers}
@@ -58,6 +60,8 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
         "bytes": size,
         "fields": rows,
         "calibration": facts.calibration,
+        "graph": None if facts.graph is None else asdict(facts.graph),
+        "search": graph.as_json(graph.used(facts.graph, 1)),
     }
     cells = [{**row, "coverage": f"{row['coverage']:.0%}"} for row in rows]
     write(rows, columns, format, cells=cells, whole=whole)

@@ -16,6 +16,7 @@ from cxrsearch.retrieval.explanation import Explanation
 from cxrsearch.retrieval.prediction import Prediction
 from cxrsearch.retrieval.search import Hit
 from cxrsearch.statistics import Figure
+from cxrsearch.store import graph
 from cxrsearch.store.contract import DatasetFacts
 from cxrsearch.text import clean
 from cxrsearch.voting.calibration import Calibration
@@ -106,6 +107,8 @@ def _table(
     why = ["nearer than"] * bool(answer.standing.ranks) + ["border", "lungs"] * explained
     columns = list(dict.fromkeys(["#", "score", *why, *shown, *looked_in, "path"]))
     write_table(rows, columns, title, stream, shown if named is None else (), headings(fields))
+    if answer.graph is not None:
+        _lines([graph.found_words(answer.graph)], stream)
     if not result.hits:
         stream.write("no image of the index meets this\n")
     elif answer.standing.ranks:
@@ -168,6 +171,7 @@ def _nested(answer: Answer, explained: bool) -> dict[str, Any]:
             "indexed": bool(query.image.own.stored),
             "left_out": list(query.left_out.patients),
         },
+        "search": graph.as_json(answer.graph),
         "standing": {"nearest": standing.nearest, "novelty": standing.novelty, "is_far": standing.is_far},
         "hits": [],
         "warnings": list(answer.warnings),

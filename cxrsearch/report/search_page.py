@@ -29,6 +29,7 @@ from cxrsearch.retrieval.answer import Answer
 from cxrsearch.retrieval.explanation import Explanation
 from cxrsearch.retrieval.search import Hit, QueryImage, SearchOptions
 from cxrsearch.statistics import Figure
+from cxrsearch.store import graph
 from cxrsearch.store.contract import VectorStore
 from cxrsearch.store.images import SHOWN, StoredImages
 from cxrsearch.voting.calibration import Calibration
@@ -84,6 +85,7 @@ def _query(
         "hits": hits,
         "left_out": query.left_out.patients,
         "warnings": answer.warnings,
+        "found_by": None if answer.graph is None else graph.found_words(answer.graph),
         "vote": None
         if vote is None
         else {

@@ -10,9 +10,10 @@ from cxrsearch.encoder import Encoder
 from cxrsearch.imaging.regions import WHOLE
 from cxrsearch.retrieval.explanation import Explanation, explanations
 from cxrsearch.retrieval.prediction import Prediction, Predictor
-from cxrsearch.retrieval.search import Result, SearchOptions
+from cxrsearch.retrieval.search import RERANKED, Result, SearchOptions
 from cxrsearch.retrieval.warnings import warnings_about
 from cxrsearch.store.contract import VectorStore
+from cxrsearch.store.graph import Graph, used
 from cxrsearch.store.images import HitImage, StoredImages
 from cxrsearch.voting import vote
 from cxrsearch.voting.calibration import Calibration
@@ -67,6 +68,7 @@ class Answer:
 
     excerpts, hit_images, explanations: one per hit; without images the last two are None for every hit.
     standing: how near the query and its hits are, as this archive goes.
+    graph: what found the hits; None where every image was compared.
     """
 
     result: Result
@@ -77,6 +79,7 @@ class Answer:
     prediction: Prediction | None
     warnings: tuple[str, ...]
     standing: Standing
+    graph: Graph | None
 
 
 def answer(
@@ -115,4 +118,12 @@ def answer(
         predictor.predict(query.image.embedding) if predictor is not None and query.image is not None else None,
         (*far, *warnings_about(result, store, options.expression, reasons)),
         standing,
+        _graph(store, options),
     )
+
+
+def _graph(store: VectorStore, options: SearchOptions) -> Graph | None:
+    if options.like or options.unlike:
+        return None  # recommend compares with every point
+    looked_through = options.limit if options.region == WHOLE else max(RERANKED, options.limit)
+    return used(store.facts.graph, looked_through)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,7 @@ def new_store(address: str, facts: IndexFacts) -> Iterator[VectorStore]:
             raise IndexUnavailable(
                 f"{address}: not made, as {tidy(name)[:40]!r} of what is copied is no name of a field"
             )
+    facts = replace(facts, graph=None)  # of another index's graph
     store: VectorStore
     if is_url(address):
         from cxrsearch.store.server import ServerStore

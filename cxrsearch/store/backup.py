@@ -22,6 +22,7 @@ from cxrsearch.clinical.fields import Payload, Scalar, Value, wrong_type
 from cxrsearch.errors import IndexUnavailable, InputError
 from cxrsearch.files import replacing
 from cxrsearch.store.contract import IndexFacts, Point, VectorStore, check_vectors
+from cxrsearch.store.recall import settle
 
 _BATCH = 1_000
 _MANIFEST = "manifest.json"
@@ -95,7 +96,7 @@ def fill(store: VectorStore, batches: Iterable[list[Point]], picture: Callable[[
         store.upsert(batch)
         given ^= _digest(batch)
         count += len(batch)
-    store.optimise()
+    settle(store)
     stored = sum(1 for point in store.scroll(fields=[]) if store.thumbnails.has(point.id))
     if _digest(store.scroll(vectors=True)) != given or store.count() != count or stored != pictures:
         raise IndexUnavailable(f"{place}: what was stored is not what was read, so nothing is kept. Is its disk whole?")

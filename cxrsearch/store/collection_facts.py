@@ -5,7 +5,7 @@ each other's.
     cxrsearch.dataset.NAME      one dataset
     cxrsearch.field.NAME        one field
     cxrsearch.forgotten.TOKEN   one patient who was forgotten
-    cxrsearch.calibration, cxrsearch.nearness
+    cxrsearch.calibration, cxrsearch.nearness, cxrsearch.graph
     cxrsearch.thumbnails        the folder or address where those who write the index keep its thumbnails
 
 A server merges metadata by these keys, in one step, so a writer sends the records that it changes and no others. It
@@ -27,7 +27,7 @@ BEING_MADE = {"being_made": True}
 UNPUBLISHED = {"unpublished": True}
 THUMBNAILS = f"{MAIN}.thumbnails"
 _LISTED = ("dataset", "field")
-_SINGLE = ("calibration", "nearness")
+_SINGLE = ("calibration", "nearness", "graph")
 
 
 def records(facts: IndexFacts) -> dict[str, Any]:

@@ -14,15 +14,10 @@ from cxrsearch.clinical.expression import Expression
 from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Payload, Scalar
 from cxrsearch.clinical.identity import Identity, Numbering
 from cxrsearch.errors import IndexUnavailable, InputError, ModelMismatch
+from cxrsearch.store.graph import Effort, Graph
 from cxrsearch.store.thumbnails import Thumbnails
 
 FORMAT = 2
-# Below this many KB of vectors (half a million of 128 dimensions) a search compares with every point. That takes
-# some 10 ms per 100,000 points and misses none; a graph (HNSW) of 100,000 took minutes to build, answered in 3 ms and
-# missed up to 7 % of the ten nearest under a filter. Above it the engine builds one.
-EXACT_BELOW_KB = 250_000
-# Neighbours examined per query where there is a graph.
-SEARCH_BREADTH = 512
 # More than any encoder gives.
 _MOST_DIMENSIONS = 65_536
 # A unit vector in float32 is off by rounding only.
@@ -59,6 +54,7 @@ class IndexFacts:
     forgotten: frozenset[str] = frozenset()  # what identity.forgotten() gives of each
     calibration: Mapping[str, Any] | None = None  # what voting/calibration.py learnt of this index
     nearness: Mapping[str, Any] | None = None  # what voting/nearness.py did
+    graph: Graph | None = None  # what recall.py measured; None: every point is compared
 
     @property
     def all_fields(self) -> dict[str, Field]:
@@ -163,6 +159,7 @@ class IndexFacts:
                 forgotten=frozenset(map(str, data["forgotten"])),
                 calibration=None if data.get("calibration") is None else dict(data["calibration"]),
                 nearness=None if data.get("nearness") is None else dict(data["nearness"]),
+                graph=Graph.from_json(data.get("graph")),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise IndexUnavailable(f"{place}: its settings are damaged. Restore it or index again.") from None
@@ -225,8 +222,15 @@ class VectorStore(Protocol):
         """Replace the whole payload of stored points, by id; their vectors stay."""
         ...
 
-    def query(self, vector: NDArray[np.float32], limit: int, expression: Expression | None = None) -> list[Scored]:
-        """The most similar points that meet the expression, best first; of equal scores by id."""
+    def query(
+        self,
+        vector: NDArray[np.float32],
+        limit: int,
+        expression: Expression | None = None,
+        effort: Effort | None = None,
+    ) -> list[Scored]:
+        """The most similar points that meet the expression, best first; of equal scores by id. effort: how hard to
+        look; by default as the facts say."""
         ...
 
     def recommend(
@@ -239,7 +243,7 @@ class VectorStore(Protocol):
         """The points most like the positive examples and least like the negative ones, best first.
 
         Their score is the sum of the similarities to the positives less that to the negatives (Qdrant's sum_scores).
-        At least one positive; every example (D,) float32 of unit length.
+        At least one positive; every example (D,) float32 of unit length. Every point is compared.
         """
         ...
 
@@ -269,8 +273,13 @@ class VectorStore(Protocol):
         """Where bytes of what :meth:`erase` deleted may be all the same, a sentence each."""
         ...
 
-    def optimise(self) -> None:
-        """Build what makes searching fast; called once when a bulk job ends."""
+    def optimise(self, graph: bool = False) -> None:
+        """Put the engine's files in order when a bulk job ends. graph: build one over all points, so far as the engine
+        can. recall.py decides when, and measures it."""
+        ...
+
+    def in_graph(self) -> int:
+        """How many points the engine has in a graph, deleted ones perhaps among them."""
         ...
 
     def size_bytes(self) -> int | None:

@@ -12,26 +12,27 @@ flushed before it returns.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import qdrant_edge as edge
 from numpy.typing import NDArray
 
 from cxrsearch.clinical.expression import Expression
-from cxrsearch.clinical.fields import FieldType, Payload, Scalar, Value
+from cxrsearch.clinical.fields import Payload, Scalar
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.store import generations, recovery, shard
-from cxrsearch.store.contract import SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
-from cxrsearch.store.filters import Engine, translate
+from cxrsearch.store.contract import IndexFacts, Point, Scored, check_vectors
+from cxrsearch.store.edge_values import filter_of, pack, unpack, unpacked
 from cxrsearch.store.generations import DRAFT, HEAD, Head, Lock, Plan
-from cxrsearch.store.order import best_first, in_order, most_frequent_first
+from cxrsearch.store.graph import BUILDING, EXACT, Effort, effort_for
+from cxrsearch.store.order import best_first, most_frequent_first
 from cxrsearch.store.thumbnails import Thumbnails
 
 # What a process killed while it made an index may have left.
@@ -40,18 +41,6 @@ _OWN_FILES = {"shard", "thumbnails", "rejected.jsonl", "rejected.jsonl.new", "in
 # the whole shard, and takes at most a twentieth of the run.
 PUBLISH_EVERY = 30.0
 _PUBLISH_SHARE = 20
-# Edge 0.9.0 turns MatchValue(True) into the number 1, which matches no boolean: they are kept as keywords.
-_BOOLEANS = {True: "true", False: "false"}
-
-_FILTERS = Engine(
-    match=lambda key, value: edge.FieldCondition(key, match=edge.MatchValue(_packed(value))),
-    match_any=lambda key, values: edge.FieldCondition(key, match=edge.MatchAny(list(values))),
-    words=lambda key, text: edge.FieldCondition(key, match=edge.MatchText(text)),
-    number=lambda key, **bounds: edge.FieldCondition(key, range=edge.RangeFloat(**bounds)),
-    date=lambda key, **bounds: edge.FieldCondition(key, range=edge.RangeDateTime(**bounds)),
-    missing=lambda key: edge.IsEmptyCondition(key),
-    filter=lambda **parts: edge.Filter(**parts),
-)
 
 
 class EdgeStore:
@@ -139,7 +128,7 @@ class EdgeStore:
     def upsert(self, points: Sequence[Point]) -> None:
         vectors = check_vectors(points, self.facts.dimensions)
         made = [
-            edge.Point(id=point.id, vector=vector.tolist(), payload=_pack(point.payload))
+            edge.Point(id=point.id, vector=vector.tolist(), payload=pack(point.payload))
             for point, vector in zip(points, vectors, strict=True)
         ]
         self._update(edge.UpdateOperation.upsert_points(made))
@@ -148,12 +137,17 @@ class EdgeStore:
         self._gone -= stored
 
     def set_payloads(self, payloads: Mapping[str, Payload]) -> None:
-        self._update(
-            *(edge.UpdateOperation.overwrite_payload([id], _pack(payload)) for id, payload in payloads.items())
-        )
+        self._update(*(edge.UpdateOperation.overwrite_payload([id], pack(payload)) for id, payload in payloads.items()))
 
-    def query(self, vector: NDArray[np.float32], limit: int, expression: Expression | None = None) -> list[Scored]:
-        return self._query(edge.Query.Nearest(vector.tolist()), limit, expression)
+    def query(
+        self,
+        vector: NDArray[np.float32],
+        limit: int,
+        expression: Expression | None = None,
+        effort: Effort | None = None,
+    ) -> list[Scored]:
+        chosen = effort or effort_for(self.facts.graph, limit)
+        return self._query(edge.Query.Nearest(vector.tolist()), limit, expression, chosen)
 
     def recommend(
         self,
@@ -163,18 +157,18 @@ class EdgeStore:
         expression: Expression | None = None,
     ) -> list[Scored]:
         examples = edge.RecommendQuery([v.tolist() for v in positives], [v.tolist() for v in negatives])
-        return self._query(edge.Query.RecommendSumScores(examples), limit, expression)
+        return self._query(edge.Query.RecommendSumScores(examples), limit, expression, EXACT)
 
-    def _query(self, query: edge.Query, limit: int, expression: Expression | None) -> list[Scored]:
+    def _query(self, query: edge.Query, limit: int, expression: Expression | None, effort: Effort) -> list[Scored]:
         request = edge.QueryRequest(
             limit=limit,
             query=query,
-            filter=self._filter(expression),
+            filter=filter_of(expression, self.facts.all_fields),
             with_payload=True,
-            params=edge.SearchParams(hnsw_ef=max(SEARCH_BREADTH, limit)),
+            params=shard.params(effort),
         )
         found = shard.answer(self.folder, lambda: self._shard.query(request))
-        return best_first(Scored(str(p.id), float(p.score), self._unpack(p.payload)) for p in found)
+        return best_first(Scored(str(p.id), float(p.score), unpack(p.payload, self.facts.all_fields)) for p in found)
 
     def scroll(
         self, expression: Expression | None = None, fields: Collection[str] | None = None, vectors: bool = False
@@ -185,28 +179,30 @@ class EdgeStore:
             request = edge.ScrollRequest(
                 offset=offset,
                 limit=shard.PAGE,
-                filter=self._filter(expression),
+                filter=filter_of(expression, self.facts.all_fields),
                 with_payload=selected,
                 with_vector=vectors,
             )
             records, offset = shard.answer(self.folder, lambda r=request: self._shard.scroll(r))  # type: ignore[misc]
             for record in records:
                 vector = np.array(record.vector, dtype=np.float32) if vectors else None
-                yield Point(str(record.id), self._unpack(record.payload), vector)
+                yield Point(str(record.id), unpack(record.payload, self.facts.all_fields), vector)
             if offset is None:
                 return
 
     def count(self, expression: Expression | None = None) -> int:
-        request = edge.CountRequest(exact=True, filter=self._filter(expression))
+        request = edge.CountRequest(exact=True, filter=filter_of(expression, self.facts.all_fields))
         return shard.answer(self.folder, lambda: self._shard.count(request))
 
     def values(self, field: str, expression: Expression | None = None) -> Mapping[Scalar, int]:
-        request = edge.FacetRequest(key=field, limit=max(1, self.count()), exact=True, filter=self._filter(expression))
+        request = edge.FacetRequest(
+            key=field, limit=max(1, self.count()), exact=True, filter=filter_of(expression, self.facts.all_fields)
+        )
         found = shard.answer(self.folder, lambda: self._shard.facet(request))
-        return most_frequent_first({self._unpacked(field, hit.value): hit.count for hit in found})
+        return most_frequent_first({unpacked(hit.value, self.facts.all_fields.get(field)): hit.count for hit in found})
 
     def delete(self, expression: Expression) -> int:
-        condition = self._filter(expression)
+        condition = filter_of(expression, self.facts.all_fields)
         assert condition is not None
         gone = self._ids(expression)
         if gone:
@@ -215,6 +211,7 @@ class EdgeStore:
         return len(gone)
 
     def erase(self, expression: Expression, facts: IndexFacts) -> int:
+        facts = replace(facts, graph=None)  # is in the files that go
         if not (gone := self._ids(expression)):
             self.declare(facts)
             return 0
@@ -229,10 +226,20 @@ class EdgeStore:
     def remains(self) -> Sequence[str]:
         return ()
 
-    def optimise(self) -> None:
+    def optimise(self, graph: bool = False) -> None:
+        if graph:
+            logging.getLogger("cxrsearch").info(BUILDING)
+            if self._draft is not None and not self._unpublished:
+                self._publish_copy()  # building takes minutes: readers have all there is meanwhile
+            self._begin()
         if self._draft is not None:
-            self._shard.optimize()
-            self._shard.flush()
+            path = generations.path_of(self.folder, self._draft)
+            shard.check_space(self.folder, shard.size(path) if graph else 0)
+            self._shard.close()
+            self._shard = shard.optimised(path, self.facts.dimensions, graph)
+
+    def in_graph(self) -> int:
+        return int(self._shard.info().indexed_vectors_count)
 
     def size_bytes(self) -> int:
         return shard.size(self.folder)
@@ -316,32 +323,3 @@ class EdgeStore:
         generations.remove_others(self.folder, {self._draft})
         self._draft, self._gone = None, set()
         self.thumbnails.unsettled.clear()
-
-    def _filter(self, expression: Expression | None) -> edge.Filter | None:
-        if expression is None:
-            return None
-        dates = frozenset(n for n, f in self.facts.all_fields.items() if f.type is FieldType.DATE)
-        made: edge.Filter = translate(expression, _FILTERS, dates)
-        return made
-
-    def _unpack(self, payload: Mapping[str, Any] | None) -> Payload:
-        return {
-            name: [self._unpacked(name, part) for part in value]
-            if isinstance(value, list)
-            else self._unpacked(name, value)
-            for name, value in in_order(payload or {}, self.facts.all_fields).items()
-        }
-
-    def _unpacked(self, name: str, value: Any) -> Any:
-        known = self.facts.all_fields.get(name)
-        return value == "true" if known is not None and known.type is FieldType.BOOLEAN else value
-
-
-def _pack(payload: Payload) -> dict[str, Any]:
-    return {name: _packed(value) for name, value in payload.items()}
-
-
-def _packed(value: Value) -> Any:
-    if isinstance(value, list):
-        return [_packed(part) for part in value]
-    return _BOOLEANS[value] if isinstance(value, bool) else value

@@ -23,10 +23,12 @@ from cxrsearch.clinical.fields import FieldType, Payload, Scalar, values_of
 from cxrsearch.errors import IndexUnavailable, UsageError
 from cxrsearch.store import collection_facts as facts_of
 from cxrsearch.store import server_erasure as erasure
+from cxrsearch.store import server_graph
 from cxrsearch.store.address import ServerAddress, parse_address
 from cxrsearch.store.answers import Answers
-from cxrsearch.store.contract import SEARCH_BREADTH, IndexFacts, Point, Scored, check_vectors
+from cxrsearch.store.contract import IndexFacts, Point, Scored, check_vectors
 from cxrsearch.store.filters import Engine, translate
+from cxrsearch.store.graph import EXACT, Effort, effort_for
 from cxrsearch.store.order import most_frequent_first
 from cxrsearch.store.rest import Rest
 from cxrsearch.store.thumbnail_places import is_place_of, place_of, thumbnails_at
@@ -56,11 +58,12 @@ _FILTERS = Engine(
 class Limits:
     """What a collection in strict mode allows, None where it sets no limit.
 
-    answers: points of one answer; breadth: hnsw_ef; batch: points of one upsert."""
+    answers: points of one answer; breadth: hnsw_ef; batch: points of one upsert; exact: whether a search may be."""
 
     answers: int | None = None
     breadth: int | None = None
     batch: int | None = None
+    exact: bool = True
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Limits:
@@ -68,7 +71,8 @@ class Limits:
         if not strict.get("enabled"):
             return cls()
         named = (strict.get(name) for name in ("max_query_limit", "search_max_hnsw_ef", "upsert_max_batchsize"))
-        return cls(*(limit if type(limit) is int and limit > 0 else None for limit in named))
+        answers, breadth, batch = (limit if type(limit) is int and limit > 0 else None for limit in named)
+        return cls(answers, breadth, batch, strict.get("search_allow_exact") is not False)
 
 
 class ServerStore:
@@ -138,8 +142,14 @@ class ServerStore:
     def set_payloads(self, payloads: Mapping[str, Payload]) -> None:
         self._writes.set_payloads(payloads)
 
-    def query(self, vector: NDArray[np.float32], limit: int, expression: Expression | None = None) -> list[Scored]:
-        return self._query(vector.tolist(), limit, expression)
+    def query(
+        self,
+        vector: NDArray[np.float32],
+        limit: int,
+        expression: Expression | None = None,
+        effort: Effort | None = None,
+    ) -> list[Scored]:
+        return self._query(vector.tolist(), limit, expression, effort or effort_for(self.facts.graph, limit))
 
     def recommend(
         self,
@@ -153,12 +163,12 @@ class ServerStore:
             "negative": [vector.tolist() for vector in negatives],
             "strategy": "sum_scores",
         }
-        return self._query({"recommend": examples}, limit, expression)
+        return self._query({"recommend": examples}, limit, expression, EXACT)
 
-    def _query(self, query: Any, limit: int, expression: Expression | None) -> list[Scored]:
+    def _query(self, query: Any, limit: int, expression: Expression | None, effort: Effort) -> list[Scored]:
         self._check_limit(limit)
-        breadth = min(max(SEARCH_BREADTH, limit), self._limits.breadth or limit + SEARCH_BREADTH)
-        body = {"query": query, "limit": limit, "with_payload": True, "params": {"hnsw_ef": breadth}}
+        params = server_graph.params(effort, self._limits.breadth, self._limits.exact)
+        body = {"query": query, "limit": limit, "with_payload": True, "params": params}
         return self._answers.neighbours(self._ask("points/query", "points", body, expression)["points"], limit)
 
     def scroll(
@@ -218,8 +228,12 @@ class ServerStore:
     def remains(self) -> Sequence[str]:
         return self._remains
 
-    def optimise(self) -> None:
-        """The server builds its graph by itself, in the background."""
+    def optimise(self, graph: bool = False) -> None:
+        if graph and self._limits.exact:  # or nothing could say what the graph misses
+            server_graph.build(self._rest)
+
+    def in_graph(self) -> int:
+        return server_graph.points(self._rest) if self._limits.exact else 0
 
     def size_bytes(self) -> int | None:
         return None

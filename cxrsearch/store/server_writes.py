@@ -19,11 +19,11 @@ from cxrsearch import settings
 from cxrsearch.clinical.fields import Field, FieldType, Payload, indexed
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.store.address import ServerAddress
-from cxrsearch.store.contract import EXACT_BELOW_KB, Point
+from cxrsearch.store.contract import Point
 from cxrsearch.store.refusals import NoAnswer, Refusal, impossible, one_line, persist, refusal, unanswered
+from cxrsearch.store.server_graph import NEVER
 from cxrsearch.store.transport import LONGEST_ANSWER, LimitedTransport
 
-_HNSW = models.HnswConfigDiff(m=32, ef_construct=256)
 _NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 # The state of HTTP for a code of gRPC, so that the sentence for either is the same.
 _STATUS = {
@@ -66,13 +66,12 @@ class ServerWrites:
     def create(self, dimensions: int, metadata: dict[str, Any]) -> bool:
         """Make the collection; False where it was there already."""
         vectors = models.VectorParams(size=dimensions, distance=models.Distance.DOT)
-        optimizers = models.OptimizersConfigDiff(indexing_threshold=EXACT_BELOW_KB)
+        optimizers = models.OptimizersConfigDiff(indexing_threshold=NEVER)
         try:
             self._call(
                 lambda: self._client.create_collection(
                     self._name,
                     vectors_config=vectors,
-                    hnsw_config=_HNSW,
                     optimizers_config=optimizers,
                     metadata=metadata,
                 )

@@ -17,12 +17,13 @@ import qdrant_edge as edge
 from cxrsearch.clinical.fields import Field, FieldType, indexed
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.store import manifest
-from cxrsearch.store.contract import EXACT_BELOW_KB
+from cxrsearch.store.graph import EDGES, EXACT, FILTERED_EXACT_BELOW_KB, LOOKED_AT, Effort
 
 T = TypeVar("T")
 
 PAGE = 1_000
-_HNSW = edge.HnswIndexConfig(m=32, ef_construct=256, full_scan_threshold=10_000)
+# KB of vectors from which on the engine builds a graph by itself: never, or at once where it is asked to.
+_NEVER, _AT_ONCE = 2**40, 1
 # Less space than this is a full disk. The engine writes through memory maps, and a map that finds no room ends the
 # process, so there has to be room before it writes.
 SPARE_BYTES = 64 * 2**20
@@ -35,24 +36,43 @@ _FICLONE = 0x40049409  # Linux: share the blocks of another file until one of th
 
 def create(path: Path, dimensions: int, fields: Mapping[str, Field]) -> edge.EdgeShard:
     """An empty shard in a new folder."""
-    config = edge.EdgeConfig(
-        vectors=edge.EdgeVectorParams(size=dimensions, distance=edge.Distance.Dot),
-        wal_enabled=False,
-        hnsw_config=_HNSW,
-        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=EXACT_BELOW_KB),
-    )
     path.mkdir(parents=True)
-    made = edge.EdgeShard.create(str(path), config)
+    made = edge.EdgeShard.create(str(path), _config(dimensions, _NEVER))
     index_fields(made, fields)
     return made
 
 
-def load(path: Path) -> edge.EdgeShard:
-    """Raises IndexUnavailable. The engine writes here even when it is only going to read."""
+def optimised(path: Path, dimensions: int, graph: bool) -> edge.EdgeShard:
+    """The shard, loaded, its files in order, and with all points in one graph where that is asked for. Until the engine
+    has written all of it, the folder is as it was."""
+    loaded = load(path, _config(dimensions, _AT_ONCE if graph else _NEVER))
+    loaded.optimize()
+    loaded.flush()
+    return loaded
+
+
+def _config(dimensions: int, graph_from: int) -> edge.EdgeConfig:
+    # Cold: read where a search comes to it, not whole when an index is opened.
+    cold = edge.Memory.Cold
+    return edge.EdgeConfig(
+        vectors=edge.EdgeVectorParams(size=dimensions, distance=edge.Distance.Dot, memory=cold),
+        payload_memory=cold,
+        id_tracker_memory=cold,
+        wal_enabled=False,
+        hnsw_config=edge.HnswIndexConfig(EDGES, LOOKED_AT, FILTERED_EXACT_BELOW_KB, memory=cold),
+        optimizers=edge.EdgeOptimizersConfig(
+            indexing_threshold=graph_from, default_segment_number=1, max_segment_size=_NEVER
+        ),
+    )
+
+
+def load(path: Path, config: edge.EdgeConfig | None = None) -> edge.EdgeShard:
+    """With the settings it has, unless others are given. Raises IndexUnavailable. The engine writes here even when it
+    is only going to read."""
     if not (path / "edge_config.json").is_file():
         raise IndexUnavailable(f"{path}: missing or incomplete. Restore the index or index again.")
     try:
-        return edge.EdgeShard.load(str(path))
+        return edge.EdgeShard.load(str(path), config)
     except Exception as error:  # the engine raises bare Exception
         why = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise IndexUnavailable(f"{path}: cannot be opened ({why}). Restore the index or index again.") from None
@@ -75,6 +95,11 @@ def load_for_reading(path: Path) -> edge.EdgeShard:
             f"{path}: cannot be written, so a copy has to be searched, and {tempfile.gettempdir()} has no room for one"
             f" ({error.strerror}). Set TMPDIR to a folder with {size(path) // 2**20 + 1} MiB left."
         ) from None
+
+
+def params(effort: Effort) -> edge.SearchParams:
+    acorn = edge.AcornSearchParams(enable=True) if effort.acorn else None
+    return edge.SearchParams(hnsw_ef=effort.breadth, exact=effort == EXACT, acorn=acorn)
 
 
 def answer(folder: Path, request: Callable[[], T]) -> T:
@@ -201,14 +226,15 @@ def _records(shard: edge.EdgeShard, payload: bool) -> Iterator[Any]:
 
 
 def _schema(kind: FieldType) -> Any:
+    cold = edge.Memory.Cold
     match kind:
         case FieldType.KEYWORD | FieldType.BOOLEAN:
-            return edge.PayloadSchemaType.Keyword
+            return edge.KeywordIndexParams(memory=cold)
         case FieldType.INTEGER:
-            return edge.PayloadSchemaType.Integer
+            return edge.IntegerIndexParams(lookup=True, range=True, memory=cold)
         case FieldType.FLOAT:
-            return edge.PayloadSchemaType.Float
+            return edge.FloatIndexParams(memory=cold)
         case FieldType.DATE:
-            return edge.PayloadSchemaType.Datetime
+            return edge.DatetimeIndexParams(memory=cold)
         case FieldType.TEXT:
-            return edge.TextIndexParams(tokenizer=edge.TokenizerType.Word, lowercase=True)
+            return edge.TextIndexParams(tokenizer=edge.TokenizerType.Word, lowercase=True, memory=cold)
