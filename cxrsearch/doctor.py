@@ -129,6 +129,12 @@ def _encoder(encoder: Encoder) -> Check:
 
 
 def _index(store: VectorStore, address: str, encoder: Encoder | None) -> Iterator[Check]:
+    kept = store.replication()  # first: where shards are dead, nothing else can be asked
+    if kept is not None:
+        yield Check("cluster", kept.words())
+        fails = not all(kept.shards.values())
+        for found, to_do in kept.problems():
+            yield Check("cluster", found, State.FAILS if fails else State.NOTE, to_do)
     facts, images = store.facts, store.count()
     yield Check("index", f"{images} images, {len(facts.fields)} fields, {', '.join(facts.datasets)}")
     if not is_url(address):

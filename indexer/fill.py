@@ -14,6 +14,7 @@ from cxrsearch.errors import InputError
 from cxrsearch.files import replacing
 from cxrsearch.store import create_store, is_url
 from cxrsearch.store.contract import DatasetFacts, IndexFacts
+from cxrsearch.store.placement import Placement
 from indexer import pipeline
 from indexer.dataset import Dataset
 from indexer.summary import Summary
@@ -28,13 +29,15 @@ def fill(
     retry_rejected: bool = False,
     renamed: bool = False,
     device: Device = Device.CPU,
+    placement: Placement | None = None,
 ) -> tuple[Summary, Path]:
     """Put a dataset into the index at ``index``, a folder or an address, with the model in the folder ``model``.
 
     rejected: where the list of rejected files goes; by default into the index, or the working folder beside a server.
     retry_rejected: read only the files on that list. renamed: the user named the dataset, which may have moved.
-    device: what embeds.
-    Gives the summary, and where the list is. Raises InputError, IndexUnavailable, ModelError, ModelMismatch.
+    device: what embeds. placement: how a cluster keeps it; an index that is there has to be kept so.
+    Gives the summary, and where the list is.
+    Raises InputError, UsageError, IndexUnavailable, ModelError, ModelMismatch.
     """
     encoder = Encoder(model, device=device)  # on a processor only to look at it: each process has one of its own
     card = encoder.card
@@ -51,8 +54,10 @@ def fill(
     list_of_rejected = rejected or (Path("rejected.jsonl") if is_url(index) else Path(index) / "rejected.jsonl")
     if retry_rejected:
         options = replace(options, only=_labels(list_of_rejected))
-    empty = IndexFacts(card.name, card.fingerprint, card.dimensions, {}, {})
+    empty = IndexFacts(card.name, card.fingerprint, card.dimensions, {}, {}, placement=placement)
     with create_store(index, empty.declaring(mapping.name, facts, mapping.declared)) as store:
+        if placement is not None:
+            placement.check(store.facts.placement)
         store.facts.check_model(card.name, card.fingerprint, card.dimensions)
         declared = store.facts.declaring(mapping.name, facts, mapping.declared, moved=renamed)
         if declared != store.facts:

@@ -140,7 +140,7 @@ def qdrant_server() -> Iterator[str]:
     import docker
 
     compose = (ROOT / "docker" / "compose.yaml").read_text("utf-8")
-    composed = re.search(r"image: (qdrant/\S+)", compose)
+    composed = re.search(r"image: \$\{CXRSEARCH_QDRANT_IMAGE:-(qdrant/\S+)\}", compose)
     assert composed
     image = os.environ.get("CXRSEARCH_TEST_QDRANT_IMAGE") or composed[1]
     try:

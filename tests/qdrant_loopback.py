@@ -19,10 +19,13 @@ from qdrant_client import QdrantClient, models
 
 class Loopback:
     """One server. ``asked``: method and path of every request, in order; ``strict``: what a collection allows;
-    ``refuse``: gives (status, body) for a request that is to be refused, else None."""
+    ``refuse``: gives (status, body) for a request that is to be refused, else None; ``cluster``, ``shards``: what it
+    says of its nodes, and of a collection's shards. Of several servers with one ``client`` each is a node."""
 
-    def __init__(self) -> None:
-        self.client = QdrantClient(":memory:")
+    def __init__(self, client: QdrantClient | None = None) -> None:
+        self.client = client or QdrantClient(":memory:")
+        self.cluster: dict[str, Any] = {"status": "disabled"}
+        self.shards: dict[str, Any] = {"peer_id": 1, "local_shards": [], "remote_shards": []}
         self.asked: list[str] = []
         self.bodies: list[Any] = []
         self.strict: dict[str, Any] | None = None
@@ -53,6 +56,10 @@ class Loopback:
         return 200, json.dumps({"result": _shuffled(found), "status": "ok", "time": 0.0}).encode()
 
     def _result(self, method: str, parts: list[str], body: Any) -> Any:
+        if parts == ["readyz"]:
+            return "ready"
+        if parts == ["cluster"]:
+            return self.cluster
         if parts == ["collections"]:
             return {"collections": [{"name": one.name} for one in self.client.get_collections().collections]}
         name, rest, client = unquote(parts[1]), "/".join(parts[2:]), self.client
@@ -73,6 +80,8 @@ class Loopback:
                 return client.update_collection(name, metadata=body.get("metadata"))
             case "DELETE", "":
                 return client.delete_collection(name)
+            case "GET", "cluster":
+                return self.shards
             case "GET", "snapshots":
                 return [{"name": one} for one in self.snapshots]
             case "PUT", "index":
@@ -86,8 +95,9 @@ class Loopback:
             case "POST", "points/count":
                 return _plain(client.count(name, models.Filter(**body["filter"]) if "filter" in body else None))
             case "POST", "points/query":
-                asked = models.QueryRequest(**body)
-                return _plain(client.query_points(name, asked.query, query_filter=asked.filter, limit=asked.limit))
+                return self._query(name, body)
+            case "POST", "points/query/batch":
+                return [self._query(name, one) for one in body["searches"]]
             case "POST", "points/scroll":
                 asked = models.ScrollRequest(**body)
                 found, offset = client.scroll(
@@ -104,10 +114,17 @@ class Loopback:
                 return _plain(client.facet(name, asked.key, asked.filter, limit=asked.limit or 10, exact=True))
         raise KeyError(404, f"no such request here: {method} {rest}")
 
+    def _query(self, name: str, body: Any) -> Any:
+        asked = models.QueryRequest(**body)
+        found = self.client.query_points(
+            name, asked.query, query_filter=asked.filter, limit=asked.limit, with_vectors=asked.with_vector or False
+        )
+        return _plain(found)
+
 
 @contextmanager
-def loopback() -> Iterator[Loopback]:
-    server = Loopback()
+def loopback(client: QdrantClient | None = None) -> Iterator[Loopback]:
+    server = Loopback(client)
     try:
         yield server
     finally:

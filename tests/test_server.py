@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import Run
+from PIL import Image
 from qdrant_loopback import Loopback, loopback
 
 from cxrsearch.clinical.expression import Equals
@@ -25,6 +26,7 @@ from cxrsearch.errors import IndexUnavailable, InputError, UsageError
 from cxrsearch.store import collection_facts, create_store, new_store, open_store
 from cxrsearch.store.address import parse_address
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
+from cxrsearch.store.graph import Effort
 from cxrsearch.store.server import ServerStore
 from cxrsearch.store.thumbnails import Thumbnails
 
@@ -72,7 +74,7 @@ def test_nothing_but_the_port_of_the_address_is_asked(server: Loopback, monkeypa
 def test_a_port_where_nothing_listens_does_not_answer_though_another_does(
     server: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cxrsearch.store.refusals.PAUSES", ())
+    monkeypatch.setattr("cxrsearch.store.nodes.PAUSES", ())
     with create_store(f"{server.url}/chest", FACTS):
         pass
     with pytest.raises(IndexUnavailable, match="does not answer"), open_store("http://127.0.0.1:9/chest"):
@@ -80,7 +82,7 @@ def test_a_port_where_nothing_listens_does_not_answer_though_another_does(
 
 
 def test_grpc_is_used_where_its_port_is_given(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cxrsearch.store.refusals.PAUSES", ())
+    monkeypatch.setattr("cxrsearch.store.nodes.PAUSES", ())
     monkeypatch.setenv("CXRSEARCH_QDRANT_TIMEOUT", "1")
     with create_store(f"{server.url}/chest", FACTS):
         pass
@@ -98,7 +100,7 @@ def test_what_follows_the_address_is_a_grpc_port_or_an_error(query: str) -> None
 
 def test_an_address_of_ipv6_keeps_its_brackets() -> None:
     address = parse_address("http://[::1]:7333/chest?grpc=7334")
-    assert (address.place, address.grpc_port, address.is_open_network) == ("http://[::1]:7333/chest", 7334, False)
+    assert (address.place, address.grpc_port, address.open_hosts) == ("http://[::1]:7333/chest", 7334, [])
 
 
 def test_a_search_by_server_opens_it_with_one_request_and_does_not_load_the_client(
@@ -115,8 +117,27 @@ print([name for name in ("qdrant_client", "grpc") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert [one for one in server.asked if not one.startswith("POST")] == ["GET /collections/chest"]
-    assert len(server.asked) <= 10
+    once = ["GET /collections/chest", "POST /collections/chest/points/query/batch"]
+    # Once more for copies of its patient's other images; and for whether all hits are of the archive's only view.
+    known = [*once, "POST /collections/chest/points/query/batch", "POST /collections/chest/facet"]
+    assert server.asked == known
+
+
+def test_a_search_with_a_new_patients_image_is_two_requests(
+    server: Loopback, cxrsearch: Run, index: Path, tmp_path: Path
+) -> None:
+    assert cxrsearch("copy", index, f"{server.url}/chest").code == 0
+    grey = np.random.default_rng(0).integers(0, 255, (192, 192), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "new.png")
+    for more in ((), ("-k", 3)):
+        server.asked.clear()
+        folder, there = (
+            cxrsearch("search", tmp_path / "new.png", "--format", "json", *more, "--index", place)
+            for place in (index, f"{server.url}/chest")
+        )
+        assert there.out == folder.out
+        asked = [one for one in server.asked if not one.endswith("/facet")]  # of a view or site that all hits share
+        assert asked == ["GET /collections/chest", "POST /collections/chest/points/query/batch"]
 
 
 # ------------------------------------------------------------------ two writers at once
@@ -329,7 +350,7 @@ def test_limits_of_a_strict_collection_are_kept(server: Loopback) -> None:
     server.strict = {"enabled": True, "max_query_limit": 3, "search_max_hnsw_ef": 100, "upsert_max_batchsize": 2}
     with create_store(f"{server.url}/chest", FACTS) as store:
         store.upsert([image(n, site="ab"[n % 2]) for n in range(7)])
-        store.query(np.eye(D, dtype=np.float32)[0], 3)
+        store.query(np.eye(D, dtype=np.float32)[0], 3, effort=Effort(256))
         asked = server.bodies[-1]
         assert (asked["params"]["hnsw_ef"], asked["limit"]) == (100, 3)
         assert len(list(store.scroll())) == 7

@@ -384,7 +384,7 @@ def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
 
 
 def test_a_server_that_does_not_answer_is_named_after_some_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cxrsearch.store.refusals.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("cxrsearch.store.nodes.PAUSES", (0.01, 0.01))
     with (
         pytest.raises(IndexUnavailable, match=r"127.0.0.1:9/x: the server does not answer \(tried 3 times\)"),
         open_store("http://127.0.0.1:9/x"),
@@ -416,7 +416,7 @@ class _Answers(http.server.BaseHTTPRequestHandler):
     ],
 )
 def test_a_server_that_refuses_or_is_too_slow(monkeypatch: pytest.MonkeyPatch, status: int, message: str) -> None:
-    monkeypatch.setattr("cxrsearch.store.refusals.PAUSES", (0.01,))
+    monkeypatch.setattr("cxrsearch.store.nodes.PAUSES", (0.01,))
     monkeypatch.setenv("CXRSEARCH_QDRANT_TIMEOUT", "1")
     monkeypatch.setattr(_Answers, "status", status)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answers)

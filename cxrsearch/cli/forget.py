@@ -34,7 +34,7 @@ def forget(
     from cxrsearch.clinical.identity import load_identity
     from cxrsearch.errors import InputError, UsageError
     from cxrsearch.report.rows import text_of
-    from cxrsearch.store import open_store
+    from cxrsearch.store import is_url, open_store
     from cxrsearch.store.contract import named_patients
 
     identity = load_identity(settings.key_file())
@@ -49,17 +49,18 @@ def forget(
         known = Equals("patient", tuple(names))
         counts = store.values("dataset", known)
         found = set(store.values("patient", known))
-        if not found:
+        forgotten = {name for name in names if identity.forgotten(name) in store.facts.forgotten}
+        if not found and not (forgotten and is_url(index)):  # of a server, what did not end is ended now
             # The identifier is not repeated: it may be a real one, and messages end up in logs.
             raise InputError("no image of this patient is in the index. Give the pseudonym that search shows.")
         listed = ", ".join(f"{text_of(name)} {number}" for name, number in counts.items())
         several = len({one.namespace for one in chosen.values()}) > 1
-        if several and patient not in found:
+        if several and found and patient not in found:
             raise UsageError(
                 f"images of patients of this number: {listed}. The index has the numbers of several hospitals: say"
                 " whose patient it is with --dataset NAME, or give the pseudonym that search shows."
             )
-        logging.getLogger(LOGGER).warning(f"images of this patient: {listed}")
+        logging.getLogger(LOGGER).warning(f"images of this patient: {listed or 'none any more'}")
         if dry_run:
             print(f"dry run: {sum(counts.values())} images would be deleted")
             return
@@ -67,4 +68,4 @@ def forget(
         deleted = store.erase(known, replace(store.facts, forgotten=more))
         for sentence in store.remains():
             logging.getLogger(LOGGER).warning(sentence)
-    print(f"deleted {deleted} image{'s' if deleted > 1 else ''}; indexing again leaves this patient out (--again)")
+    print(f"deleted {deleted} image{'s' if deleted != 1 else ''}; indexing again leaves this patient out (--again)")

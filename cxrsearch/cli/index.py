@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cxrsearch.cli.options import Index, Model, OnDevice
+from cxrsearch.cli.options import Index, Model, OnDevice, Replicas, Shards
 from cxrsearch.device import Device
 from cxrsearch.errors import INTERRUPTED
 
 if TYPE_CHECKING:
+    from cxrsearch.store.placement import Placement
     from indexer.dataset import Dataset
     from indexer.pipeline import Options
 
@@ -76,6 +77,8 @@ def index(
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="Also index patients that cxrsearch forget deleted.")] = False,
     device: OnDevice = Device.CPU,
+    shards: Shards = None,
+    replicas: Replicas = None,
 ) -> int:
     """Put a dataset into an index. Run it again to continue, or to add what is new or changed.
 
@@ -97,12 +100,16 @@ def index(
         index_output.warn(data)
         return 0
     from cxrsearch.imaging.radiograph import Gates
+    from cxrsearch.store import placement_of
     from indexer.pipeline import Options
 
     modalities = frozenset({"CR", "DX", *(code.upper() for code in modality or [])})
     gates = Gates(modalities, any_body_part, views is Views.FRONTAL)
     options = Options(workers, gates, limit, None, again, prune, max_rejected / 100)
-    return index_dataset(data, index, model, options, rejected, retry_rejected, name is not None, device)
+    placement = placement_of(index, shards, replicas)
+    return index_dataset(
+        data, index, model, options, rejected, retry_rejected, name is not None, device=device, placement=placement
+    )
 
 
 def index_dataset(
@@ -114,6 +121,7 @@ def index_dataset(
     retry_rejected: bool = False,
     renamed: bool = False,
     device: Device = Device.CPU,
+    placement: Placement | None = None,
 ) -> int:
     """Fill an index and say what became of every file and row; the exit code."""
     from cxrsearch.cli import index_output
@@ -122,7 +130,15 @@ def index_dataset(
 
     index_output.warn(data)
     summary, list_of_rejected = fill(
-        data, index, find_model(model), options, rejected, retry_rejected, renamed=renamed, device=device
+        data,
+        index,
+        find_model(model),
+        options,
+        rejected,
+        retry_rejected,
+        renamed=renamed,
+        device=device,
+        placement=placement,
     )
     index_output.report(summary, list_of_rejected)
     index_output.count_rows(data)

@@ -33,6 +33,7 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
         unknown = store.count(Missing("patient"))
         size = store.size_bytes()
         datasets = store.values("dataset")
+        kept = store.replication()
     columns = ["field", "type", "images", "coverage"]
     calibration = Calibration.from_json(facts.calibration)
     if format is Format.TABLE:
@@ -45,6 +46,10 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
         if size is not None:
             print(f"on disk     {size / 2**20:.1f} MiB")
         print(f"search      {text_of(graph.words(facts.graph, images, facts.dimensions))}")
+        if kept is not None:
+            print(f"cluster     {kept.words()}")
+            for found, to_do in kept.problems():
+                print(f"            {found}: {to_do}")
         for line in votes.calibration_words(calibration) if calibration is not None else ["not calibrated"]:
             print(f"vote        {line}")
     identifiers = {name: list(dataset.identifiers) for name, dataset in facts.datasets.items() if dataset.identifiers}
@@ -58,6 +63,7 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
         "dimensions": facts.dimensions,
         "identifiers": identifiers,
         "bytes": size,
+        "cluster": kept.as_json() if kept is not None else None,
         "fields": rows,
         "calibration": facts.calibration,
         "graph": None if facts.graph is None else asdict(facts.graph),

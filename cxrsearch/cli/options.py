@@ -16,7 +16,26 @@ if TYPE_CHECKING:
     from cxrsearch.clinical.fields import Field
 
 Index = Annotated[
-    str, typer.Option("--index", metavar="PATH", help="The index: a folder, or http://host:6333/collection.")
+    str,
+    typer.Option(
+        "--index",
+        metavar="PATH",
+        help="The index: a folder, http://host:6333/collection, or http://a:6333,b:6333/collection on a cluster.",
+    ),
+]
+# Of a cluster; contract.MOST_SHARDS says up to how many.
+Shards = Annotated[
+    int | None,
+    typer.Option("--shards", min=1, max=1000, help="On a new index of a cluster: in how many parts it is kept."),
+]
+Replicas = Annotated[
+    int | None,
+    typer.Option(
+        "--replicas",
+        min=1,
+        max=1000,
+        help="On a new index of a cluster: on how many nodes each part is; from 2 on, one may be lost.",
+    ),
 ]
 Where = Annotated[
     str | None,

@@ -56,7 +56,8 @@ def _standing(result: Result, store: VectorStore, calibration: Calibration | Non
     if options.is_whole and options.expression is None and result.hits:
         nearest: float | None = result.hits[0].score  # the search asked just that
     else:
-        found = store.query(result.query.image.embedding, 1, result.query.left_out.others)
+        gone = result.query.left_out
+        found = gone.nearest if gone.nearest is not None else store.query(result.query.image.embedding, 1, gone.others)
         nearest = found[0].score if found else None
     ranks = tuple(learnt.rank(hit.score) for hit in result.hits) if learnt is not None and options.is_whole else ()
     return Standing(nearest, novelty, ranks)

@@ -7,7 +7,7 @@ numbers of two hospitals are two patients, so a number of a file that could be o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,14 +23,17 @@ from cxrsearch.errors import UsageError
 from cxrsearch.imaging.canonical import filled, pixel_digest
 from cxrsearch.imaging.perceptual_hash import detail, same_picture
 from cxrsearch.imaging.radiograph import Radiograph
-from cxrsearch.store.contract import DatasetFacts, IndexFacts, VectorStore
+from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point, Scored, VectorStore
 from cxrsearch.store.images import StoredImages
 
 UNKNOWN = "this file's patient is not known to the index: other images of the patient may be among the hits"
 # Where a dataset's numbers are in a table, the header of a new file may have the same.
 _PATIENT_ID = "PatientID"
-# Images of the own patient whose copies are looked for, and nearest images of each that are compared with it.
-_OWN, _COMPARED = 4, 10
+# Images of the own patient whose copies are looked for.
+OWN = 4
+# Nearest images of each that are compared with it. Those of the query are asked for together with whose it is, and are
+# what most searches want.
+NEAREST = 10
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,16 @@ class OwnPatient:
     digests: the keyed digests of the query's file and of its pixels; empty without a key.
     stored: the payloads of the query's own image, where it is in the index.
     notes: what is not known, and what was done about it.
+    images: points of the patients, with vectors: some of them.
+    nearest: the points most similar to the query where nothing has to be left out for it; else None.
     """
 
     patients: frozenset[str] = frozenset()
     digests: tuple[str, ...] = ()
     stored: tuple[Payload, ...] = ()
     notes: tuple[str, ...] = ()
+    images: tuple[Point, ...] = ()
+    nearest: tuple[Scored, ...] | None = None
 
 
 def keywords(facts: IndexFacts) -> tuple[str, ...]:
@@ -59,6 +66,7 @@ def own_patient(
     path: Path,
     radiograph: Radiograph,
     canonical: NDArray[np.float32],
+    embedding: NDArray[np.float32],
     store: VectorStore,
     identity: Identity | None,
     dataset: str | None,
@@ -71,14 +79,31 @@ def own_patient(
     if identity is None:
         return OwnPatient(notes=(f"{UNKNOWN} (the pseudonym key is not here; see CXRSEARCH_KEY_FILE)",))
     digests = (identity.file(radiograph.sha256), identity.picture(pixel_digest(canonical)))
-    same = Or((Equals("image_sha256", digests[:1]), Equals("picture", digests[1:])))
-    stored = tuple(point.payload for point in store.scroll(same, fields=["patient", "projection", "dataset"]))
+    names = {
+        namespace: _pseudonyms(path, radiograph.header, identity, datasets)
+        for namespace, datasets in _by_namespace(store.facts.datasets).items()
+    }
+    numbered = tuple(sorted({name for own in names.values() for name in own}))
+    known: list[Expression] = [Equals("image_sha256", digests[:1]), Equals("picture", digests[1:])]
+    known += [Equals("patient", numbered)] if numbered else []
+    # Whatever number the file may have is asked for at once: a request to a server takes longer than the rest of this.
+    points, nearest = store.known_or_nearest(Or(tuple(known)), embedding, NEAREST)
+    stored = tuple(
+        point.payload
+        for point in points
+        if digests[0] in values_of(point.payload, "image_sha256") or digests[1] in values_of(point.payload, "picture")
+    )
     patients = frozenset(str(one["patient"]) for one in stored if "patient" in one)
     if stored and dataset is None:
         of_stored = {str(one["dataset"]) for one in stored}
         chosen = {name: one for name, one in store.facts.datasets.items() if name in of_stored}
-    by_number, notes = _by_number(path, radiograph.header, store, identity, chosen)
-    return OwnPatient(patients | by_number, digests, stored, () if patients else notes)
+    by_number, notes = _by_number(path, radiograph.header, points, identity, chosen)
+    own = patients | by_number
+    images = tuple(point for point in points if point.payload.get("patient") in own)
+    if not patients <= set(numbered):  # the index has the image as another patient's, who may have more
+        images = tuple(islice(store.scroll(Equals("patient", tuple(sorted(own))), vectors=True), OWN))
+    nobodys = None if nearest is None else tuple(nearest)
+    return OwnPatient(own, digests, stored, () if patients else notes, images[:OWN], nobodys)
 
 
 def _datasets(path: Path, facts: IndexFacts, named: str | None) -> Mapping[str, DatasetFacts]:
@@ -95,18 +120,32 @@ def _datasets(path: Path, facts: IndexFacts, named: str | None) -> Mapping[str, 
     return facts.datasets
 
 
+def _by_namespace(datasets: Mapping[str, DatasetFacts]) -> Mapping[str, Mapping[str, DatasetFacts]]:
+    found: dict[str, dict[str, DatasetFacts]] = {}
+    for name, one in datasets.items():
+        found.setdefault(one.namespace, {})[name] = one
+    return found
+
+
+def _pseudonyms(
+    path: Path, header: Mapping[str, str], identity: Identity, datasets: Mapping[str, DatasetFacts]
+) -> set[str]:
+    """What the file's own number is in datasets of one namespace."""
+    numbers = {(one.namespace, _number(path, header, one)) for one in datasets.values()}
+    return {identity.patient(namespace, number) for namespace, number in numbers if number is not None}
+
+
 def _by_number(
-    path: Path, header: Mapping[str, str], store: VectorStore, identity: Identity, datasets: Mapping[str, DatasetFacts]
+    path: Path,
+    header: Mapping[str, str],
+    points: Sequence[Point],
+    identity: Identity,
+    datasets: Mapping[str, DatasetFacts],
 ) -> tuple[frozenset[str], tuple[str, ...]]:
     """The patient that the file's own number gives, and what has to be said of it."""
-    found: dict[str, set[str]] = {}
-    for one in datasets.values():
-        number = _number(path, header, one)
-        if number is not None:
-            found.setdefault(one.namespace, set()).add(identity.patient(one.namespace, number))
-    known = {
-        namespace: names for namespace, names in found.items() if store.count(Equals("patient", tuple(sorted(names))))
-    }
+    stored = {point.payload.get("patient") for point in points}
+    found = {namespace: _pseudonyms(path, header, identity, of) for namespace, of in _by_namespace(datasets).items()}
+    known = {namespace: names for namespace, names in found.items() if not names.isdisjoint(stored)}
     if not known:
         return frozenset(), (UNKNOWN,)
     hospitals = {one.namespace for one in datasets.values()}
@@ -141,10 +180,12 @@ class Copies:
     """Images of the index, whoever's they are said to be, that are the same picture as one of the own patient's.
 
     pictures: their keyed digests. patients: of those that are the query's own picture.
+    nearest: the images most similar to the query that were looked through, best first.
     """
 
     pictures: frozenset[str] = frozenset()
     patients: frozenset[str] = frozenset()
+    nearest: tuple[Scored, ...] = ()
 
 
 def copies(
@@ -154,21 +195,22 @@ def copies(
     own: OwnPatient,
     store: VectorStore,
     others: Expression | None,
+    nearest: Sequence[Scored] | None = None,
 ) -> Copies:
-    """Stored anew at another size, in another format or under another name. others: what is not the own patient's."""
+    """Stored anew at another size, in another format or under another name. others: what is not the own patient's;
+    nearest: of these the most similar to the query, where they are known already, as nobody is the own patient."""
     images, size = StoredImages(store), len(canonical)
     mine = [(embedding, detail(filled(canonical, radiograph.width, radiograph.height)))]
-    if own.patients:
-        of_patient = store.scroll(Equals("patient", tuple(sorted(own.patients))), vectors=True)
-        for point in islice(of_patient, _OWN):
-            image = images.hit_image(point.id, point.payload, size, quick=True)
-            if image is not None and point.vector is not None:
-                mine.append((point.vector, detail(filled(image.canonical, image.width, image.height))))
+    for point in own.images:
+        image = images.hit_image(point.id, point.payload, size, quick=True)
+        if image is not None and point.vector is not None:
+            mine.append((point.vector, detail(filled(image.canonical, image.width, image.height))))
     pictures: set[str] = set()
     patients: set[str] = set()
     details: dict[str, NDArray[np.float32] | None] = {}
-    for number, (vector, own_detail) in enumerate(mine):
-        for near in store.query(vector, _COMPARED, others):
+    looked = [nearest] if nearest is not None else store.query_each([vector for vector, _ in mine], NEAREST, others)
+    for number, ((_, own_detail), found) in enumerate(zip(mine, looked, strict=True)):
+        for near in found:
             if near.score < CANDIDATE:
                 break
             if near.id not in details:
@@ -180,4 +222,4 @@ def copies(
             pictures |= {str(picture) for picture in values_of(near.payload, "picture")}
             if number == 0 and "patient" in near.payload:
                 patients.add(str(near.payload["patient"]))
-    return Copies(frozenset(pictures), frozenset(patients))
+    return Copies(frozenset(pictures), frozenset(patients), tuple(looked[0]))

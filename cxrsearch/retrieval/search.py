@@ -20,7 +20,7 @@ from cxrsearch.imaging.isolated import read
 from cxrsearch.imaging.places import Parts, parts
 from cxrsearch.imaging.radiograph import DEFAULT_GATES, Gates, Radiograph
 from cxrsearch.imaging.regions import WHOLE, Region
-from cxrsearch.retrieval.own_patient import OwnPatient, copies, keywords, own_patient
+from cxrsearch.retrieval.own_patient import NEAREST, OwnPatient, copies, keywords, own_patient
 from cxrsearch.store.contract import Scored, VectorStore
 from cxrsearch.store.images import StoredImages
 from cxrsearch.text_encoder import EncodedText
@@ -94,11 +94,14 @@ class LeftOut:
     patients: pseudonyms.
     others: what every other image meets; None where nothing is left out.
     notes: what is not known of it, and what was done.
+    nearest: the images most similar to the first query that are not left out, as many as were looked through for
+        copies (own_patient.NEAREST); None where that is not known.
     """
 
     patients: tuple[str, ...] = ()
     others: Expression | None = None
     notes: tuple[str, ...] = ()
+    nearest: tuple[Scored, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def read_query(
         embeddings, everywhere = encoder.embed_prepared(prepared), None
     found = []
     for number, radiograph in enumerate(radiographs):
-        own = own_patient(path, radiograph, squares[number], store, identity, dataset)
+        own = own_patient(path, radiograph, squares[number], embeddings[number], store, identity, dataset)
         name = path if radiograph.frame == 1 else path.with_name(f"{path.name}#{radiograph.frame}")
         stored = next((str(one["projection"]) for one in own.stored if "projection" in one), None)
         embedding, places = embeddings[number], everywhere[number] if everywhere is not None else None
@@ -210,8 +213,11 @@ def search(image: QueryImage, store: VectorStore, encoder: Encoder, options: Sea
         found = store.query(direction, max(RERANKED, options.limit), expression)
         scored, unseen, originals = _by_region(direction, found, StoredImages(store), encoder, options)
     else:
-        direction = image.embedding
-        scored = store.query(direction, options.limit, expression)
+        direction, nearest = image.embedding, gone.nearest
+        if nearest is not None and options.expression is None and options.limit <= NEAREST:
+            scored = list(nearest[: options.limit])
+        else:
+            scored = store.query(direction, options.limit, expression)
     return Result(Query(image, gone, direction, whole), _hits(scored), unseen, originals)
 
 
@@ -227,15 +233,19 @@ def _hits(scored: Sequence[Scored]) -> list[Hit]:
 
 def left_out(images: Sequence[QueryImage], store: VectorStore) -> LeftOut:
     """Everything of the patients of these images."""
+    is_unknown = all(one.own.nearest is not None for one in images)
     patients = {name for one in images for name in one.own.patients}
     digests = [one.own.digests for one in images if one.own.digests]
     files, pictures = ({pair[n] for pair in digests} for n in (0, 1))
     others = other_patients(files, pictures, patients)
     notes = list(dict.fromkeys(note for one in images for note in one.own.notes))
     copied: set[str] = set()
+    of_first: tuple[Scored, ...] = ()
     for one in images:
-        found = copies(one.canonical, one.radiograph, one.embedding, one.own, store, others)
+        nearest = one.own.nearest if is_unknown else None
+        found = copies(one.canonical, one.radiograph, one.embedding, one.own, store, others, nearest)
         copied |= found.pictures
+        of_first = found.nearest if one is images[0] else of_first
         if not one.own.patients and found.patients:
             patients |= found.patients
             notes = [note for note in notes if note not in one.own.notes]
@@ -244,7 +254,7 @@ def left_out(images: Sequence[QueryImage], store: VectorStore) -> LeftOut:
         number = store.count(Equals("picture", tuple(copied)))
         notes.append(f"left out: {number} images that are the same picture as one of the own patient's")
         others = other_patients(files, pictures | copied, patients)
-    return LeftOut(tuple(sorted(patients)), others, tuple(notes))
+    return LeftOut(tuple(sorted(patients)), others, tuple(notes), None if copied else of_first)
 
 
 def _by_region(

@@ -16,10 +16,32 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from cxrsearch.store.contract import IndexFacts, VectorStore
+    from cxrsearch.store.placement import Placement
 
 
 def is_url(address: str) -> bool:
     return "://" in address
+
+
+def placement_of(address: str, shards: int | None, replicas: int | None) -> Placement | None:
+    """What --shards and --replicas ask for. Raises UsageError where the index is a folder."""
+    if shards is None and replicas is None:
+        return None
+    if not is_url(address):
+        option = "--replicas" if replicas is not None else "--shards"
+        raise UsageError(f"{option}: {address} is a folder; give the address of a cluster, http://a:6333,b:6333/chest")
+    from cxrsearch.store.placement import Placement
+
+    return Placement(shards, replicas)
+
+
+def is_same(address: str, other: str) -> bool:
+    """Whether two addresses are one index: one folder, or one collection on servers with a node in common."""
+    if is_url(address) and is_url(other):
+        from cxrsearch.store.address import parse_address
+
+        return parse_address(address).is_index_of(parse_address(other))
+    return not is_url(address) and not is_url(other) and Path(address).resolve() == Path(other).resolve()
 
 
 def holds_index(folder: Path) -> bool:

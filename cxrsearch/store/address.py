@@ -1,6 +1,7 @@
 """Where an index on a server is: the address that ``--index`` gives, taken at its word.
 
 http://host:6333/collection               (or https) everything is asked of this port and of no other
+http://a:6333,b:6333,c:6333/collection    the nodes of one cluster: the next one is asked where one does not answer
 http://host:6333/collection?grpc=6334     images are written by gRPC, at the port that is named
 """
 
@@ -12,24 +13,25 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from cxrsearch.errors import UsageError
 
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
-_FORM = "write it as http://host:6333/collection"
+_FORM = "write it as http://host:6333/collection, and the nodes of a cluster as http://a:6333,b:6333/collection"
 _PORT = 6333
 
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """url: ``http://host:6333``. grpc_port: of the same server; None where none was given, and then none is tried: what
-    listens beside a port may be another server."""
+    """urls: ``http://host:6333`` of each node, in the order they are asked. grpc_port: of the same servers; None where
+    none was given, and then none is tried: what listens beside a port may be another server."""
 
-    url: str
-    host: str
+    urls: tuple[str, ...]
+    hosts: tuple[str, ...]
     collection: str
     grpc_port: int | None = None
 
     @property
     def place(self) -> str:
         """What messages call the index."""
-        return f"{self.url}/{self.collection}"
+        first, *others = self.urls
+        return ",".join([first, *(url.split("://")[1] for url in others)]) + f"/{self.collection}"
 
     @property
     def path(self) -> str:
@@ -37,28 +39,34 @@ class ServerAddress:
         return f"/collections/{quote(self.collection, safe='')}"
 
     @property
-    def is_open_network(self) -> bool:
-        """Whether what is sent can be read on its way."""
-        return self.url.startswith("http:") and self.host not in _THIS_MACHINE
+    def open_hosts(self) -> list[str]:
+        """The hosts to which what is sent can be read on its way."""
+        return [host for host in self.hosts if self.urls[0].startswith("http:") and host not in _THIS_MACHINE]
+
+    def is_index_of(self, other: ServerAddress) -> bool:
+        """Whether both are one index: of one name, with a node in common."""
+        return self.collection == other.collection and not set(self.urls).isdisjoint(other.urls)
 
 
 def parse_address(address: str) -> ServerAddress:
     """Raises UsageError for an address that is none; a password in it is not repeated."""
-    url = urlsplit(address)
-    collection = unquote(url.path.strip("/"))
     shown = f"--index {address.rsplit('@', 1)[-1]}"
     try:
-        port = url.port
+        url = urlsplit(address)
+        nodes = [urlsplit(f"{url.scheme}://{node}") for node in url.netloc.split(",")]
+        ports = [node.port or _PORT for node in nodes]
     except ValueError:
         raise UsageError(f"{shown}: {_FORM}") from None
-    if url.scheme not in ("http", "https") or not url.hostname or not collection or "/" in collection or url.fragment:
+    collection, hosts = unquote(url.path.strip("/")), [node.hostname or "" for node in nodes]
+    if url.scheme not in ("http", "https") or not all(hosts) or not collection or "/" in collection or url.fragment:
         raise UsageError(f"{shown}: {_FORM}")
-    if url.username or url.password:
+    if any(node.username or node.password for node in nodes):
         raise UsageError("--index: put no password in the address; set CXRSEARCH_QDRANT_API_KEY")
-    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
-    return ServerAddress(
-        f"{url.scheme}://{host}:{port or _PORT}", url.hostname, collection, _grpc_port(shown, url.query)
-    )
+    bracketed = [f"[{host}]" if ":" in host else host for host in hosts]
+    urls = tuple(f"{url.scheme}://{host}:{port}" for host, port in zip(bracketed, ports, strict=True))
+    if len(set(urls)) < len(urls):
+        raise UsageError(f"{shown}: names one node twice")
+    return ServerAddress(urls, tuple(hosts), collection, _grpc_port(shown, url.query))
 
 
 def _grpc_port(shown: str, query: str) -> int | None:

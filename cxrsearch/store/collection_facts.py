@@ -5,7 +5,8 @@ each other's.
     cxrsearch.dataset.NAME      one dataset
     cxrsearch.field.NAME        one field
     cxrsearch.forgotten.TOKEN   one patient who was forgotten
-    cxrsearch.calibration, cxrsearch.nearness, cxrsearch.graph
+    cxrsearch.calibration, cxrsearch.nearness, cxrsearch.graph, cxrsearch.placement
+    cxrsearch.index             a random name, by which an index is known from another of its collection's name
     cxrsearch.thumbnails        the folder or address where those who write the index keep its thumbnails
 
 A server merges metadata by these keys, in one step, so a writer sends the records that it changes and no others. It
@@ -27,7 +28,8 @@ BEING_MADE = {"being_made": True}
 UNPUBLISHED = {"unpublished": True}
 THUMBNAILS = f"{MAIN}.thumbnails"
 _LISTED = ("dataset", "field")
-_SINGLE = ("calibration", "nearness", "graph")
+_SINGLE = ("calibration", "nearness", "graph", "placement")
+INDEX = f"{MAIN}.index"
 
 
 def records(facts: IndexFacts) -> dict[str, Any]:
@@ -50,6 +52,11 @@ def changes(before: IndexFacts, after: IndexFacts) -> dict[str, Any]:
 def state(metadata: Mapping[str, Any] | None) -> Any:
     """The main record, None in a collection that is no index."""
     return (metadata or {}).get(MAIN)
+
+
+def name_of(metadata: Mapping[str, Any] | None) -> Any:
+    """What tells an index from another of its collection's name; those of older versions have their main record."""
+    return (metadata or {}).get(INDEX) or state(metadata)
 
 
 def read(metadata: Mapping[str, Any] | None, place: str) -> IndexFacts:

@@ -15,6 +15,8 @@ from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Payload, 
 from cxrsearch.clinical.identity import Identity, Numbering
 from cxrsearch.errors import IndexUnavailable, InputError, ModelMismatch
 from cxrsearch.store.graph import Effort, Graph
+from cxrsearch.store.placement import Placement
+from cxrsearch.store.replication import Replication
 from cxrsearch.store.thumbnails import Thumbnails
 
 FORMAT = 2
@@ -55,6 +57,7 @@ class IndexFacts:
     calibration: Mapping[str, Any] | None = None  # what voting/calibration.py learnt of this index
     nearness: Mapping[str, Any] | None = None  # what voting/nearness.py did
     graph: Graph | None = None  # what recall.py measured; None: every point is compared
+    placement: Placement | None = None  # on a cluster; a folder's is for the next copy to one
 
     @property
     def all_fields(self) -> dict[str, Field]:
@@ -160,6 +163,7 @@ class IndexFacts:
                 calibration=None if data.get("calibration") is None else dict(data["calibration"]),
                 nearness=None if data.get("nearness") is None else dict(data["nearness"]),
                 graph=Graph.from_json(data.get("graph")),
+                placement=Placement.from_json(data.get("placement")),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise IndexUnavailable(f"{place}: its settings are damaged. Restore it or index again.") from None
@@ -199,6 +203,12 @@ class Scored:
     payload: Payload
 
 
+# (D,) float32 of unit length.
+Vector = NDArray[np.float32]
+# Points that are known, with vectors; and where there are none the nearest, else None.
+KnownOrNearest = tuple[Sequence[Point], Sequence[Scored] | None]
+
+
 class VectorStore(Protocol):
     """An open index. Points, payloads and facts survive a crash once the call that stored them returned."""
 
@@ -233,6 +243,10 @@ class VectorStore(Protocol):
         look; by default as the facts say."""
         ...
 
+    def query_each(self, vectors: Sequence[Vector], limit: int, expression: Expression | None) -> list[list[Scored]]:
+        """As :meth:`query`, for each of several vectors. One request to a server."""
+        ...
+
     def recommend(
         self,
         positives: Sequence[NDArray[np.float32]],
@@ -251,6 +265,11 @@ class VectorStore(Protocol):
         self, expression: Expression | None = None, fields: Collection[str] | None = None, vectors: bool = False
     ) -> Iterator[Point]:
         """Every point that meets the expression, in order of id. ``fields``: only these of the payload."""
+        ...
+
+    def known_or_nearest(self, known: Expression, vector: Vector, limit: int) -> KnownOrNearest:
+        """Every point that meets ``known``, with its vector; and where there is none, the most similar points to
+        ``vector``, else None. One request to a server."""
         ...
 
     def count(self, expression: Expression | None = None) -> int: ...
@@ -284,6 +303,10 @@ class VectorStore(Protocol):
 
     def size_bytes(self) -> int | None:
         """Space on disk; None when the engine does not say."""
+        ...
+
+    def replication(self) -> Replication | None:
+        """How a cluster keeps the index now; None where none does, or it does not say."""
         ...
 
     def problems(self) -> Iterator[str]:

@@ -5,8 +5,7 @@
     INDEX/lock         the writer's
     INDEX/thumbnails/  a small picture of each image (thumbnails.py)
 
-The shard has no write-ahead log, whose lock would keep a second reader out; instead every write is
-flushed before it returns.
+The shard has no write-ahead log, whose lock would keep out a second reader; every write is flushed before it returns.
 """
 
 from __future__ import annotations
@@ -22,13 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import qdrant_edge as edge
-from numpy.typing import NDArray
 
 from cxrsearch.clinical.expression import Expression
 from cxrsearch.clinical.fields import Payload, Scalar
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.store import generations, recovery, shard
-from cxrsearch.store.contract import IndexFacts, Point, Scored, check_vectors
+from cxrsearch.store.contract import IndexFacts, KnownOrNearest, Point, Scored, Vector, check_vectors
 from cxrsearch.store.edge_values import filter_of, pack, unpack, unpacked
 from cxrsearch.store.generations import DRAFT, HEAD, Head, Lock, Plan
 from cxrsearch.store.graph import BUILDING, EXACT, Effort, effort_for
@@ -140,21 +138,16 @@ class EdgeStore:
         self._update(*(edge.UpdateOperation.overwrite_payload([id], pack(payload)) for id, payload in payloads.items()))
 
     def query(
-        self,
-        vector: NDArray[np.float32],
-        limit: int,
-        expression: Expression | None = None,
-        effort: Effort | None = None,
+        self, vector: Vector, limit: int, expression: Expression | None = None, effort: Effort | None = None
     ) -> list[Scored]:
         chosen = effort or effort_for(self.facts.graph, limit)
         return self._query(edge.Query.Nearest(vector.tolist()), limit, expression, chosen)
 
+    def query_each(self, vectors: Sequence[Vector], limit: int, expression: Expression | None) -> list[list[Scored]]:
+        return [self.query(vector, limit, expression) for vector in vectors]
+
     def recommend(
-        self,
-        positives: Sequence[NDArray[np.float32]],
-        negatives: Sequence[NDArray[np.float32]],
-        limit: int,
-        expression: Expression | None = None,
+        self, positives: Sequence[Vector], negatives: Sequence[Vector], limit: int, expression: Expression | None = None
     ) -> list[Scored]:
         examples = edge.RecommendQuery([v.tolist() for v in positives], [v.tolist() for v in negatives])
         return self._query(edge.Query.RecommendSumScores(examples), limit, expression, EXACT)
@@ -189,6 +182,10 @@ class EdgeStore:
                 yield Point(str(record.id), unpack(record.payload, self.facts.all_fields), vector)
             if offset is None:
                 return
+
+    def known_or_nearest(self, known: Expression, vector: Vector, limit: int) -> KnownOrNearest:
+        points = list(self.scroll(known, vectors=True))
+        return points, None if points else self.query(vector, limit)
 
     def count(self, expression: Expression | None = None) -> int:
         request = edge.CountRequest(exact=True, filter=filter_of(expression, self.facts.all_fields))
@@ -243,6 +240,8 @@ class EdgeStore:
 
     def size_bytes(self) -> int:
         return shard.size(self.folder)
+
+    def replication(self) -> None: ...  # a folder has one copy of itself
 
     def problems(self) -> Iterator[str]:
         yield from generations.problems(self.folder, self._head)

@@ -32,6 +32,18 @@ class Engine:
     filter: Callable[..., Any]
 
 
+# As a server takes it, in JSON.
+SERVER = Engine(
+    match=lambda key, value: {"key": key, "match": {"value": value}},
+    match_any=lambda key, values: {"key": key, "match": {"any": list(values)}},
+    words=lambda key, text: {"key": key, "match": {"text": text}},
+    number=lambda key, **bounds: {"key": key, "range": bounds},
+    date=lambda key, **bounds: {"key": key, "range": bounds},
+    missing=lambda key: {"is_empty": {"key": key}},
+    filter=lambda **parts: parts,
+)
+
+
 def translate(expression: Expression, engine: Engine, dates: frozenset[str]) -> Any:
     """The engine's filter. ``dates``: the names of the fields that are dates."""
 

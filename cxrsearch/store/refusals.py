@@ -1,11 +1,8 @@
-"""What goes wrong between us and a Qdrant server: what is tried again, and the sentence for the rest."""
+"""What goes wrong between us and a Qdrant server: what may be tried again, and the sentence for the rest."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
-from typing import TypeVar
 
 import httpx
 
@@ -14,13 +11,7 @@ from cxrsearch.errors import IndexUnavailable
 from cxrsearch.store.transport import Unacceptable
 from cxrsearch.text import tidy
 
-# Requests without an answer are made again after these pauses, in seconds; an answer is never asked for again.
-PAUSES = (0.5, 1.0, 2.0, 4.0)
-# How often a request is made whose answer takes too long: each time costs the whole time-out.
-_TRIES_TOO_LATE = 2
 _LONGEST_REASON = 200
-
-T = TypeVar("T")
 
 
 class NoAnswer(Exception):
@@ -36,24 +27,22 @@ class Refusal(IndexUnavailable):
 
     def __init__(self, place: str, status: int, what: str, reason: str) -> None:
         self.status = status
+        # What another node of a cluster may answer otherwise: this one fails, starts, or has lost its data.
+        self.is_of_one_node = status >= 500 or status == 404
         said = f": {reason}" if reason else ""
         super().__init__(f"{place}: {what}{said}. {_to_do(status, reason)}".strip())
 
 
-def persist(place: str, request: Callable[[], T]) -> T:
-    """The request's answer, asked for again while there is none. Raises IndexUnavailable when there is none at last."""
-    for tries, pause in enumerate((*PAUSES, None), start=1):
-        try:
-            return request()
-        except NoAnswer as error:
-            if pause is None or (error.too_late and tries == _TRIES_TOO_LATE):
-                what = "gave no answer in time" if error.too_late else "does not answer"
-                raise IndexUnavailable(
-                    f"{place}: the server {what} (tried {tries} times). Is it running and reachable?"
-                    " CXRSEARCH_QDRANT_TIMEOUT sets the seconds waited."
-                ) from None
-            time.sleep(pause)
-    raise AssertionError("unreachable: the last pause is None")
+def unanswered_by_all(place: str, nodes: int, too_late: bool, tries: int) -> IndexUnavailable:
+    """What is said when there is no answer at last."""
+    if nodes == 1:
+        what = "the server gave no answer in time" if too_late else "the server does not answer"
+    else:
+        what = f"none of the {nodes} nodes answers{' in time' if too_late else ''}, or has caught up with the others"
+    return IndexUnavailable(
+        f"{place}: {what} (tried {tries} times). Is it running and reachable?"
+        " CXRSEARCH_QDRANT_TIMEOUT sets the seconds waited."
+    )
 
 
 def refusal(place: str, status: int, phrase: str, content: bytes) -> Refusal:
@@ -97,7 +86,7 @@ def _to_do(status: int, reason: str) -> str:
     if status == 429:
         return "Too many requests for this collection: try again later."
     if "shard" in words or "replica" in words or "consensus" in words:
-        return "A node of the server is away or behind: look at its log, and start it again."
+        return "A node of the server is away or behind: cxrsearch doctor says which; start it again."
     if status >= 500:
         return "Look at the server's log."
     return ""

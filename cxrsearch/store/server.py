@@ -8,28 +8,29 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cxrsearch import settings
 from cxrsearch.clinical.expression import Expression
 from cxrsearch.clinical.fields import FieldType, Payload, Scalar, values_of
 from cxrsearch.errors import IndexUnavailable, UsageError
 from cxrsearch.store import collection_facts as facts_of
+from cxrsearch.store import replication, server_graph
 from cxrsearch.store import server_erasure as erasure
-from cxrsearch.store import server_graph
 from cxrsearch.store.address import ServerAddress, parse_address
-from cxrsearch.store.answers import Answers
-from cxrsearch.store.contract import IndexFacts, Point, Scored, check_vectors
-from cxrsearch.store.filters import Engine, translate
+from cxrsearch.store.answers import MOST_POINTS, Answers
+from cxrsearch.store.contract import IndexFacts, KnownOrNearest, Point, Scored, Vector, check_vectors
+from cxrsearch.store.filters import SERVER, translate
 from cxrsearch.store.graph import EXACT, Effort, effort_for
+from cxrsearch.store.limits import Limits
+from cxrsearch.store.members import Members
 from cxrsearch.store.order import most_frequent_first
+from cxrsearch.store.refusals import Refusal, impossible
+from cxrsearch.store.replication import Replication
 from cxrsearch.store.rest import Rest
 from cxrsearch.store.thumbnail_places import is_place_of, place_of, thumbnails_at
 from cxrsearch.store.thumbnails import Thumbnails
@@ -37,42 +38,13 @@ from cxrsearch.store.thumbnails import Thumbnails
 if TYPE_CHECKING:
     from cxrsearch.store.server_writes import ServerWrites
 
+_log = logging.getLogger("cxrsearch")
+
 # Points that are asked for at once.
 _PAGE = 1_000
 # How long a collection that another process is making is waited for, in seconds, and how often it is looked at.
 _MAKING_SECONDS = 20.0
 _LOOK_EVERY = 0.2
-
-_FILTERS = Engine(
-    match=lambda key, value: {"key": key, "match": {"value": value}},
-    match_any=lambda key, values: {"key": key, "match": {"any": list(values)}},
-    words=lambda key, text: {"key": key, "match": {"text": text}},
-    number=lambda key, **bounds: {"key": key, "range": bounds},
-    date=lambda key, **bounds: {"key": key, "range": bounds},
-    missing=lambda key: {"is_empty": {"key": key}},
-    filter=lambda **parts: parts,
-)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a collection in strict mode allows, None where it sets no limit.
-
-    answers: points of one answer; breadth: hnsw_ef; batch: points of one upsert; exact: whether a search may be."""
-
-    answers: int | None = None
-    breadth: int | None = None
-    batch: int | None = None
-    exact: bool = True
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Limits:
-        strict = config.get("strict_mode_config") or {}
-        if not strict.get("enabled"):
-            return cls()
-        named = (strict.get(name) for name in ("max_query_limit", "search_max_hnsw_ef", "upsert_max_batchsize"))
-        answers, breadth, batch = (limit if type(limit) is int and limit > 0 else None for limit in named)
-        return cls(answers, breadth, batch, strict.get("search_allow_exact") is not False)
 
 
 class ServerStore:
@@ -87,6 +59,8 @@ class ServerStore:
     ) -> None:
         self._address, self._place = address, address.place
         self._rest = Rest(address)
+        self._members = Members(self._rest, address)
+        self._replicas = 1
         folder = settings.thumbnails()
         self._own_folder = None if folder is None else place_of(folder, address.collection)
         self.thumbnails = thumbnails_at(self._own_folder) if self._own_folder is not None else Thumbnails(None)
@@ -95,6 +69,8 @@ class ServerStore:
         self._remains: Sequence[str] = ()
         try:
             self.facts = self._open() if facts is None else self._open_or_make(facts, unpublished)
+            if self._rest.nodes.is_cluster and (write or facts is not None or self._rest.nodes.were_away):
+                self._members.check()
             if write:
                 self.check_writable()
         except BaseException:
@@ -111,8 +87,8 @@ class ServerStore:
         Raises UsageError for an address that is none, IndexUnavailable when no server answers or it refuses.
         """
         place = parse_address(address)
-        if settings.qdrant_api_key() and place.is_open_network:
-            logging.getLogger("cxrsearch").warning(f"the API key goes to {place.host} unencrypted; use https")
+        if settings.qdrant_api_key() and place.open_hosts:
+            _log.warning(f"the API key goes to {', '.join(place.open_hosts)} unencrypted; use https")
         return cls(place, facts, unpublished, write)
 
     def check_writable(self) -> None:
@@ -143,20 +119,12 @@ class ServerStore:
         self._writes.set_payloads(payloads)
 
     def query(
-        self,
-        vector: NDArray[np.float32],
-        limit: int,
-        expression: Expression | None = None,
-        effort: Effort | None = None,
+        self, vector: Vector, limit: int, expression: Expression | None = None, effort: Effort | None = None
     ) -> list[Scored]:
         return self._query(vector.tolist(), limit, expression, effort or effort_for(self.facts.graph, limit))
 
     def recommend(
-        self,
-        positives: Sequence[NDArray[np.float32]],
-        negatives: Sequence[NDArray[np.float32]],
-        limit: int,
-        expression: Expression | None = None,
+        self, positives: Sequence[Vector], negatives: Sequence[Vector], limit: int, expression: Expression | None = None
     ) -> list[Scored]:
         examples = {
             "positive": [vector.tolist() for vector in positives],
@@ -165,11 +133,31 @@ class ServerStore:
         }
         return self._query({"recommend": examples}, limit, expression, EXACT)
 
+    def query_each(self, vectors: Sequence[Vector], limit: int, expression: Expression | None) -> list[list[Scored]]:
+        condition = {} if expression is None else {"filter": self._filter(expression)}
+        asked = [{**self._nearest(vector.tolist(), limit), **condition} for vector in vectors]
+        found = self._rest.ask_each("points/query/batch", "points", asked)
+        return [self._answers.neighbours(one, limit) for one in found]
+
     def _query(self, query: Any, limit: int, expression: Expression | None, effort: Effort) -> list[Scored]:
+        found = self._ask("points/query", "points", self._nearest(query, limit, effort), expression)
+        return self._answers.neighbours(found["points"], limit)
+
+    def _nearest(self, query: Any, limit: int, effort: Effort | None = None) -> dict[str, Any]:
         self._check_limit(limit)
-        params = server_graph.params(effort, self._limits.breadth, self._limits.exact)
-        body = {"query": query, "limit": limit, "with_payload": True, "params": params}
-        return self._answers.neighbours(self._ask("points/query", "points", body, expression)["points"], limit)
+        chosen = effort or effort_for(self.facts.graph, limit)
+        params = server_graph.params(chosen, self._limits.breadth, self._limits.exact)
+        return {"query": query, "limit": limit, "with_payload": True, "params": params}
+
+    def known_or_nearest(self, known: Expression, vector: Vector, limit: int) -> KnownOrNearest:
+        size = min(_PAGE, self._limits.answers or _PAGE)
+        matching = {"filter": self._filter(known), "limit": size, "with_payload": True, "with_vector": True}
+        both = [matching, self._nearest(vector.tolist(), limit)]
+        first, nearest = self._rest.ask_each("points/query/batch", "points", both)
+        points = list(self._answers.points(iter([first]), size, vectors=True))
+        if len(points) == size:  # there may be more of them
+            points = list(self.scroll(known, vectors=True))
+        return points, None if points else self._answers.neighbours(nearest, limit)
 
     def scroll(
         self, expression: Expression | None = None, fields: Collection[str] | None = None, vectors: bool = False
@@ -196,21 +184,21 @@ class ServerStore:
         return self._answers.count(self._ask("points/count", "count", {"exact": True}, expression)["count"])
 
     def values(self, field: str, expression: Expression | None = None) -> Mapping[Scalar, int]:
-        limit = max(1, self.count())
-        if self._limits.answers is not None and limit > self._limits.answers:
+        if self._limits.answers is not None and self.count() > self._limits.answers:
             counts = Counter(
                 value
                 for point in self.scroll(expression, [field])
                 for value in dict.fromkeys(values_of(point.payload, field))
             )
             return most_frequent_first(counts)
+        limit = self._limits.answers or MOST_POINTS
         found = self._ask("facet", "hits", {"key": field, "limit": limit, "exact": True}, expression)
         return self._answers.values(found["hits"], field)
 
     def delete(self, expression: Expression) -> int:
         count = self.count(expression)
         self.thumbnails.remove([point.id for point in self.scroll(expression, fields=[])])
-        self._ask("points/delete?wait=true", "status", {}, expression)
+        self._ask("points/delete?wait=true&ordering=medium", "status", {}, expression)
         return count
 
     def erase(self, expression: Expression, facts: IndexFacts) -> int:
@@ -220,9 +208,12 @@ class ServerStore:
                 f"{self._place}: its thumbnails are in {self.thumbnails.place}, which cannot be reached from here, and"
                 " would stay. Nothing was deleted; do it on a machine that sees them."
             )
+        erasure.check_replicas(self.replication(), self._place, "Nothing was deleted")
         self.declare(facts)  # first: a run that is killed here can be repeated
         deleted = self.delete(expression)
-        self._remains = erasure.remains(self._rest, self._place, self.count(), erasure.rewrite(self._rest))
+        done = erasure.rewrite(self._rest)
+        erasure.check_replicas(self.replication(), self._place, f"{deleted} images were deleted from the others")
+        self._remains = erasure.remains(self._rest, self._place, self.count(), done)
         return deleted
 
     def remains(self) -> Sequence[str]:
@@ -237,6 +228,19 @@ class ServerStore:
 
     def size_bytes(self) -> int | None:
         return None
+
+    def replication(self) -> Replication | None:
+        try:
+            views = self._rest.clusters()
+            if not any(isinstance(view, dict) and view.get("status") == "enabled" for view in views.values()):
+                return None
+            return replication.read(views, self._rest.shards(), self._replicas)
+        except Refusal as error:
+            if 400 <= error.status < 500:  # it does not say: to this key, or at all
+                return None
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError):
+            raise impossible(self._place) from None
 
     def problems(self) -> Iterator[str]:
         """Of the thumbnails; the server answers for its own files."""
@@ -261,7 +265,7 @@ class ServerStore:
     def _writes(self) -> ServerWrites:
         from cxrsearch.store.server_writes import ServerWrites
 
-        return ServerWrites(self._address)
+        return ServerWrites(self._address, self._rest.nodes)
 
     def _metadata(self) -> Mapping[str, Any] | None:
         """None where there is no collection."""
@@ -269,7 +273,10 @@ class ServerStore:
         if found is None:
             return None
         self._limits = Limits.of(found["config"])
+        replicas = (found["config"].get("params") or {}).get("replication_factor")
+        self._replicas = replicas if type(replicas) is int else 1
         metadata = found["config"].get("metadata") or {}
+        self._members.name = facts_of.name_of(metadata)
         named = str(metadata.get(facts_of.THUMBNAILS, ""))
         if self._own_folder is None and is_place_of(named, self._address.collection):
             self.thumbnails = thumbnails_at(named, named_by_others=True)
@@ -292,7 +299,10 @@ class ServerStore:
             self._writes.drop()
             metadata = None
         first = facts_of.UNPUBLISHED if unpublished else facts_of.BEING_MADE
-        if metadata is None and self._writes.create(facts.dimensions, {facts_of.MAIN: first}):
+        named = {facts_of.MAIN: first, facts_of.INDEX: uuid.uuid4().hex}
+        if metadata is None and self._writes.create(facts.dimensions, named, facts.placement):
+            self._metadata()
+            self._members.check_made(self._writes.drop)
             return self._finish(facts, unpublished)
         # Made by another process a moment ago, perhaps: it is given the time to finish.
         end = time.monotonic() + _MAKING_SECONDS
@@ -308,6 +318,8 @@ class ServerStore:
         if not unpublished:
             self._rest.change({"metadata": facts_of.records(facts) | self._where_thumbnails_are()})
         self._metadata()  # for the limits of a new collection
+        for found, to_do in kept.problems() if (kept := self.replication()) is not None else ():
+            _log.warning(f"{self._place}: {found}; {to_do}")
         return facts
 
     def _close_connections(self) -> None:
@@ -334,4 +346,4 @@ class ServerStore:
 
     def _filter(self, expression: Expression) -> Any:
         dates = frozenset(n for n, f in self.facts.all_fields.items() if f.type is FieldType.DATE)
-        return translate(expression, _FILTERS, dates)
+        return translate(expression, SERVER, dates)

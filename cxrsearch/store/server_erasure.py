@@ -7,7 +7,10 @@ collection never. Here that threshold is lowered until it has rewritten them.
 from __future__ import annotations
 
 import time
+from typing import Any
 
+from cxrsearch.errors import IndexUnavailable
+from cxrsearch.store.replication import Replication
 from cxrsearch.store.rest import Rest
 
 # What makes a server rewrite any segment with a deleted point; it takes no lower number of points than this.
@@ -20,6 +23,17 @@ _LOOK_EVERY = 0.25
 _BEGINS_WITHIN = 2.0
 
 
+def check_replicas(found: Replication | None, place: str, said: str) -> None:
+    """Raises IndexUnavailable where a replica is away or behind, as it would come back with what was deleted."""
+    if found is None or found.is_whole:
+        return
+    first, to_do = next(found.problems(), ("a shard is being copied", "wait, and look again"))
+    raise IndexUnavailable(
+        f"{place}: {first}, and may hold this patient. {said}, and the patient is not gone: {to_do}, and forget again"
+        " when cxrsearch doctor finds every replica alive."
+    )
+
+
 def rewrite(rest: Rest) -> bool:
     """Have the server rewrite its files without the deleted points; whether it said that it is done. Raises
     IndexUnavailable."""
@@ -30,11 +44,16 @@ def rewrite(rest: Rest) -> bool:
         started = time.monotonic()
         while (elapsed := time.monotonic() - started) < _SECONDS:
             time.sleep(_LOOK_EVERY)
-            if elapsed >= _BEGINS_WITHIN and (rest.collection() or {}).get("status") == "green":
+            if elapsed >= _BEGINS_WITHIN and all(_is_done(found) for found in rest.collections().values()):
                 return True
         return False
     finally:
         rest.change({"optimizers_config": before})
+
+
+def _is_done(found: Any) -> bool:
+    """Of what a node says: each knows its own replicas only."""
+    return isinstance(found, dict) and found.get("status") == "green"
 
 
 def remains(rest: Rest, place: str, points: int, done: bool) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any, TypeVar
 
 import grpc
@@ -20,10 +19,15 @@ from cxrsearch.clinical.fields import Field, FieldType, Payload, indexed
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.store.address import ServerAddress
 from cxrsearch.store.contract import Point
-from cxrsearch.store.refusals import NoAnswer, Refusal, impossible, one_line, persist, refusal, unanswered
+from cxrsearch.store.nodes import Nodes
+from cxrsearch.store.placement import Placement
+from cxrsearch.store.refusals import NoAnswer, Refusal, impossible, one_line, refusal, unanswered
+from cxrsearch.store.rest import CONNECT_SECONDS
 from cxrsearch.store.server_graph import NEVER
 from cxrsearch.store.transport import LONGEST_ANSWER, LimitedTransport
 
+# Changes of one point reach its replicas in one order: that of the replica that leads now.
+_ORDERING = models.WriteOrdering.MEDIUM
 _NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 # The state of HTTP for a code of gRPC, so that the sentence for either is the same.
 _STATUS = {
@@ -42,37 +46,47 @@ T = TypeVar("T")
 
 
 class ServerWrites:
-    """The changes of one collection. Every method raises IndexUnavailable."""
+    """The changes of one collection, of whose nodes one is asked. A change is acknowledged by as many replicas as the
+    collection says, and made on one after the other through the same node. Every method raises IndexUnavailable."""
 
-    def __init__(self, address: ServerAddress) -> None:
-        self._address, self._name = address, address.collection
+    def __init__(self, address: ServerAddress, nodes: Nodes) -> None:
+        self._address, self._name, self._nodes = address, address.collection, nodes
+        self._clients: dict[int, QdrantClient] = {}
 
-    @cached_property
-    def _client(self) -> QdrantClient:
-        seconds = settings.qdrant_timeout()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a key sent without encryption: ServerStore has said so in our words
-            return QdrantClient(
-                url=self._address.url,
-                api_key=settings.qdrant_api_key(),
-                check_compatibility=False,
-                prefer_grpc=self._address.grpc_port is not None,
-                grpc_port=self._address.grpc_port or 0,
-                grpc_options={"grpc.max_receive_message_length": LONGEST_ANSWER},
-                timeout=seconds,
-                transport=LimitedTransport(self._address.url, seconds),
-            )
+    def _client(self, node: int) -> QdrantClient:
+        if node not in self._clients:
+            url, seconds = self._address.urls[node], settings.qdrant_timeout()
+            connect_seconds = CONNECT_SECONDS if self._nodes.is_cluster else None
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore"
+                )  # of a key sent without encryption: ServerStore has said so in our words
+                self._clients[node] = QdrantClient(
+                    url=url,
+                    api_key=settings.qdrant_api_key(),
+                    check_compatibility=False,
+                    prefer_grpc=self._address.grpc_port is not None,
+                    grpc_port=self._address.grpc_port or 0,
+                    grpc_options={"grpc.max_receive_message_length": LONGEST_ANSWER},
+                    timeout=seconds,
+                    transport=LimitedTransport(url, seconds, connect_seconds),
+                )
+        return self._clients[node]
 
-    def create(self, dimensions: int, metadata: dict[str, Any]) -> bool:
+    def create(self, dimensions: int, metadata: dict[str, Any], placement: Placement | None) -> bool:
         """Make the collection; False where it was there already."""
+        placement = placement or Placement()
         vectors = models.VectorParams(size=dimensions, distance=models.Distance.DOT)
         optimizers = models.OptimizersConfigDiff(indexing_threshold=NEVER)
         try:
             self._call(
-                lambda: self._client.create_collection(
+                lambda client: client.create_collection(
                     self._name,
                     vectors_config=vectors,
                     optimizers_config=optimizers,
+                    shard_number=placement.shards,
+                    replication_factor=placement.replicas,
+                    write_consistency_factor=placement.acknowledging,
                     metadata=metadata,
                 )
             )
@@ -85,7 +99,7 @@ class ServerWrites:
     def index_fields(self, fields: Mapping[str, Field]) -> None:
         for name, kind in indexed(fields).items():
             self._call(
-                lambda n=name, k=kind: self._client.create_payload_index(  # type: ignore[misc]
+                lambda client, n=name, k=kind: client.create_payload_index(  # type: ignore[misc]
                     self._name, field_name=n, field_schema=_schema(k), wait=True
                 )
             )
@@ -95,32 +109,32 @@ class ServerWrites:
             models.PointStruct(id=point.id, vector=vector.tolist(), payload=dict(point.payload))
             for point, vector in zip(points, vectors, strict=True)
         ]
-        self._call(lambda: self._client.upsert(self._name, points=made, wait=True))
+        self._call(lambda client: client.upsert(self._name, points=made, wait=True, ordering=_ORDERING))
 
     def set_payloads(self, payloads: Mapping[str, Payload]) -> None:
         operations = [
             models.OverwritePayloadOperation(overwrite_payload=models.SetPayload(payload=dict(payload), points=[id]))
             for id, payload in payloads.items()
         ]
-        self._call(lambda: self._client.batch_update_points(self._name, operations, wait=True))
+        self._call(lambda client: client.batch_update_points(self._name, operations, wait=True, ordering=_ORDERING))
 
     def drop(self) -> None:
-        self._call(lambda: self._client.delete_collection(self._name))
+        self._call(lambda client: client.delete_collection(self._name))
 
     def close(self) -> None:
-        if "_client" in self.__dict__:
-            self._client.close()
+        for client in self._clients.values():
+            client.close()
 
-    def _call(self, request: Callable[[], T]) -> T:
-        def answered() -> T:
+    def _call(self, request: Callable[[QdrantClient], T]) -> T:
+        def answered(node: int, hurried: bool) -> T:
             try:
-                return request()
+                return request(self._client(node))
             except Exception as error:
                 if (fault := fault_of(error, self._address.place)) is None:
                     raise
                 raise fault from None
 
-        return persist(self._address.place, answered)
+        return self._nodes.ask(answered)
 
 
 def fault_of(error: Exception, place: str) -> NoAnswer | IndexUnavailable | None:

@@ -31,13 +31,14 @@ class Unacceptable(httpx.TransportError):
 class LimitedTransport(httpx.BaseTransport):
     """For ``httpx.Client(transport=...)``: connections to one server.
 
-    server: its address, ``http://host:port``; seconds: for a request and its answer together.
+    server: its address, ``http://host:port``; seconds: for a request and its answer together, less where the request
+    says so (httpx's ``timeout``); connect_seconds: for a connection, where another server can be asked instead.
     Raises httpx.TimeoutException, Unacceptable, or another httpx.TransportError. Proxies of the environment are used.
     """
 
-    def __init__(self, server: str, seconds: float) -> None:
+    def __init__(self, server: str, seconds: float, connect_seconds: float | None = None) -> None:
         self._seconds = seconds
-        self._network = _Network()
+        self._network = _Network(connect_seconds or seconds)
         url = urlsplit(server)
         proxies = {} if proxy_bypass(url.hostname or "") else getproxies()
         proxy = proxies.get(url.scheme) or proxies.get("all")
@@ -51,7 +52,8 @@ class LimitedTransport(httpx.BaseTransport):
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        self._network.limit(self._seconds)
+        given = request.extensions.get("timeout", {}).get("read")
+        self._network.limit(self._seconds if given is None else min(given, self._seconds))
         request.headers["Accept-Encoding"] = "identity"
         url = request.url
         assert isinstance(request.stream, httpx.SyncByteStream)
@@ -120,8 +122,9 @@ def _in_httpx(error: Exception) -> httpx.TransportError:
 class _Network(httpcore.SyncBackend):
     """Connections whose every wait ends when the time of this thread's request does."""
 
-    def __init__(self) -> None:
+    def __init__(self, connect_seconds: float) -> None:
         self._of_thread = threading.local()
+        self._connect_seconds = connect_seconds
 
     def limit(self, seconds: float) -> None:
         self._of_thread.end = time.monotonic() + seconds
@@ -141,7 +144,8 @@ class _Network(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        made = super().connect_tcp(host, port, self.remaining(timeout), local_address, socket_options)
+        seconds = min(self.remaining(timeout), self._connect_seconds)
+        made = super().connect_tcp(host, port, seconds, local_address, socket_options)
         return _Stream(made, self)
 
 
