@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cxrsearch.store.contract import DatasetFacts, IndexFacts
 from cxrsearch.store.placement import Placement
 from indexer import pipeline
 from indexer.dataset import Dataset
+from indexer.from_embeddings import EmbeddingsFiles
 from indexer.summary import Summary
 
 
@@ -30,12 +32,14 @@ def fill(
     renamed: bool = False,
     device: Device = Device.CPU,
     placement: Placement | None = None,
+    embeddings: Sequence[str] = (),
 ) -> tuple[Summary, Path]:
     """Put a dataset into the index at ``index``, a folder or an address, with the model in the folder ``model``.
 
     rejected: where the list of rejected files goes; by default into the index, or the working folder beside a server.
     retry_rejected: read only the files on that list. renamed: the user named the dataset, which may have moved.
     device: what embeds. placement: how a cluster keeps it; an index that is there has to be kept so.
+    embeddings: files of embeddings, by name or pattern, that are stored in place of reading images.
     Gives the summary, and where the list is.
     Raises InputError, UsageError, IndexUnavailable, ModelError, ModelMismatch.
     """
@@ -44,6 +48,9 @@ def fill(
     identity = load_identity(settings.key_file(), create=True)
     assert identity is not None
     mapping = data.mapping
+    if embeddings:  # looked at before an index is made or changed
+        files = EmbeddingsFiles(embeddings, data, identity, card)
+        options = replace(options, engine=lambda *_: files)
     facts = DatasetFacts(
         mapping.patient_namespace,
         "" if mapping.privacy.paths == "hashed" else str(data.root.resolve()),

@@ -12,43 +12,52 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import count, islice, takewhile
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 import numpy as np
 
 from cxrsearch.clinical.expression import And, Compare, Equals
-from cxrsearch.clinical.fields import AFFIRMED, ROW_HASH, Payload
+from cxrsearch.clinical.fields import ROW_HASH, Payload
 from cxrsearch.clinical.identity import Identity
 from cxrsearch.encoder import Encoder
-from cxrsearch.errors import ImageError, InputError, Reason
+from cxrsearch.errors import ImageError, Reason
 from cxrsearch.imaging.radiograph import DEFAULT_GATES, Gates, projection
 from cxrsearch.report.progress import Progress
 from cxrsearch.store.contract import Point, VectorStore
 from cxrsearch.store.recall import settle
 from cxrsearch.text import clean
 from cxrsearch.voting.nearness import learn
-from indexer import negation
 from indexer.dataset import Dataset
-from indexer.privacy import protect
-from indexer.readers import IndexedState, Outcome, PreparedImage, ReaderConfig, Readers, ReadFile, Task
+from indexer.points import EmbeddedFile, EmbeddedImage, PointMaker
+from indexer.readers import IndexedState, Outcome, PreparedImage, ReaderConfig, Readers, Task
 from indexer.record import Record
 from indexer.summary import Rejection, Summary, repeated, unknown_patients
 
 # Images stored and flushed at once: what a kill costs. Flushing takes 20 ms however many they are.
 _BATCH = 128
 log = logging.getLogger("cxrsearch")
-# Files looked at before the share of rejected ones is held against the mapping.
-_BEFORE_JUDGING = 100
+
+
+class Engine(Protocol):
+    """Where files are read and embedded: in processes of this machine (readers.py), or elsewhere."""
+
+    def read(self, tasks: Iterator[Task]) -> Iterator[tuple[Task, Outcome | EmbeddedFile | None]]:
+        """What became of each file; None where it was not looked at."""
+        ...
+
+    def stop(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class Options:
     """How to run. limit: only the first so many files; only: only those with these labels; again: take in
-    patients that were forgotten; prune: delete what the dataset no longer has; max_rejected: share, 0..1."""
+    patients that were forgotten; prune: delete what the dataset no longer has; max_rejected: share, 0..1;
+    engine: made of what readers need to know and of what an index keeps of a file's sha256."""
 
     workers: int
     gates: Gates = DEFAULT_GATES
@@ -57,6 +66,7 @@ class Options:
     again: bool = False
     prune: bool = False
     max_rejected: float = 0.5
+    engine: Callable[[ReaderConfig, Callable[[str], str]], Engine] | None = None
 
 
 def run(
@@ -79,10 +89,11 @@ def run(
     summary, started = Summary(total), time.monotonic()
     writer = _Writer(dataset, store, identity, rejected, options, summary)
     config = ReaderConfig(model, dataset.mapping.dicom_keywords, options.gates, writer.pictured)
-    readers = Readers(options.workers, config, identity.file, encoder)
+    make = options.engine or partial(Readers, options.workers, encoder=encoder)
+    engine = make(config, identity.file)
     try:
         with Progress("indexing", total) as progress, _Interruption() as interruption:
-            for task, outcome in readers.read(islice(writer.tasks(), options.limit)):
+            for task, outcome in engine.read(islice(writer.tasks(), options.limit)):
                 writer.take(task, outcome)
                 progress.advance()
                 if interruption.asked:
@@ -99,7 +110,7 @@ def run(
                 if found is not None:
                     store.declare(replace(store.facts, nearness=found.as_json()))
     finally:
-        readers.stop()
+        engine.stop()
     summary.seconds = time.monotonic() - started
     return summary
 
@@ -123,6 +134,7 @@ class _Writer:
             options,
             summary,
         )
+        self.points = PointMaker(dataset, identity)
         self.pictured = self.mapping.privacy.thumbnails and store.thumbnails.keeps
         self._mine = Equals("dataset", (self.mapping.name,))
         self.known = self._known()
@@ -131,49 +143,65 @@ class _Writer:
         self.changed: dict[str, Payload] = {}  # of stored points, by id
         self.updated = 0  # files that these belong to
         self.thumbnails: dict[str, bytes] = {}
-        self.from_header = {name for name, mapped in self.mapping.entering.items() if mapped.dicom}
 
     def tasks(self) -> Iterator[Task]:
         for record in self.dataset.records():
-            label = self._label(record)
+            label = self.points.label(record)
             self.labels.add(label)
             if self.options.only is None or label in self.options.only:
-                id = self._id(record, 1)
+                id = self.points.id(record, 1)
                 # One whose thumbnail is gone, or was never made, is read again.
                 known = self.known.get(id) if not self.pictured or self.store.thumbnails.has(id) else None
                 yield Task(record, label, self.dataset.row_hash(record, self.identity), known)
 
-    def take(self, task: Task, outcome: Outcome) -> None:
+    def take(self, task: Task, outcome: Outcome | EmbeddedFile | None) -> None:
+        if outcome is None:
+            self._pass_over(task)
+            return
         if isinstance(outcome, ImageError):
             self._reject(task, outcome)
             return
+        if isinstance(outcome, EmbeddedFile):
+            self._store(task, outcome.images, [self.points.whole(task, task.record, i.facts) for i in outcome.images])
+            return
         record, unusable = self.dataset.complete(task.record, outcome.header)
         if self.options.gates.frontal_only and projection(str(record.payload.get("view", ""))) == "lateral":
-            self._reject(task, ImageError(Reason.VIEW, f"{task.label}: a lateral view by its facts; see --views"))
+            self._reject(task, lateral(task))
             return
-        patient = None
-        if record.patient is not None:
-            patient = self.identity.patient(self.mapping.patient_namespace, record.patient)
-            if (trace := self.identity.forgotten(patient)) in self.store.facts.forgotten:
-                if not self.options.again:
-                    self.summary.forgotten += 1
-                    return
-                self.store.declare(replace(self.store.facts, forgotten=self.store.facts.forgotten - {trace}))
-        self.summary.unusable.update(unusable)
-        if outcome.images is not None:
-            self._drop_frames(task, record, len(outcome.images) + 1)
-            for frame, image in enumerate(outcome.images, start=1):
-                payload = self._payload(task, record, patient, outcome.sha256, image, frame, len(outcome.images))
-                id = self._id(record, frame)
-                self.batch.append(Point(id, payload, np.asarray(image.array, dtype=np.float32)))
-                if image.thumbnail is not None:
-                    self.thumbnails[id] = image.thumbnail
-            if len(self.batch) >= _BATCH:
-                self.flush()
-        elif task.known is not None and task.known.row_hash == task.row_hash:
-            self.summary.unchanged += 1
-        else:
-            self._update(task, record, patient, outcome)
+        images: Sequence[PreparedImage | IndexedState] = outcome.images or self._indexed(record)
+        payloads = [
+            self.points.whole(task, record, self.points.of_file(record, outcome.sha256, image, frame, len(images)))
+            for frame, image in enumerate(images, start=1)
+        ]
+        if self._store(task, outcome.images, payloads):
+            self.summary.unusable.update(unusable)
+
+    def _store(
+        self, task: Task, images: Sequence[PreparedImage | EmbeddedImage] | None, payloads: list[Payload]
+    ) -> bool:
+        """Put the images of a file into the batch, or their payloads where the index has these images; False where
+        their patient was forgotten. images: None where they are those that the index has."""
+        patient = payloads[0].get("patient")
+        if patient is not None and (trace := self.identity.forgotten(str(patient))) in self.store.facts.forgotten:
+            if not self.options.again:
+                self.summary.forgotten += 1
+                return False
+            self.store.declare(replace(self.store.facts, forgotten=self.store.facts.forgotten - {trace}))
+        if images is None or (task.known is not None and task.known.sha256 == payloads[0]["image_sha256"]):
+            if task.known is not None and task.known.row_hash == task.row_hash:
+                self.summary.unchanged += 1
+            else:
+                self._update(task, payloads)
+            return True
+        self._drop_frames(task, len(images) + 1)
+        for frame, (image, payload) in enumerate(zip(images, payloads, strict=True), start=1):
+            id = self.points.id(task.record, frame)
+            self.batch.append(Point(id, payload, np.asarray(image.array, dtype=np.float32)))
+            if image.thumbnail is not None:
+                self.thumbnails[id] = image.thumbnail
+        if len(self.batch) >= _BATCH:
+            self.flush()
+        return True
 
     def flush(self) -> None:
         """Store the batch; once this returns, its images count as indexed or updated."""
@@ -198,10 +226,10 @@ class _Writer:
             self.summary.pruned = self.options.prune
             self.summary.gone = self.store.delete(which) if self.options.prune else self.store.count(which)
 
-    def _drop_frames(self, task: Task, record: Record, first: int) -> None:
+    def _drop_frames(self, task: Task, first: int) -> None:
         """Delete what the index has of the file from frame ``first`` on. Before the other frames are stored, so that a
         run that is killed in between reads the file again."""
-        if self._id(record, first) in self.known:
+        if self.points.id(task.record, first) in self.known:
             of_file = Equals("path", (task.label,))
             self.store.delete(And((self._mine, of_file, Compare("frame", ">=", first))))
 
@@ -221,79 +249,38 @@ class _Writer:
             )
         return found
 
-    def _update(self, task: Task, record: Record, patient: str | None, read: ReadFile) -> None:
+    def _indexed(self, record: Record) -> list[IndexedState]:
+        """What the index has of every frame of a file."""
+        ids = (self.points.id(record, frame) for frame in count(1))
+        return [self.known[id] for id in takewhile(self.known.__contains__, ids)]
+
+    def _update(self, task: Task, payloads: list[Payload]) -> None:
         """The same image with other facts: its vectors stay, for every frame of it."""
-        ids = list(takewhile(self.known.__contains__, (self._id(record, frame) for frame in count(1))))
-        for frame, point in enumerate(ids, start=1):
-            payload = self._payload(task, record, patient, read.sha256, self.known[point], frame, len(ids))
-            self.changed[point] = payload
+        self.changed |= {self.points.id(task.record, frame): payload for frame, payload in enumerate(payloads, start=1)}
         self.updated += 1
         if len(self.changed) >= _BATCH:
             self.flush()
 
-    def _payload(
-        self,
-        task: Task,
-        record: Record,
-        patient: str | None,
-        sha256: str,
-        image: PreparedImage | IndexedState,
-        frame: int,
-        frames: int,
-    ) -> Payload:
-        mapping, name = self.mapping, self.mapping.name
-        payload: Payload = {
-            "dataset": name,
-            "path": task.label,
-            "image_sha256": sha256,
-            "picture": self.identity.picture(image.digest) if isinstance(image, PreparedImage) else image.picture,
-            "width": image.width,
-            "height": image.height,
-            ROW_HASH: task.row_hash,
-            **protect(
-                record.payload,
-                mapping.declared,
-                self.from_header,
-                mapping.privacy,
-                self.identity,
-                mapping.patient_namespace,
-                record.patient or record.key,
-            ),
-        }
-        payload |= {AFFIRMED + name: negation.affirmed(payload[name]) for name in self.dataset.notes if name in payload}
-        view = image.projection or projection(str(record.payload.get("view", "")))
-        if view is not None:
-            payload["projection"] = view
-        if frames > 1:
-            payload["frame"] = frame
-        if patient is not None:
-            payload["patient"] = patient
-        if record.study is not None:
-            namespace = (mapping.study.namespace if mapping.study else None) or name
-            payload["study"] = self.identity.study(namespace, record.study)
-        return payload
-
-    def _id(self, record: Record, frame: int) -> str:
-        return self.identity.point(self.mapping.name, record.key, frame)
-
-    def _label(self, record: Record) -> str:
-        if self.mapping.privacy.paths == "hashed":
-            return self.identity.path(self.mapping.name, record.key)
-        return clean(record.key)
+    def _pass_over(self, task: Task) -> None:
+        if task.known is not None and task.known.row_hash == task.row_hash:
+            self.summary.unchanged += 1
+        else:
+            self.summary.absent += 1
+            self.summary.first_absent = self.summary.first_absent or task.label
 
     def _reject(self, task: Task, error: ImageError) -> None:
         self.summary.rejected[error.reason] += 1
         rejection = Rejection(task.label, error.reason, clean(str(error)), task.record.row)
         self.rejected.write(json.dumps(asdict(rejection), ensure_ascii=False) + "\n")
         self.rejected.flush()
-        bad, seen = self.summary.rejected.total(), self.summary.seen + len(self.batch) + self.updated
-        if self.options.only is None and seen >= _BEFORE_JUDGING and bad > self.options.max_rejected * seen:
-            reason, number = self.summary.rejected.most_common(1)[0]
+        seen = self.summary.seen + len(self.batch) + self.updated
+        if self.options.only is None and (refusal := self.summary.refusal(seen, self.options.max_rejected)) is not None:
             self.flush()
-            raise InputError(
-                f"{bad} of the first {seen} files were rejected, {number} of them as {reason}: the mapping or --root is"
-                " probably wrong. If it is not, raise --max-rejected."
-            )
+            raise refusal
+
+
+def lateral(task: Task) -> ImageError:
+    return ImageError(Reason.VIEW, f"{task.label}: a lateral view by its facts; see --views")
 
 
 class _Interruption:

@@ -10,6 +10,7 @@ Of a file such a process is given the path and nothing else: whose image it is, 
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections import deque
@@ -33,6 +34,8 @@ from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.store.thumbnails import SIDE
 from indexer.record import Record
 
+# Of this machine: a process for each.
+CORES = os.cpu_count() or 1
 # Files a process takes at once: a batch for its encoder.
 CHUNK = 16
 # Chunks given out per process, so that none waits for the writer.
@@ -105,7 +108,15 @@ class ReaderConfig:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class Digest:
+    """Of a file: its sha256, hexadecimal, and its size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Wanted:
     """What a process is asked for. header_only: the image is indexed already."""
 
     path: Path
@@ -153,28 +164,25 @@ class Readers:
 
     def _read(self, tasks: list[Task]) -> list[Outcome]:
         """In a thread."""
-        outcomes = [self._known(task) for task in tasks]
-        wanted = [outcome for outcome in outcomes if isinstance(outcome, _Wanted)]
-        found = iter(self._isolated(wanted) if wanted else [])
-        read = [next(found) if isinstance(outcome, _Wanted) else outcome for outcome in outcomes]
+        known = [Wanted(task.record.path, task.label, True) for task in tasks if _is_to_be_compared(task)]
+        digests = iter(self.digests(known) if known else [])
+        outcomes = [self._known(task, next(digests) if _is_to_be_compared(task) else None) for task in tasks]
+        wanted = [outcome for outcome in outcomes if isinstance(outcome, Wanted)]
+        found = iter(self.outcomes(wanted) if wanted else [])
+        read = [next(found) if isinstance(outcome, Wanted) else outcome for outcome in outcomes]
         return [self._keyed(task, outcome) for task, outcome in zip(tasks, read, strict=True)]
 
-    def _known(self, task: Task) -> Outcome | _Wanted:
-        """The outcome, where the file need not be decoded."""
+    def _known(self, task: Task, found: Digest | ImageError | None) -> Outcome | Wanted:
+        """The outcome, where the file need not be decoded. found: of its bytes, where the index has it."""
         if task.record.problem is not None:
             return task.record.problem
-        if task.known is None:
-            return _Wanted(task.record.path, task.label, header_only=False)
-        try:
-            data = read_bytes(task.record.path, task.label)
-        except ImageError as error:
-            return error
-        sha256 = digest(data)
-        if self._file(sha256) != task.known.sha256:
-            return _Wanted(task.record.path, task.label, header_only=False)
+        if isinstance(found, ImageError):
+            return found
+        if found is None or task.known is None or self._file(found.sha256) != task.known.sha256:
+            return Wanted(task.record.path, task.label, header_only=False)
         if self.config.keywords and task.known.row_hash != task.row_hash:
-            return _Wanted(task.record.path, task.label, header_only=True)
-        return ReadFile(sha256, None, len(data))
+            return Wanted(task.record.path, task.label, header_only=True)
+        return ReadFile(found.sha256, None, found.size)
 
     def _keyed(self, task: Task, outcome: Outcome) -> Outcome:
         if isinstance(outcome, ImageError):
@@ -183,23 +191,37 @@ class Readers:
         known = task.known if outcome.images is None else None
         return replace(outcome, sha256=known.sha256 if known else self._file(outcome.sha256))
 
-    def _isolated(self, files: list[_Wanted]) -> list[Outcome]:
-        """What a file did to its reader, it has to do to one that has read nothing before: then it is the file's own
-        doing, and the verdict does not depend on what stood beside it."""
+    def digests(self, files: list[Wanted]) -> list[Digest | ImageError]:
+        """Of the bytes of files, which nothing decodes."""
+        found: list[Digest | ImageError] = []
+        for file in files:
+            try:
+                data = read_bytes(file.path, file.label)
+                found.append(Digest(digest(data), len(data)))
+            except ImageError as error:
+                found.append(error)
+        return found
+
+    def outcomes(self, files: list[Wanted]) -> list[Outcome]:
+        """Files read and embedded.
+
+        What a file did to its reader, it has to do to one that has read nothing before: then it is the file's own
+        doing, and the verdict does not depend on what stood beside it.
+        """
         try:
             return self._ask(files)
         except Broken as broken:
             if self._stopped:
                 raise
             if len(files) == 1:
-                return [broken.verdict(files[0].label)] if broken.fresh else self._isolated(files)
+                return [broken.verdict(files[0].label)] if broken.fresh else self.outcomes(files)
             if broken.step >= len(files):  # while embedding: any of them
-                return [self._isolated([file])[0] for file in files]
-            alone = self._isolated([files[broken.step]])
-            others = self._isolated(files[: broken.step] + files[broken.step + 1 :])
+                return [self.outcomes([file])[0] for file in files]
+            alone = self.outcomes([files[broken.step]])
+            others = self.outcomes(files[: broken.step] + files[broken.step + 1 :])
             return others[: broken.step] + alone + others[broken.step :]
 
-    def _ask(self, asked: list[_Wanted]) -> list[Outcome]:
+    def _ask(self, asked: list[Wanted]) -> list[Outcome]:
         process = getattr(self._of_thread, "process", None)
         if process is None:
             process = self._of_thread.process = Isolated(_WORK, self.config)
@@ -222,6 +244,10 @@ class Readers:
         vectors = self._encoder.embed_prepared([np.asarray(image.array, np.float32) for image in outcome.images])
         images = [replace(image, array=vector) for image, vector in zip(outcome.images, vectors, strict=True)]
         return replace(outcome, images=images)
+
+
+def _is_to_be_compared(task: Task) -> bool:
+    return task.known is not None and task.record.problem is None
 
 
 # ------------------------------------------------------------------ what crosses the border of the processes
@@ -247,7 +273,7 @@ def _embedded(facts: dict[str, Any], contents: list[bytearray]) -> ReadFile:
 # ------------------------------------------------------------------ in a reader process
 
 
-def work(config: ReaderConfig) -> Callable[[list[_Wanted]], Iterator[tuple[dict[str, Any], list[Any]]]]:
+def work(config: ReaderConfig) -> Callable[[list[Wanted]], Iterator[tuple[dict[str, Any], list[Any]]]]:
     """Reads and embeds chunks: one answer for each file, once it is read, and one more for each embedded file."""
     model = config.model
     encoder = None if isinstance(model, int) else Encoder(model, threads=1)
@@ -258,7 +284,7 @@ def work(config: ReaderConfig) -> Callable[[list[_Wanted]], Iterator[tuple[dict[
         assert isinstance(model, int)
         return prepared(radiograph, picture, model, config.resizing)
 
-    def answer(asked: list[_Wanted]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
+    def answer(asked: list[Wanted]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
         files: list[_Small] = []
         for number, wanted in enumerate(asked):
             try:
@@ -312,7 +338,7 @@ class _Small:
 
 
 def _read_file(
-    wanted: _Wanted,
+    wanted: Wanted,
     number: int,
     config: ReaderConfig,
     prepare: Callable[[Radiograph, NDArray[np.float32]], NDArray[np.float32]],

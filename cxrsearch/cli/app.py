@@ -22,6 +22,7 @@ from cxrsearch.cli import (
     copy,
     doctor,
     duplicates,
+    embed,
     evaluate,
     forget,
     index,
@@ -66,6 +67,7 @@ def _root(
 for _command in (
     init.init,
     index.index,
+    embed.embed,
     search.search,
     cohort.cohort,
     info.info,

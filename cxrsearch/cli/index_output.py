@@ -151,6 +151,11 @@ def report(summary: Summary, rejected: Path) -> None:
     if summary.gone:
         what = "were deleted" if summary.pruned else "are still in the index; --prune deletes them"
         print(f"{summary.gone} images that the dataset no longer has {what}")
+    if summary.absent:
+        log.warning(
+            f"{summary.absent} images are in none of the files and were left out, {text_of(summary.first_absent)} among"
+            " them: embed the parts that are missing, or run this without --embeddings, which embeds them here"
+        )
     if summary.forgotten:
         print(f"{summary.forgotten} files of forgotten patients were left out; --again takes them in")
     if summary.unknown:
@@ -159,6 +164,19 @@ def report(summary: Summary, rejected: Path) -> None:
         print(f"{len(summary.repeated)} pictures are in the index more than once:")
         for places in summary.repeated[:_SHOWN_PLACES]:
             print(f"  {', '.join(map(text_of, places[:_SHOWN_PLACES]))}")
+    _report_unused(summary, str(rejected))
+
+
+def report_embedded(summary: Summary, to: Path, part: tuple[int, int]) -> None:
+    """What cxrsearch embed wrote."""
+    which = f" (part {part[0]} of {part[1]})" if part != (1, 1) else ""
+    rate = f", {summary.indexed / summary.seconds:.0f} images/s" if summary.indexed and summary.seconds else ""
+    rejected = summary.rejected.total()
+    print(f"{summary.indexed} embedded into {to}{which}, {rejected} rejected in {summary.seconds:.1f} s{rate}")
+    _report_unused(summary, "that file, and in the list that index --embeddings writes")
+
+
+def _report_unused(summary: Summary, rejected: str) -> None:
     for reason, number in summary.rejected.most_common():
         log.warning(f"  rejected: {number} {reason}")
     if summary.rejected:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,38 @@ from cxrsearch.report.rows import Format
 
 if TYPE_CHECKING:
     from cxrsearch.clinical.fields import Field
+    from cxrsearch.imaging.radiograph import Gates
 
+
+class Views(StrEnum):
+    ALL = "all"
+    FRONTAL = "frontal"
+
+
+Dataset = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET",
+        help="A dataset TOML, the name of a shipped mapping, a folder of DICOM files, or a DICOMDIR.",
+    ),
+]
+Root = Annotated[
+    Path | None, typer.Option("--root", metavar="DIR", help="The folder of the dataset's images and table.")
+]
+DatasetName = Annotated[str | None, typer.Option("--name", metavar="NAME", help="What the index calls the dataset.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, max=65_536, help="How many processes read images. Default: one for each core."),
+]
+Modality = Annotated[
+    list[str] | None,
+    typer.Option("--modality", metavar="CODE", help="Also accept this DICOM modality: RF, OT, SC, ..."),
+]
+BodyParts = Annotated[bool, typer.Option("--any-body-part", help="Also accept DICOM files of other body parts.")]
+ViewsWanted = Annotated[Views, typer.Option("--views", help="With frontal, leave lateral views out.")]
+MaxRejected = Annotated[
+    int, typer.Option("--max-rejected", min=0, max=100, help="Stop when more than this percentage is rejected.")
+]
 Index = Annotated[
     str,
     typer.Option(
@@ -87,3 +119,11 @@ def shown_fields(ctx: typer.Context, given: str | None, fields: Mapping[str, Fie
 
     source = ctx.get_parameter_source("shown")
     return None if given is None else named(given, fields, source is not None and source.name == "DEFAULT_MAP")
+
+
+def gates(modality: list[str] | None, any_body_part: bool, views: Views) -> Gates:
+    """Which files are let in by these options."""
+    from cxrsearch.imaging.radiograph import Gates
+
+    modalities = frozenset({"CR", "DX", *(code.upper() for code in modality or [])})
+    return Gates(modalities, any_body_part, views is Views.FRONTAL)

@@ -99,6 +99,10 @@ class Identity:
         """What stands in the index for the pixels of an image."""
         return self._text("picture", digest)
 
+    def embeddings(self, dataset: str) -> str:
+        """A token of the key itself, by which a file of embeddings tells whose ids it holds."""
+        return self._text("embeddings", dataset)
+
     def images(self, digest: str) -> str:
         """What a training run keeps of its images and of whose they are: enough to know them again."""
         return self._digest("images", digest).hex()

@@ -23,7 +23,7 @@ FORMAT = 2
 # More than any encoder gives.
 _MOST_DIMENSIONS = 65_536
 # A unit vector in float32 is off by rounding only.
-_UNIT_TOLERANCE = 1e-3
+UNIT_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,7 @@ def check_vectors(points: Sequence[Point], dimensions: int) -> list[NDArray[np.f
             shape = None if vector is None else vector.shape
             raise ValueError(f"point {point.id}: vector of shape {shape}, the index holds ({dimensions},)")
         length = float(np.linalg.norm(vector.astype(np.float64)))
-        if not abs(length - 1.0) < _UNIT_TOLERANCE:  # also false for NaN and infinity
+        if not abs(length - 1.0) < UNIT_TOLERANCE:  # also false for NaN and infinity
             raise ValueError(f"point {point.id}: vector of length {length}, not 1")
         vectors.append(vector)
     return vectors

@@ -81,7 +81,7 @@ class Thumbnails:
                 picture = file.read(LARGEST)
         except OSError:
             return None
-        return picture if picture.startswith(JPEG) else None
+        return picture if is_thumbnail(picture) else None
 
     def remove(self, ids: Collection[str]) -> None:
         if not ids:
@@ -139,6 +139,11 @@ class Thumbnails:
         if self.folder is None or not UUID.match(id):
             return None
         return self.folder / id[:2] / f"{id}.jpg"
+
+
+def is_thumbnail(picture: bytes) -> bool:
+    """Whether this may be a picture of ours: a JPEG file that is not far too large."""
+    return len(picture) <= LARGEST and picture.startswith(JPEG)
 
 
 def _line(id: str, sum: str) -> str:

@@ -1,0 +1,71 @@
+"""index --engine ray, on a cluster of two workers that is started on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from factories import Run
+from qdrant_loopback import Loopback, loopback
+
+from cxrsearch.store import open_store
+from indexer.phantoms import write_cohort
+
+
+@pytest.fixture
+def server() -> Iterator[Loopback]:
+    with loopback() as running:
+        yield running
+
+
+def points(address: str) -> dict[str, tuple[object, bytes]]:
+    with open_store(address) as store:
+        return {p.id: (p.payload, p.vector.tobytes()) for p in store.scroll(vectors=True) if p.vector is not None}
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_points_of_one_process_though_a_worker_is_killed(
+    cxrsearch: Run, server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="needs Ray, which is not installed: pip install 'cxrsearch[ray]'")
+    from indexer.ray_readers import RayReaders
+
+    toml = write_cohort(tmp_path / "set", patients=60, size=96)
+    images = sorted(toml.parent.rglob("*.dcm"))
+    images[3].write_bytes(b"")
+    images[40].write_bytes(images[40].read_bytes()[:3000])
+    common = ["index", toml, "--rejected"]
+    plain = cxrsearch(*common, tmp_path / "plain.jsonl", "--index", f"{server.url}/plain")
+    assert plain.out.startswith("78 indexed, 0 updated, 0 unchanged, 2 rejected")
+
+    asked, original = [], RayReaders.outcomes
+
+    def killing(readers: RayReaders, files: list[object]) -> list[object]:
+        asked.append(files)
+        if len(asked) == 3:
+            victim = readers.processes()[0]
+            threading.Timer(0.1, os.kill, (victim, signal.SIGKILL)).start()
+        return original(readers, files)  # type: ignore[arg-type,return-value]
+
+    monkeypatch.setattr(RayReaders, "outcomes", killing)
+    ray = [*common, tmp_path / "ray.jsonl", "--index", f"{server.url}/ray", "--engine", "ray", "--workers", "2"]
+    ran = cxrsearch(*ray)
+    assert len(asked) >= 3
+    assert (ran.code, plain.out.split(" in ")[0] in ran.out) == (3, True), ran
+    assert points(f"{server.url}/ray") == points(f"{server.url}/plain")
+    assert (tmp_path / "ray.jsonl").read_bytes() == (tmp_path / "plain.jsonl").read_bytes()
+    assert "0 indexed, 0 updated, 78 unchanged, 2 rejected" in cxrsearch(*ray).out
+
+
+def test_what_ray_cannot_be_asked_for_is_refused(cxrsearch: Run, tmp_path: Path) -> None:
+    folder = cxrsearch("index", tmp_path, "--index", tmp_path / "index", "--engine", "ray")
+    assert (folder.code, "a folder is written and searched on one machine" in folder.err) == (2, True)
+    stray = cxrsearch("index", tmp_path, "--index", tmp_path / "index", "--address", "ray://head:10001")
+    assert (stray.code, "give --engine ray with it" in stray.err) == (2, True)
+    stored = ["--engine", "ray", "--embeddings", "x.parquet"]
+    both = cxrsearch("index", tmp_path, "--index", "http://127.0.0.1:9/x", *stored)
+    assert (both.code, "leave one of them out" in both.err) == (2, True)
