@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reference" / "cxr-1.md"
 ZONES = ",".join(f"zone_{letter}" for letter in "abcdef")
 MODEL = ["--model", str(DEFAULT_MODEL.relative_to(ROOT))]
+TRAINED = "cxrsearch train trainer/configs/cxr-1.toml --out runs/cxr-1"
 EXTERNAL = ["--external", "kermany", "--root", "../shared/data/kermany", *MODEL, "--out", "runs/kermany"]
 AGREEMENT = ["trainer/configs/brixia.toml", *MODEL, "--agreement", ZONES, "--out", "runs/brixia"]
 COLUMNS = {"precision_at_1": "P@1", "map_at_r": "MAP@R", "vote_accuracy": "vote", "macro_auc": "AUC of the vote"}
@@ -49,7 +50,7 @@ def _page(external: dict[str, Any], scores: dict[str, Any]) -> str:
         "# Results of cxr-1",
         "",
         f"Written by `make results` (seed 0, {external['hardware']}, {external['day']}). The encoder was learnt by",
-        f"`{card['command']}`. Value and 95 % interval by bootstrap over patients; the own patient is always left out.",
+        f"`{TRAINED}`. Value and 95 % interval by bootstrap over patients; the own patient is always left out.",
         "What the columns mean: [evaluation](../concepts/evaluation.md).",
         "",
         "## A hospital that nobody has seen",
