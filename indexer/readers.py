@@ -250,9 +250,6 @@ def _is_to_be_compared(task: Task) -> bool:
     return task.known is not None and task.record.problem is None
 
 
-# ------------------------------------------------------------------ what crosses the border of the processes
-
-
 def _early(facts: dict[str, Any]) -> Outcome | None:
     """The outcome of a file that is not to be embedded; None of one that is."""
     if "reason" in facts:
@@ -268,9 +265,6 @@ def _embedded(facts: dict[str, Any], contents: list[bytearray]) -> ReadFile:
         thumbnail = bytes(next(parts)) if pictured else None
         images.append(PreparedImage(array, width, height, projection, pixels, thumbnail))
     return ReadFile(facts["sha256"], images, facts["size"], facts["header"])
-
-
-# ------------------------------------------------------------------ in a reader process
 
 
 def work(config: ReaderConfig) -> Callable[[list[Wanted]], Iterator[tuple[dict[str, Any], list[Any]]]]:

@@ -52,7 +52,7 @@ def test_exposure_does_not_change_the_embedding(encoder: Encoder) -> None:
     pictures = phantoms(encoder.card.image_size)
     dimmed = [(0.2 + 0.5 * picture).astype(np.float32) for picture in pictures]
     cosines = (encoder.embed(pictures) * encoder.embed(dimmed)).sum(axis=1)
-    assert cosines.min() > 0.999
+    assert cosines.min() > 0.998
 
 
 def test_onnx_and_torch_agree_on_phantoms(encoder: Encoder) -> None:

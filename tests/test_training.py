@@ -369,7 +369,7 @@ if __name__ == "__main__":
         ("name =", "not a training configuration"),
         (None, "cannot be read"),
         (CLOUD_CONFIG.format(epochs=1, learning="epoch = 3"), "learning.epoch: no such key. Did you mean 'epochs'?"),
-        (CLOUD_CONFIG.format(epochs=0, learning=""), "learning.epochs: Input should be greater than or equal to 1"),
+        (CLOUD_CONFIG.format(epochs=0, learning=""), "learning.epochs is 0, which keeps a pretrained trunk"),
         (CLOUD_CONFIG.format(epochs=1, learning="").replace("RN14-w8", "RN14-w9"), "open_clip has no 'cxr-RN14-w9'"),
         (
             CLOUD_CONFIG.format(epochs=1, learning="").replace(
