@@ -106,6 +106,8 @@ class Isolated:
                     break
                 yield answer
                 step += 1
+        except UsageError:  # which is a ValueError too, and the process's own answer
+            raise
         except (OSError, EOFError, ValueError, KeyError):
             self.stop()
             raise Broken(step, fresh, memory=False) from None
