@@ -154,9 +154,10 @@ class Config(_Strict):
             for source in config.data
         ]
         network, pretrained = config.network, config.network.pretrained
-        if not config.learning.epochs and pretrained is None:
+        if not config.learning.epochs and (pretrained is None or config.learning.self_supervised_epochs):
             raise InputError(
-                f"{path}: learning.epochs is 0, which keeps a pretrained trunk: name one (network.pretrained)"
+                f"{path}: learning.epochs is 0, which keeps a pretrained trunk: name one (network.pretrained), and no"
+                " learning.self_supervised_epochs"
             )
         if pretrained is not None and pretrained.startswith(MODEL):
             network = _of_model(path, network, pretrained.removeprefix(MODEL))

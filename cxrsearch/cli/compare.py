@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cxrsearch.cli.logging_options import LOGGER
-from cxrsearch.cli.options import AllowLeakage, Output
+from cxrsearch.cli.options import AllowLeakage, ExternalRoot, Output
 from cxrsearch.report.rows import Format
 
 log = logging.getLogger(LOGGER)
@@ -32,9 +32,7 @@ def compare(
             help="In place of CONFIG: a dataset. A quarter of the patients are queries, the others the archive.",
         ),
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option("--root", metavar="DIR", help="With --external: where the images are.")
-    ] = None,
+    root: ExternalRoot = None,
     allow_leakage: AllowLeakage = False,
     format: Output = Format.TABLE,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cxrsearch.cli.options import AllowLeakage
+from cxrsearch.cli.options import AllowLeakage, ExternalRoot
 
 
 class By(StrEnum):
@@ -38,9 +38,7 @@ def evaluate(
             " queries, the others the archive.",
         ),
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option("--root", metavar="DIR", help="With --external: where the images are.")
-    ] = None,
+    root: ExternalRoot = None,
     agreement: Annotated[
         str | None,
         typer.Option(

@@ -105,6 +105,9 @@ OnDevice = Annotated[
 Configuration = Annotated[
     Path, typer.Argument(metavar="CONFIG.toml", help="A training configuration; see trainer/configs/.")
 ]
+ExternalRoot = Annotated[
+    Path | None, typer.Option("--root", metavar="DIR", help="With --external: where the images are.")
+]
 AllowLeakage = Annotated[
     bool,
     typer.Option(

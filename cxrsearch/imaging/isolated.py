@@ -88,7 +88,7 @@ class Isolated:
 
     def ask(self, request: object) -> Iterator[Answer]:
         """The answers, as they come. Raises Broken, and what of RAISED the work raises."""
-        step = 0
+        step, raised = 0, None
         fresh = self._asked == 0
         try:
             while self._process is not None and self._owed:
@@ -101,19 +101,21 @@ class Isolated:
                 if "refused" in answer[0]:
                     raise Broken(step, fresh, memory=True)
                 if "raised" in answer[0]:
-                    raise RAISED[answer[0]["raised"]](str(answer[0]["message"]))
+                    raised = RAISED[answer[0]["raised"]](str(answer[0]["message"]))
+                    break
                 if "end" in answer[0]:
                     break
                 yield answer
                 step += 1
-        except UsageError:  # which is a ValueError too, and the process's own answer
-            raise
         except (OSError, EOFError, ValueError, KeyError):
             self.stop()
             raise Broken(step, fresh, memory=False) from None
         except BaseException:  # answers that nobody took would be taken for the next ones
             self.stop()
             raise
+        if raised is not None:
+            self.stop()
+            raise raised
         if answer[0]["end"] == "full":
             self.stop()
 
