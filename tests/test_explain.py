@@ -50,7 +50,7 @@ def test_a_map_of_a_thumbnail_adds_up_to_nearly_the_score(cxrsearch: Run, tmp_pa
     assert len(found["hits"]) >= 5
     for hit in found["hits"]:
         assert hit["explanation"]["from_original"] is False
-        assert np.sum(hit["explanation"]["query_map"]) == pytest.approx(hit["score"], abs=0.05)
+        assert np.sum(hit["explanation"]["query_map"]) == pytest.approx(hit["score"], abs=0.08)
 
 
 def test_a_region_outside_a_region_has_no_part_in_the_score(cxrsearch: Run, cohort: Path, index: Path) -> None:

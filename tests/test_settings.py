@@ -287,7 +287,7 @@ def test_the_example_of_every_help_runs(cxrsearch: Run, tmp_path: Path) -> None:
     for command in app.registered_commands:
         if command.name in ("index", "audit", "transfer", "copy", "locate", "reembed", "train", "evaluate"):
             continue
-        words = (word.replace("Daegu", "South") for word in example(command))
+        words = (word.replace("Daegu", "South").replace("set.toml", str(toml)) for word in example(command))
         result = cxrsearch(*(word.replace("MZXW6YTBOI2DKNRX", rows[0]["patient"]) for word in words))
         assert result.code == 0, (command.name, result.err)
         ran += 1

@@ -15,7 +15,7 @@ _NAMED = ("index", "dataset", "config", "model")
 def command_line(ctx: typer.Context, paths: bool = False) -> str:
     """What was given on the command line or by a setting; a path is only named by its metavar unless ``paths``."""
     words = ["cxrsearch", str(ctx.info_name)]
-    for parameter in ctx.command.params:
+    for parameter in sorted(ctx.command.params, key=lambda one: one.param_type_name == "option"):  # arguments first
         name, source = str(parameter.name), ctx.get_parameter_source(str(parameter.name))
         given = ctx.params.get(name)
         if given is None or source is None or source.name == "DEFAULT":
