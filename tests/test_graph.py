@@ -1,5 +1,7 @@
 """A large index gets a graph when a bulk job ends, knows what it misses, and is exact wherever that is not enough."""
 
+import csv
+import io
 import json
 import os
 import signal
@@ -224,6 +226,10 @@ def test_a_run_killed_while_it_builds_or_measures_lost_nothing_and_is_exact(tmp_
 MEASURED = Graph("2026-11-25", 1200, 200, Effort(128, True), {"10 of all": 0.9996, "10 of few": 0.9912}, 1.1, 29.0)
 
 
+def first_of_csv(out: str) -> Any:
+    return next(csv.DictReader(io.StringIO(out)))
+
+
 def test_search_info_and_doctor_say_what_a_graph_misses(cxrsearch: Run, cohort: Path, index: Path) -> None:
     def search(*options: object) -> Any:
         return json.loads(cxrsearch("search", image_of(cohort), "--index", index, "--format", "json", *options).out)[0]
@@ -235,6 +241,9 @@ def test_search_info_and_doctor_say_what_a_graph_misses(cxrsearch: Run, cohort: 
     assert search()["search"] == {
         "exact": False, "recall": 0.9912, "breadth": 128, "acorn": True, "measured": "2026-11-25", "images": 1200
     }  # fmt: skip
+    for format, row_of in (("jsonl", lambda out: json.loads(out.splitlines()[0])), ("csv", first_of_csv)):
+        out = cxrsearch("search", image_of(cohort), "--index", index, "--format", format).out
+        assert float(row_of(out)["recall"]) == 0.9912
     assert search("--like", image_of(cohort, 1))["search"]["exact"] is True
     assert search("-k", FARTHEST + 1)["search"]["exact"] is True
     words = "finds at least 99.1 % of the true neighbours"

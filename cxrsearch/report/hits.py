@@ -44,7 +44,8 @@ class Writer:
         self._fields, self._calibration, self._format = fields, calibration, format
         self._explained, self._stream = explained, stream
         why = ["nearer_than", *(["border", "lungs"] if explained else [])]
-        self._columns = ["query", "rank", "score", *why, *(n for n in fields if n not in DIGESTS), "warnings"]
+        facts = [name for name in fields if name not in DIGESTS]
+        self._columns = ["query", "rank", "score", *why, *facts, "recall", "warnings"]
         self._written = 0
 
     def write(self, answer: Answer) -> None:
@@ -156,8 +157,11 @@ def _lines(lines: Sequence[str], stream: TextIO) -> None:
 
 
 def _flat(answer: Answer, explained: bool) -> list[dict[str, Any]]:
-    warnings = {"warnings": list(answer.warnings)} if answer.warnings else {}
-    return [{"query": answer.result.query.name, **row, **warnings} for row in _rows(answer, explained)]
+    """One row a hit, each with what part of the true neighbours such a search finds."""
+    of_all: dict[str, Any] = {"recall": graph.as_json(answer.graph)["recall"]}
+    if answer.warnings:
+        of_all["warnings"] = list(answer.warnings)
+    return [{"query": answer.result.query.name, **row, **of_all} for row in _rows(answer, explained)]
 
 
 def _nested(answer: Answer, explained: bool) -> dict[str, Any]:
