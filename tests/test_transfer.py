@@ -107,6 +107,7 @@ def test_a_planted_effect_is_within_its_interval_and_noise_covers_a_half_in_nine
     """
     monkeypatch.setattr(transfer, "BOOTSTRAPS", 200)
     monkeypatch.setattr(models, "_STRENGTHS", (0.03, 0.3))
+    monkeypatch.setattr(models, "_IMAGE_WEIGHTS", (0.3, 1.0))
     seeds, held_effect, held_noise, gains = 24, 0, 0, 0
     for seed in range(seeds):
         cases, chance = synthetic(400, 1.0, seed + 5000)
@@ -117,6 +118,7 @@ def test_a_planted_effect_is_within_its_interval_and_noise_covers_a_half_in_nine
         held_effect += auc.low <= truth <= auc.high
         gains += found.gain["AUC"].low > 0
         noise, _ = synthetic(200, 0.0, seed + 6000)
+        noise = replace(noise, facts=noise.facts[[]])  # the model of the image alone, as it is beside any facts
         auc = transfer.in_folds(noise, 1, seed).figures[transfer.IMAGE]["AUC"]
         held_noise += auc.low <= 0.5 <= auc.high
     assert held_effect >= 21
@@ -265,7 +267,9 @@ def test_a_saved_model_says_of_a_new_image_what_it_says_of_its_embedding(
     with open_store(str(index)) as store:
         cases = casing.load(store, "outcome")
     table = models.frame(cases.vectors, None)
-    model = models.fitted(table, cases.truth, cases.owners, 2, cases.vectors.shape[1], 0)
+    model = models.fitted(
+        table, cases.truth, 2, cases.vectors.shape[1], models.inner_folds(cases.truth, cases.owners, 2, 0)
+    )
     expected = model.predict_proba(table)[:, 1]
     predictor = Predictor(saved)
     found = [predictor.predict(vector).predicted[cases.classes[1]] for vector in cases.vectors]

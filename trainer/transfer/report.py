@@ -94,9 +94,8 @@ def save(path: Path, found: Transfer, facts: IndexFacts, command: str, seed: int
     The clinical facts of a new image are not known to a search, so the model is of the image alone.
     """
     cases, dimensions = found.cases, found.cases.vectors.shape[1]
-    model = models.fitted(
-        models.frame(cases.vectors, None), cases.truth, cases.owners, len(cases.classes), dimensions, seed
-    )
+    inner = models.inner_folds(cases.truth, cases.owners, len(cases.classes), seed)
+    model = models.fitted(models.frame(cases.vectors, None), cases.truth, len(cases.classes), dimensions, inner)
     scaler, last = model.named_steps["columns"].named_transformers_["image"], model.named_steps["model"]
     written = {
         "format": PREDICTION_FORMAT,
@@ -125,7 +124,8 @@ def _coefficients(cases: Cases, seed: int) -> list[dict[str, Any]]:
     if not len(cases.facts.columns) or (cases.classes and not cases.binary):
         return []
     table = models.frame(None, cases.facts)
-    model: Pipeline = models.fitted(table, cases.truth, cases.owners, len(cases.classes), 0, seed)
+    inner = models.inner_folds(cases.truth, cases.owners, len(cases.classes), seed)
+    model: Pipeline = models.fitted(table, cases.truth, len(cases.classes), 0, inner)
     names = model.named_steps["columns"].get_feature_names_out()
     weights = np.ravel(model.named_steps["model"].coef_)
     order = np.argsort(-np.abs(weights))

@@ -50,10 +50,13 @@ class Transfer:
 def without_leaks(cases: Cases, trusted: tuple[str, ...], seed: int) -> Cases:
     """The cases without fields that, alone, tell the target too well to be anything but the answer."""
     refused = dict(cases.refused)
-    for name in cases.facts.columns:
-        if name in trusted or not cases.classes:
-            continue
-        area = _area_alone(cases, str(name), seed)
+    suspects = [name for name in cases.facts.columns if name not in trusted] if cases.classes else []
+    folds = [
+        (learnt, judged, models.inner_folds(cases.truth[learnt], cases.owners[learnt], len(cases.classes), seed))
+        for learnt, judged in (_folds(cases, seed) if suspects else ())
+    ]
+    for name in suspects:
+        area = _area_alone(cases, str(name), folds)
         if area > LEAKING_AUC:
             refused[str(name)] = f"it alone predicts {cases.target} (AUC {area:.3f}): it may be the answer itself"
     kept = [name for name in cases.facts.columns if name not in refused]
@@ -147,9 +150,10 @@ def _judged(cases: Cases, protocol: str, repeats: list[list[tuple[Mask, Mask]]],
     for number, parts in enumerate(repeats):
         for place, (learnt, judged) in enumerate(parts):
             fold[number, judged] = place
-            truth, owners = cases.truth[learnt], cases.owners[learnt]
+            truth = cases.truth[learnt]
+            inner = models.inner_folds(truth, cases.owners[learnt], classes, seed)
             for name, (table, embedded) in tables.items():
-                model = models.fitted(table[learnt], truth, owners, classes, embedded, seed)
+                model = models.fitted(table[learnt], truth, classes, embedded, inner)
                 predicted[name][number, judged] = models.predicted(model, table[judged], classes)
             predicted[VOTE][number, judged] = models.neighbours_vote(
                 cases.vectors[learnt], truth, cases.vectors[judged], classes
@@ -210,11 +214,12 @@ def _series(
     return {name: np.mean([figures[name] for figures in found], axis=0) for name in found[0]}
 
 
-def _area_alone(cases: Cases, name: str, seed: int) -> float:
-    """The best AUC of a value of the target by one field alone, out of fold."""
-    table, predicted = cases.facts[[name]], np.zeros((len(cases), len(cases.classes)))
-    for learnt, judged in _folds(cases, seed):
-        model = models.fitted(table[learnt], cases.truth[learnt], cases.owners[learnt], len(cases.classes), 0, seed)
-        predicted[judged] = models.predicted(model, table[judged], len(cases.classes))
+def _area_alone(cases: Cases, name: str, folds: list[tuple[Mask, Mask, models.Folds]]) -> float:
+    """The best AUC of a value of the target by one field alone, out of fold. folds: learnt, judged, inner ones."""
+    classes = len(cases.classes)
+    table, predicted = cases.facts[[name]], np.zeros((len(cases), classes))
+    for learnt, judged, inner in folds:
+        model = models.fitted(table[learnt], cases.truth[learnt], classes, 0, inner)
+        predicted[judged] = models.predicted(model, table[judged], classes)
     ones = np.ones((1, len(cases)))
-    return max(float(scores.auc(predicted[:, c], cases.truth == c, ones)[0]) for c in range(len(cases.classes)))
+    return max(float(scores.auc(predicted[:, c], cases.truth == c, ones)[0]) for c in range(classes))
