@@ -6,7 +6,6 @@ trained here by older versions, is read as what those take and give.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -168,6 +167,8 @@ def _card(described: dict[str, Any]) -> ModelCard:
 
 def read_file(card: ModelCard, path: Path) -> bytes:
     """A file of a model folder, which has to be the one that its card names. Raises ModelError."""
+    import hashlib  # loads OpenSSL, which a command that opens no model does without
+
     try:
         content = path.read_bytes()
     except OSError:

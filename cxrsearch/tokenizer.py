@@ -11,7 +11,6 @@ text_encoder.py reads it in a process of its own.
 
 from __future__ import annotations
 
-import html
 import string
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -90,6 +89,8 @@ def load_tokenizer(taken: TextFormat, content: bytes) -> Callable[[str], Tokens]
 
 def cleaned(text: str, cleaning: Cleaning) -> str:
     """As open_clip cleans it."""
+    import html
+
     try:
         import ftfy
     except ImportError:

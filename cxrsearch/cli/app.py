@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-import tempfile
-import traceback
 from typing import Annotated
 
 import typer
@@ -133,6 +131,9 @@ def run(arguments: list[str]) -> int:
         if callable(show := getattr(error, "show", None)):  # typer's own usage errors print themselves
             show()
             return int(getattr(error, "exit_code", 2))
+        import tempfile  # here, as none of the two is needed to start
+        import traceback
+
         with tempfile.NamedTemporaryFile("w", prefix="cxrsearch-", suffix=".log", delete=False) as log:
             traceback.print_exc(file=log)
         print(
