@@ -19,7 +19,7 @@ demo: .venv/ready
 
 # Two processes of one thread each: the small networks of the tests gain nothing from more threads.
 test: check
-	OMP_NUM_THREADS=1 .venv-dev/bin/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv-dev/bin/pytest -n 2 --dist worksteal
 
 check: .venv-dev/ready
 	.venv-dev/bin/ruff check .
@@ -27,7 +27,7 @@ check: .venv-dev/ready
 	.venv-dev/bin/mypy
 
 quick: .venv-dev/ready
-	OMP_NUM_THREADS=1 .venv-dev/bin/pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 .venv-dev/bin/pytest -n 2 --dist worksteal -m "not slow"
 
 bench: .venv-dev/ready
 	.venv-dev/bin/python -m benchmarks
