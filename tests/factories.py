@@ -5,6 +5,8 @@ A test module imports from here and from no other test module; fixtures, which p
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Payload
-from cxrsearch.model_card import DEFAULT_MODEL, read_card
+from cxrsearch.model_card import DEFAULT_MODEL, InputFormat, read_card
 from cxrsearch.store import create_store
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from cxrsearch.store.edge import EdgeStore
@@ -290,3 +292,21 @@ def small_onnx(path: Path, batch: int | str = "batch", size: int | str = 32, cha
     graph = helper.make_graph(nodes, "g", [given], made, constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
+
+
+def small_model(folder: Path) -> Path:
+    """A model folder of ``small_onnx``, D = 6, for tests of what is done with embeddings whatever they are: it takes a
+    hundredth of the time of the model that ships."""
+    folder.mkdir(parents=True)
+    content = small_onnx(folder / "encoder.onnx").read_bytes()
+    card = {
+        "format": 2,
+        "name": "small",
+        "dimensions": 6,
+        "input": InputFormat(3, 32, mean=(0.0,) * 3, deviation=(1.0,) * 3).as_json(),
+        "outputs": {"embedding": "map"},
+        "pooling": "mean_places",
+        "sha256": {"encoder.onnx": hashlib.sha256(content).hexdigest()},
+    }
+    (folder / "model.json").write_text(json.dumps(card), "utf-8")
+    return folder

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import Run, points
+from factories import Run, points, small_model
 from PIL import Image
 
 from cxrsearch.store.contract import Point
@@ -41,21 +41,28 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "set.toml"
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """So small that most of a run is writing, which is what these tests are about."""
+    return small_model(tmp_path_factory.mktemp("model") / "small")
+
+
 @pytest.mark.slow
 def test_killed_at_thirty_random_moments_an_index_ends_as_if_it_never_was(
-    cxrsearch: Run, pictures: Path, tmp_path: Path
+    cxrsearch: Run, pictures: Path, model: Path, tmp_path: Path
 ) -> None:
     """What was there before a kill is there after it, and in the end there is everything, once."""
-    assert cxrsearch("index", pictures, "--index", tmp_path / "whole").code == 0
+    common = ["index", str(pictures), "--model", str(model), "--index"]
+    assert cxrsearch(*common, tmp_path / "whole").code == 0
     whole = points(tmp_path / "whole")
-    command = [sys.executable, "-m", "cxrsearch", "index", str(pictures), "--index", str(tmp_path / "killed")]
+    command = [sys.executable, "-m", "cxrsearch", *common, str(tmp_path / "killed")]
     rng, kept, ended = random.Random(4), 0, 0
     for kill in range(30):
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            process.wait(timeout=rng.uniform(0.6, 3.0))
+            process.wait(timeout=rng.uniform(0.5, 2.0))
             ended += 1
             shutil.rmtree(tmp_path / "killed")  # it was whole: begin anew
             kept = 0
@@ -69,7 +76,7 @@ def test_killed_at_thirty_random_moments_an_index_ends_as_if_it_never_was(
             assert set(now) <= set(whole)
             kept = len(now)
     assert ended < 25
-    assert cxrsearch("index", pictures, "--index", tmp_path / "killed").code == 0
+    assert cxrsearch(*common, tmp_path / "killed").code == 0
     assert_same(points(tmp_path / "killed"), whole)
 
 
@@ -88,20 +95,21 @@ def small_disk(tmp_path: Path) -> Any:
 
 
 def test_a_full_disk_is_a_message_and_the_run_goes_on_when_there_is_room(
-    cxrsearch: Run, pictures: Path, small_disk: Path
+    cxrsearch: Run, pictures: Path, model: Path, small_disk: Path
 ) -> None:
     ballast = small_disk / "ballast"
     index = small_disk / "index"
-    assert cxrsearch("index", pictures, "--index", index, "--limit", "128").code == 0
+    command = ["index", pictures, "--model", model, "--index", index]
+    assert cxrsearch(*command, "--limit", "128").code == 0
     with ballast.open("wb") as file:
         free = shutil.disk_usage(small_disk).free
         file.write(bytes(free - 30 * 2**20))
-    ran = cxrsearch("index", pictures, "--index", index)
+    ran = cxrsearch(*command)
     assert ran.code == 5
     assert "the disk is full" in ran.err
     assert len(points(index)) == 128
     ballast.unlink()
-    assert cxrsearch("index", pictures, "--index", index).out.startswith("472 indexed, 0 updated, 128 unchanged")
+    assert cxrsearch(*command).out.startswith("472 indexed, 0 updated, 128 unchanged")
 
 
 def test_a_removed_row_is_reported_and_deleted_on_request(cxrsearch: Run, tmp_path: Path) -> None:
@@ -231,18 +239,21 @@ def test_retry_rejected_reads_only_those(cxrsearch: Run, tmp_path: Path) -> None
     assert cxrsearch("index", toml, "--index", tmp_path / "other", "--retry-rejected").code == 4
 
 
-def test_a_run_of_mostly_rejected_files_stops_early(cxrsearch: Run, pictures: Path, tmp_path: Path) -> None:
+def test_a_run_of_mostly_rejected_files_stops_early(
+    cxrsearch: Run, pictures: Path, model: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "set"
     shutil.copytree(pictures.parent, folder)
     for number, path in enumerate(sorted(folder.glob("*.png"))):
         if number % 3:
             path.write_text("no image")
-    ran = cxrsearch("index", folder / "set.toml", "--index", tmp_path / "index")
+    command = ["index", folder / "set.toml", "--model", model, "--index", tmp_path / "index"]
+    ran = cxrsearch(*command)
     assert ran.code == 4
     assert re.search(r"of the first 10\d files were rejected", ran.err)
     assert "the mapping or --root is probably wrong" in ran.err
     assert 0 < len(points(tmp_path / "index")) < 60
-    patient = cxrsearch("index", folder / "set.toml", "--index", tmp_path / "index", "--max-rejected", "70")
+    patient = cxrsearch(*command, "--max-rejected", "70")
     assert patient.code == 3
     assert len(points(tmp_path / "index")) == 200
 
@@ -251,14 +262,9 @@ def test_a_run_of_mostly_rejected_files_stops_early(cxrsearch: Run, pictures: Pa
 
 
 @pytest.mark.slow
-def test_memory_hardly_grows_with_the_number_of_files(pictures: Path, tmp_path: Path) -> None:
+def test_memory_hardly_grows_with_the_number_of_files(pictures: Path, model: Path, tmp_path: Path) -> None:
     """Peak of the main process, which alone sees every file and holds the engine. A run of more than half a minute
-    publishes in between, for which a second shard is loaded: some 60 MiB once. A tiny encoder leaves the time to the
-    rest."""
-    from trainer.learning.export import export
-    from trainer.learning.network import Architecture, Network
-
-    export(Network(Architecture("cxr-RN14-w8", 32, 16)), tmp_path / "model", {"name": "tiny"})
+    publishes in between, for which a second shard is loaded: some 60 MiB once."""
     source = sorted(pictures.parent.glob("*.png"))
     peaks = {}
     for count, bad in ((1_000, 0), (1_000, 1_000), (8_000, 0)):
@@ -284,7 +290,7 @@ def test_memory_hardly_grows_with_the_number_of_files(pictures: Path, tmp_path: 
             "--index",
             folder / "index",
             "--model",
-            tmp_path / "model",
+            model,
             "--max-rejected",
             "100",
         ]
