@@ -262,21 +262,6 @@ def test_changed_rows_are_stored_a_batch_at_a_time(
     assert {point.payload["age"] for point in points(index).values()} == {44}
 
 
-@pytest.mark.data
-@pytest.mark.slow
-def test_the_real_collection_goes_in_whole(cxrsearch: Run, data: Path, tmp_path: Path) -> None:
-    ran = cxrsearch("index", "covid-chestxray", "--root", data / "covid-chestxray", "--index", tmp_path / "index")
-    assert ran.code == 0
-    assert ran.err.splitlines() == [
-        "note: free text (notes) enters the index as it is, names and all (docs/how-to/privacy.md)",
-        "note: field study_date: 314 values do not match its pattern and are missing",
-        "note: field study_year: 10 values do not match its pattern and are missing",
-    ]
-    assert ran.out.startswith("501 indexed, 0 updated, 0 unchanged, 0 rejected")
-    told = json.loads(cxrsearch("cohort", "--index", tmp_path / "index", "--by", "icu", "--format", "json").out)
-    assert {row["icu"]: row["images"] for row in told} == {None: 316, True: 142, False: 43}
-
-
 def test_a_lateral_view_of_a_table_is_left_out_on_request(cxrsearch: Run, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     for name in ("a", "b"):
