@@ -1,58 +1,87 @@
-"""Reading and embedding on the machines of a Ray cluster, as an engine of the pipeline.
+"""Reading and embedding on the machines of a Ray cluster, by Ray Data, as an engine of the pipeline.
 
-    this process: tasks, keys, the one writer  -- paths -->  an actor for each core: a reader process of its own
+    this process: tasks, keys, the one writer  -- paths -->  the head: Ray Data  -->  an actor for each core
 
 An actor is given paths and no more, as a reader process of this machine is, and reads in such a process itself: a file
-that kills its decoder is found out there. Ray starts an actor that was killed again, and asks it again what it had not
-answered; what was stored was stored here. Actors of Ray, not Ray Data: that cannot be driven from another machine
-(ray://), and the bounded window in the dataset's order is that of readers.py.
+that kills its decoder is found out there. Ray Data gives the work out, holds it back where this process is slower,
+keeps its order, and starts an actor that was killed again, which is asked again what it had not answered. It runs in an
+actor of its own on the cluster's head, as Ray Data cannot be driven over ray://; its logs and progress stay there.
 """
 
 from __future__ import annotations
 
+import math
 import os
-import queue
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from cxrsearch import __version__
 from cxrsearch.errors import CxrSearchError, ImageError, InputError, UsageError
 from cxrsearch.model_card import read_card
-from indexer.readers import Digest, Outcome, ReaderConfig, Readers, Wanted
+from indexer.readers import CHUNK, Digest, Outcome, ReaderConfig, Readers, Task, Wanted
 
 # A cluster that has to start machines takes minutes.
 _SECONDS_TO_START = 600
+# Files that one execution of Ray Data is given. Their tasks are held here, a kilobyte or so each; the actors start
+# once for so many, which takes them some seconds.
+_AT_ONCE = 2**18
+_A_MACHINE = "--engine ray: a machine of the cluster"
+# A little of what the head alone has.
+_ON_THE_HEAD = {"node:__internal_head__": 0.001}
 
 
-class RemoteReader:
-    """In an actor."""
+class Reading:
+    """In an actor of Ray Data. question: the method of Readers that answers it; version, fingerprint: of the software
+    and of the model that this machine has to have."""
 
-    def __init__(self, config: ReaderConfig) -> None:
-        self._config, self._readers = config, Readers(1, config)
+    def __init__(self, question: str, config: ReaderConfig, version: str, fingerprint: str) -> None:
+        self._ask = getattr(Readers(1, config), question)
+        self._problem = _problem(config, version, fingerprint)
 
-    def problem(self, version: str, fingerprint: str) -> str | None:
-        """Why this machine cannot do the work of one that has this version and model."""
-        if version != __version__:
-            return f"has cxrsearch {__version__}, not {version}: install the same on all"
-        assert isinstance(self._config.model, Path)
+    def __call__(self, files: dict[str, Any]) -> dict[str, list[bytes]]:
+        asked = [pickle.loads(file) for file in files["file"]]
         try:
-            found = read_card(self._config.model).fingerprint
-        except CxrSearchError:
-            found = None
-        if found != fingerprint:
-            return f"has not this model in {self._config.model}: put it on all at one path"
-        return None
+            answers = [self._problem] * len(asked) if self._problem else list(self._ask(asked))
+        except CxrSearchError as error:
+            answers = [error] * len(asked)
+        return {"answer": [pickle.dumps(answer) for answer in answers]}
 
-    def process(self) -> int:
-        return os.getpid()
 
-    def digests(self, files: list[Wanted]) -> list[Digest | ImageError]:
-        return self._readers.digests(files)
+class Execution:
+    """Ray Data, in an actor on the head of the cluster. workers: its actors."""
 
-    def outcomes(self, files: list[Wanted]) -> list[Outcome]:
-        return self._readers.outcomes(files)
+    def __init__(self, workers: int, *of_each: Any) -> None:
+        self._workers, self._of_each = workers, of_each
+        self._batches: Iterator[dict[str, Any]] = iter(())
+
+    def start(self, question: str, files: list[bytes]) -> None:
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        context.wait_for_min_actors_s = _SECONDS_TO_START
+        context.execution_no_progress_timeout_s = -1  # each file has its own, and many in a row may take long
+        data = ray.data.from_items(
+            [{"file": file} for file in files], override_num_blocks=math.ceil(len(files) / CHUNK)
+        )
+        answers = data.map_batches(
+            Reading,
+            fn_constructor_args=(question, *self._of_each),
+            compute=ray.data.ActorPoolStrategy(size=self._workers),
+            batch_size=CHUNK,
+            num_cpus=1,
+        )
+        self._batches = iter(answers.iter_batches(batch_size=None))
+
+    def next(self) -> list[bytes]:
+        """Answers in the order of the files; none after the last."""
+        batch = next(self._batches, None)
+        return [] if batch is None else list(batch["answer"])
 
 
 def connect(address: str | None, workers: int | None) -> Callable[[ReaderConfig, Callable[[str], str]], RayReaders]:
@@ -79,64 +108,72 @@ def connect(address: str | None, workers: int | None) -> Callable[[ReaderConfig,
 
 
 class RayReaders(Readers):
-    """As :class:`Readers`, by actors of the cluster that is connected. Each thread has one of them do its work.
-
-    Raises InputError where the machines of the cluster have other software or another model.
-    """
+    """As :class:`Readers`, by the cluster that is connected. Reading raises InputError where that is gone, or its
+    machines have other software or another model."""
 
     def __init__(self, workers: int, config: ReaderConfig, file: Callable[[str], str]) -> None:
         import ray
 
         assert isinstance(config.model, Path)
         model = config.model.resolve()
-        config = replace(config, model=model)
-        super().__init__(workers, config, file)
-        make = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(RemoteReader)
-        self._actors = [make.remote(config) for _ in range(workers)]
-        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        fingerprint = read_card(model).fingerprint
-        try:
-            asked = [actor.problem.remote(__version__, fingerprint) for actor in self._actors]
-            problems = set(ray.get(asked, timeout=_SECONDS_TO_START)) - {None}
-        except ray.exceptions.GetTimeoutError:
-            problems = {f"did not start in {_SECONDS_TO_START // 60} minutes; ask for fewer with --workers"}
-        except ray.exceptions.RayError:
-            problems = {"could not start a reader; install the same cxrsearch and Python on all"}
-        if problems:
-            self.stop()
-            raise InputError(f"--engine ray: a machine of the cluster {min(problems)}")
-        for actor in self._actors:
-            self._idle.put(actor)
+        super().__init__(workers, replace(config, model=model), file)
+        make = ray.remote(num_cpus=0, resources=_ON_THE_HEAD)(Execution)
+        self._execution = make.remote(workers, self.config, __version__, read_card(model).fingerprint)
 
-    def processes(self) -> list[int]:
-        """The numbers of the actors' processes, each on its own machine."""
-        import ray
+    def read(self, tasks: Iterator[Task]) -> Iterator[tuple[Task, Outcome]]:
+        while some := list(islice(tasks, _AT_ONCE)):
+            yield from zip(some, self.each(some), strict=True)
 
-        return list(ray.get([actor.process.remote() for actor in self._actors]))
+    def digests(self, files: list[Wanted]) -> Iterator[Digest | ImageError]:
+        return self._answers("digests", files)
 
-    def digests(self, files: list[Wanted]) -> list[Digest | ImageError]:
-        return list(self._asked("digests", files))
-
-    def outcomes(self, files: list[Wanted]) -> list[Outcome]:
-        return list(self._asked("outcomes", files))
+    def outcomes(self, files: list[Wanted]) -> Iterator[Outcome]:
+        return self._answers("outcomes", files)
 
     def stop(self) -> None:
         import ray
 
-        for actor in self._actors:  # which ends the threads that wait for one
-            ray.kill(actor)
+        ray.kill(self._execution)  # which ends the actors of Ray Data
         super().stop()
         ray.shutdown()
 
-    def _asked(self, what: str, files: list[Wanted]) -> Any:
+    def _answers(self, question: str, files: list[Wanted]) -> Iterator[Any]:
         import ray
 
-        actor = self._idle.get()
+        asked = [pickle.dumps(replace(file, path=file.path.absolute())) for file in files]
         try:
-            return ray.get(getattr(actor, what).remote([replace(one, path=one.path.absolute()) for one in files]))
+            ray.get(self._execution.start.remote(question, asked))
+            while batch := ray.get(self._execution.next.remote()):
+                for answer in map(pickle.loads, batch):
+                    if isinstance(answer, CxrSearchError) and not isinstance(answer, ImageError):
+                        raise answer
+                    yield answer
+        except ray.exceptions.RayTaskError as error:  # of Ray Data; what it died of is a class of it too
+            if isinstance(error, ray.exceptions.GetTimeoutError):
+                minutes = _SECONDS_TO_START // 60
+                what = f"did not start in {minutes} minutes; ask for fewer with --workers"
+            elif isinstance(error, ray.exceptions.RayActorError):
+                what = "could not start a reader; install the same cxrsearch and Python on all"
+            else:
+                raise
+            raise InputError(f"{_A_MACHINE} {what}") from None
         except (ray.exceptions.RayActorError, ConnectionError):
             raise InputError(
                 "--engine ray: the cluster is gone. What was stored is kept; run this again to go on from there."
             ) from None
-        finally:
-            self._idle.put(actor)
+
+
+def _problem(config: ReaderConfig, version: str, fingerprint: str) -> InputError | None:
+    """Why this machine cannot do the work of one that has this version and model."""
+    assert isinstance(config.model, Path)
+    if version != __version__:
+        what = f"has cxrsearch {__version__}, not {version}: install the same on all"
+    else:
+        try:
+            found = read_card(config.model).fingerprint
+        except CxrSearchError:
+            found = None
+        if found == fingerprint:
+            return None
+        what = f"has not this model in {config.model}: put it on all at one path"
+    return InputError(f"{_A_MACHINE} {what}")

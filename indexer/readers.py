@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -145,7 +145,7 @@ class Readers:
     def read(self, tasks: Iterator[Task]) -> Iterator[tuple[Task, Outcome]]:
         waiting: deque[tuple[list[Task], Future[list[Outcome]]]] = deque()
         while chunk := list(islice(tasks, CHUNK)):
-            waiting.append((chunk, self._threads.submit(self._read, chunk)))
+            waiting.append((chunk, self._threads.submit(list, self.each(chunk))))
             if len(waiting) >= self.workers * _AHEAD:
                 yield from self._next(waiting)
         while waiting:
@@ -162,15 +162,15 @@ class Readers:
         chunk, future = waiting.popleft()
         return list(zip(chunk, future.result(), strict=True))
 
-    def _read(self, tasks: list[Task]) -> list[Outcome]:
-        """In a thread."""
+    def each(self, tasks: list[Task]) -> Iterator[Outcome]:
+        """What became of each file, in order."""
         known = [Wanted(task.record.path, task.label, True) for task in tasks if _is_to_be_compared(task)]
-        digests = iter(self.digests(known) if known else [])
+        digests = iter(self.digests(known) if known else ())
         outcomes = [self._known(task, next(digests) if _is_to_be_compared(task) else None) for task in tasks]
         wanted = [outcome for outcome in outcomes if isinstance(outcome, Wanted)]
-        found = iter(self.outcomes(wanted) if wanted else [])
-        read = [next(found) if isinstance(outcome, Wanted) else outcome for outcome in outcomes]
-        return [self._keyed(task, outcome) for task, outcome in zip(tasks, read, strict=True)]
+        found = iter(self.outcomes(wanted) if wanted else ())
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            yield self._keyed(task, next(found) if isinstance(outcome, Wanted) else outcome)
 
     def _known(self, task: Task, found: Digest | ImageError | None) -> Outcome | Wanted:
         """The outcome, where the file need not be decoded. found: of its bytes, where the index has it."""
@@ -191,18 +191,16 @@ class Readers:
         known = task.known if outcome.images is None else None
         return replace(outcome, sha256=known.sha256 if known else self._file(outcome.sha256))
 
-    def digests(self, files: list[Wanted]) -> list[Digest | ImageError]:
+    def digests(self, files: list[Wanted]) -> Iterator[Digest | ImageError]:
         """Of the bytes of files, which nothing decodes."""
-        found: list[Digest | ImageError] = []
         for file in files:
             try:
                 data = read_bytes(file.path, file.label)
-                found.append(Digest(digest(data), len(data)))
+                yield Digest(digest(data), len(data))
             except ImageError as error:
-                found.append(error)
-        return found
+                yield error
 
-    def outcomes(self, files: list[Wanted]) -> list[Outcome]:
+    def outcomes(self, files: list[Wanted]) -> Iterable[Outcome]:
         """Files read and embedded.
 
         What a file did to its reader, it has to do to one that has read nothing before: then it is the file's own
@@ -216,9 +214,9 @@ class Readers:
             if len(files) == 1:
                 return [broken.verdict(files[0].label)] if broken.fresh else self.outcomes(files)
             if broken.step >= len(files):  # while embedding: any of them
-                return [self.outcomes([file])[0] for file in files]
-            alone = self.outcomes([files[broken.step]])
-            others = self.outcomes(files[: broken.step] + files[broken.step + 1 :])
+                return [outcome for file in files for outcome in self.outcomes([file])]
+            alone = [*self.outcomes([files[broken.step]])]
+            others = [*self.outcomes(files[: broken.step] + files[broken.step + 1 :])]
             return others[: broken.step] + alone + others[broken.step :]
 
     def _ask(self, asked: list[Wanted]) -> list[Outcome]:

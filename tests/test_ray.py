@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from factories import Run
 from qdrant_loopback import Loopback, loopback
 
 from cxrsearch.store import open_store
 from indexer.phantoms import write_cohort
+from indexer.readers import Outcome, Wanted
 
 
 @pytest.fixture
 def server() -> Iterator[Loopback]:
     with loopback() as running:
         yield running
+
+
+def workers() -> list[int]:
+    """The actors of Ray Data below this process."""
+    named = ((one.pid, " ".join(one.cmdline())) for one in psutil.Process().children(recursive=True))
+    return [pid for pid, name in named if name.startswith("ray::MapWorker")]
 
 
 def points(address: str) -> dict[str, tuple[object, bytes]]:
@@ -31,7 +38,7 @@ def points(address: str) -> dict[str, tuple[object, bytes]]:
 def test_a_cluster_gives_the_points_of_one_process_though_a_worker_is_killed(
     cxrsearch: Run, server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("ray", reason="needs Ray, which is not installed: pip install 'cxrsearch[ray]'")
+    ray = pytest.importorskip("ray", reason="needs Ray, which is not installed: pip install 'cxrsearch[ray]'")
     from indexer.ray_readers import RayReaders
 
     toml = write_cohort(tmp_path / "set", patients=60, size=96)
@@ -42,23 +49,33 @@ def test_a_cluster_gives_the_points_of_one_process_though_a_worker_is_killed(
     plain = cxrsearch(*common, tmp_path / "plain.jsonl", "--index", f"{server.url}/plain")
     assert plain.out.startswith("78 indexed, 0 updated, 0 unchanged, 2 rejected")
 
-    asked, original = [], RayReaders.outcomes
+    killed: list[int] = []
+    logged: list[bytes] = []
+    original, stop = RayReaders.outcomes, RayReaders.stop
 
-    def killing(readers: RayReaders, files: list[object]) -> list[object]:
-        asked.append(files)
-        if len(asked) == 3:
-            victim = readers.processes()[0]
-            threading.Timer(0.1, os.kill, (victim, signal.SIGKILL)).start()
-        return original(readers, files)  # type: ignore[arg-type,return-value]
+    def killing(readers: RayReaders, files: list[Wanted]) -> Iterator[Outcome]:
+        for number, outcome in enumerate(original(readers, files)):
+            if number == 0 and not killed:  # the others are being read
+                killed.append(workers()[0])
+                os.kill(killed[0], signal.SIGKILL)
+            yield outcome
+
+    def stopping(readers: RayReaders) -> None:
+        logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+        logged.extend(path.read_bytes() for path in logs.rglob("*") if path.is_file())
+        stop(readers)
 
     monkeypatch.setattr(RayReaders, "outcomes", killing)
-    ray = [*common, tmp_path / "ray.jsonl", "--index", f"{server.url}/ray", "--engine", "ray", "--workers", "2"]
-    ran = cxrsearch(*ray)
-    assert len(asked) >= 3
+    monkeypatch.setattr(RayReaders, "stop", stopping)
+    by_ray = [*common, tmp_path / "ray.jsonl", "--index", f"{server.url}/ray", "--engine", "ray", "--workers", "2"]
+    ran = cxrsearch(*by_ray)
+    assert killed, ran
     assert (ran.code, plain.out.split(" in ")[0] in ran.out) == (3, True), ran
     assert points(f"{server.url}/ray") == points(f"{server.url}/plain")
     assert (tmp_path / "ray.jsonl").read_bytes() == (tmp_path / "plain.jsonl").read_bytes()
-    assert "0 indexed, 0 updated, 78 unchanged, 2 rejected" in cxrsearch(*ray).out
+    assert any(b"MapBatches(Reading)" in text for text in logged)
+    assert not any(image.stem.encode() in text for image in images for text in logged)
+    assert "0 indexed, 0 updated, 78 unchanged, 2 rejected" in cxrsearch(*by_ray).out
 
 
 def test_what_ray_cannot_be_asked_for_is_refused(cxrsearch: Run, tmp_path: Path) -> None:
