@@ -9,7 +9,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import cold_search, engine, faithfulness, indexing_rate, learning_speed, near_duplicates, negation
+from benchmarks import (
+    cold_search,
+    engine,
+    faithfulness,
+    indexing_rate,
+    learning_speed,
+    near_duplicates,
+    negation,
+    ray_rate,
+)
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "benchmarks.md"
 HEAD = """\
@@ -28,7 +37,16 @@ def main() -> None:
         os.environ["CXRSEARCH_KEY_FILE"] = str(place / "key")
         sections = [
             part.measure(place / part.__name__)
-            for part in (cold_search, indexing_rate, learning_speed, faithfulness, near_duplicates, negation, engine)
+            for part in (
+                cold_search,
+                indexing_rate,
+                ray_rate,
+                learning_speed,
+                faithfulness,
+                near_duplicates,
+                negation,
+                engine,
+            )
         ]
     head = HEAD.format(
         day=datetime.date.today(), cores=os.cpu_count(), machine=platform.machine(), python=platform.python_version()
