@@ -6,6 +6,9 @@ An actor is given paths and no more, as a reader process of this machine is, and
 that kills its decoder is found out there. Ray Data gives the work out, holds it back where this process is slower,
 keeps its order, and starts an actor that was killed again, which is asked again what it had not answered. It runs in an
 actor of its own on the cluster's head, as Ray Data cannot be driven over ray://; its logs and progress stay there.
+
+Files and answers are bytes to it, pickled as Ray pickles them itself: of what it can read it writes examples into its
+logs, file names among them.
 """
 
 from __future__ import annotations
