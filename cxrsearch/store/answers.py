@@ -32,7 +32,7 @@ class Answers:
 
     def neighbours(self, found: Any, limit: int) -> list[Scored]:
         """At most ``limit``, best first, though a server may send more, and in another order."""
-        scored = [Scored(str(self._id(one)), self._score(one), self._payload(one)) for one in self._objects(found)]
+        scored = ((str(self._id(one)), self._score(one), self._payload(one)) for one in self._objects(found))
         return best_first(scored)[:limit]
 
     def points(self, pages: Iterator[Any], page_size: int, vectors: bool) -> Iterator[Point]:

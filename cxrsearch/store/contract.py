@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -59,9 +60,14 @@ class IndexFacts:
     graph: Graph | None = None  # what recall.py measured; None: every point is compared
     placement: Placement | None = None  # on a cluster; a folder's is for the next copy to one
 
-    @property
-    def all_fields(self) -> dict[str, Field]:
+    @cached_property
+    def all_fields(self) -> Mapping[str, Field]:
         return {**SYSTEM_FIELDS, **self.fields}
+
+    @cached_property
+    def booleans(self) -> Sequence[str]:
+        """The names of the fields that are true or false."""
+        return [name for name, field in self.all_fields.items() if field.type is FieldType.BOOLEAN]
 
     def check_model(self, name: str, fingerprint: str, dimensions: int | None = None) -> None:
         """Raises ModelMismatch when the index was made by another model, and IndexUnavailable when it says that it was

@@ -161,7 +161,7 @@ class EdgeStore:
             params=shard.params(effort),
         )
         found = shard.answer(self.folder, lambda: self._shard.query(request))
-        return best_first(Scored(str(p.id), float(p.score), unpack(p.payload, self.facts.all_fields)) for p in found)
+        return best_first((str(point.id), point.score, unpack(point.payload, self.facts)) for point in found)
 
     def scroll(
         self, expression: Expression | None = None, fields: Collection[str] | None = None, vectors: bool = False
@@ -179,7 +179,7 @@ class EdgeStore:
             records, offset = shard.answer(self.folder, lambda r=request: self._shard.scroll(r))  # type: ignore[misc]
             for record in records:
                 vector = np.array(record.vector, dtype=np.float32) if vectors else None
-                yield Point(str(record.id), unpack(record.payload, self.facts.all_fields), vector)
+                yield Point(str(record.id), unpack(record.payload, self.facts), vector)
             if offset is None:
                 return
 

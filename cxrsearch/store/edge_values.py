@@ -9,6 +9,7 @@ import qdrant_edge as edge
 
 from cxrsearch.clinical.expression import Expression
 from cxrsearch.clinical.fields import Field, FieldType, Payload, Value
+from cxrsearch.store.contract import IndexFacts
 from cxrsearch.store.filters import Engine, translate
 from cxrsearch.store.order import in_order
 
@@ -38,18 +39,21 @@ def pack(payload: Payload) -> dict[str, Any]:
     return {name: _packed(value) for name, value in payload.items()}
 
 
-def unpack(payload: Mapping[str, Any] | None, fields: Mapping[str, Field]) -> Payload:
-    return {
-        name: [unpacked(part, fields.get(name)) for part in value]
-        if isinstance(value, list)
-        else unpacked(value, fields.get(name))
-        for name, value in in_order(payload or {}, fields).items()
-    }
+def unpack(payload: Mapping[str, Any] | None, facts: IndexFacts) -> Payload:
+    found = in_order(payload or {}, facts.all_fields)
+    for name in facts.booleans:
+        if name in found:
+            found[name] = _boolean(found[name])
+    return found
 
 
 def unpacked(value: Any, field: Field | None) -> Any:
     """One value. field: the one that it is of."""
-    return value == "true" if field is not None and field.type is FieldType.BOOLEAN else value
+    return _boolean(value) if field is not None and field.type is FieldType.BOOLEAN else value
+
+
+def _boolean(value: Any) -> Any:
+    return [part == "true" for part in value] if isinstance(value, list) else value == "true"
 
 
 def _packed(value: Value) -> Any:

@@ -6,7 +6,7 @@ A server gives objects, counts and equal scores in any order, another one at eac
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 from cxrsearch.clinical.fields import Payload, Scalar
@@ -19,14 +19,16 @@ _PLACES = 6
 
 def in_order(payload: Mapping[str, Any], fields: Iterable[str]) -> Payload:
     """A payload in the order of the index's fields; what is none of them after that, by name."""
-    declared = {name: payload[name] for name in fields if name in payload}
-    return declared | {name: payload[name] for name in sorted(payload) if name not in declared}
+    ordered = {name: payload[name] for name in fields if name in payload}
+    if len(ordered) < len(payload):
+        ordered |= {name: payload[name] for name in sorted(payload) if name not in ordered}
+    return ordered
 
 
-def best_first(found: Iterable[Scored]) -> list[Scored]:
-    """By score, rounded to what is meant by it; of equal scores by id."""
-    rounded = [replace(one, score=round(one.score, _PLACES)) for one in found]
-    return sorted(rounded, key=lambda one: (-one.score, one.id))
+def best_first(found: Iterable[tuple[str, float, Payload]]) -> list[Scored]:
+    """Points by score, rounded to what is meant by it; of equal scores by id. found: id, score and payload of each."""
+    ranked = sorted(((-round(score, _PLACES), id, payload) for id, score, payload in found), key=itemgetter(0, 1))
+    return [Scored(id, -score, payload) for score, id, payload in ranked]
 
 
 def most_frequent_first(counts: Mapping[Scalar, int]) -> dict[Scalar, int]:
