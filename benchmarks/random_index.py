@@ -59,9 +59,18 @@ def build(folder: Path, card: ModelCard, vectors: NDArray[np.float32]) -> None:
     store = EdgeStore.create(folder, facts)
     batch = []
     for number, payload in enumerate(payloads(len(vectors))):
-        batch.append(Point(str(uuid.UUID(int=number + 1)), payload, vectors[number]))
+        batch.append(Point(_id_of(number), payload, vectors[number]))
         if len(batch) == _BATCH or number == len(vectors) - 1:
             store.upsert(batch)
             batch = []
     settle(store)
     store.close()
+
+
+def place_of(id: str) -> int:
+    """Which of the vectors that the index was built of a point has."""
+    return uuid.UUID(id).int - 1
+
+
+def _id_of(place: int) -> str:
+    return str(uuid.UUID(int=place + 1))
