@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import Run, image_of
+from qdrant_client import models
 from qdrant_loopback import loopback
 
 from cxrsearch.clinical.expression import Equals
@@ -147,6 +148,45 @@ def test_a_graph_that_is_not_faster_is_not_used(store: EdgeStore, monkeypatch: p
     assert (store.facts.graph.effort, store.facts.graph.recall >= recall.ENOUGH) == (EXACT, True)
 
 
+def test_a_graph_too_large_for_memory_is_walked_by_int8_and_ranked_and_measured_by_float32(
+    store: EdgeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "INT8_FROM_KB", graph.EXACT_BELOW_KB)
+    points = some(0, 2000)
+    store.upsert(points)
+    recall.settle(store)
+    found = store.facts.graph
+    assert found is not None
+    assert (found.effort.int8, found.recall >= recall.ENOUGH, store.in_graph()) == (True, True, 2000)
+    assert "int8 ranked again by float32" in graph.words(found, 2000, D)
+    assert graph.as_json(found)["int8"] is True
+    assert Graph.from_json(json.loads(json.dumps(replace(FACTS, graph=found).as_json()))["graph"]) == found
+    new = some(2000, 50)  # not in the graph, and found by it all the same
+    store.upsert(new)
+    recall.settle(store)
+    vectors = np.stack([point.vector for point in [*points, *new] if point.vector is not None])
+    assert any(path.name.startswith("quantized") for path in store.folder.rglob("*"))
+    for query in vectors[::100]:
+        true = np.sort(vectors @ query)[::-1][:10]
+        exact, walked = store.query(query, 10, effort=EXACT), store.query(query, 10)
+        assert np.allclose([hit.score for hit in exact], true, atol=2e-6)  # int8 is off by 1e-2
+        assert walked[0].score == exact[0].score
+
+
+def test_where_int8_finds_too_little_the_vectors_themselves_are_compared(
+    store: EdgeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "INT8_FROM_KB", graph.EXACT_BELOW_KB)
+    points = some(0, 1200)
+    near = np.eye(D, dtype=np.float32)[0] + 0.002 * np.random.default_rng(0).normal(size=(1200, D)).astype(np.float32)
+    near /= np.linalg.norm(near, axis=1, keepdims=True)  # as good as one point, in steps of 1/127
+    store.upsert([replace(point, vector=vector) for point, vector in zip(points, near, strict=True)])
+    recall.settle(store)
+    found = store.facts.graph
+    assert found is not None
+    assert (found.effort.int8, found.effort == EXACT or found.recall >= recall.ENOUGH) == (False, True)
+
+
 def test_points_that_are_all_alike_are_all_found(store: EdgeStore) -> None:
     """Of equal scores any point is a true neighbour."""
     store.upsert(some(0, 1200, alike=True))
@@ -239,7 +279,8 @@ def test_search_info_and_doctor_say_what_a_graph_misses(cxrsearch: Run, cohort: 
     with open_store(str(index), write=True) as store:
         store.declare(replace(store.facts, graph=MEASURED))
     assert search()["search"] == {
-        "exact": False, "recall": 0.9912, "breadth": 128, "acorn": True, "measured": "2026-11-25", "images": 1200
+        "exact": False, "recall": 0.9912, "breadth": 128, "acorn": True, "int8": False,
+        "measured": "2026-11-25", "images": 1200,
     }  # fmt: skip
     for format, row_of in (("jsonl", lambda out: json.loads(out.splitlines()[0])), ("csv", first_of_csv)):
         out = cxrsearch("search", image_of(cohort), "--index", index, "--format", format).out
@@ -292,7 +333,33 @@ def test_a_server_that_builds_no_graph_stays_exact(monkeypatch: pytest.MonkeyPat
         store.query(np.full(D, 0.25, np.float32), 10)
         assert server.bodies[-1]["params"] == {"exact": True}
         store.query(np.full(D, 0.25, np.float32), 10, effort=Effort(64, acorn=True))
-        assert server.bodies[-1]["params"] == {"hnsw_ef": 64, "acorn": {"enable": True}}
+        walked = {"hnsw_ef": 64, "acorn": {"enable": True}, "quantization": {"ignore": True}}
+        assert server.bodies[-1]["params"] == walked
+
+
+def test_a_server_is_asked_for_int8_in_memory_and_to_rank_again_as_far_as_it_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cxrsearch.store.server_graph._BEGINS_WITHIN", 0.0)
+    monkeypatch.setattr("cxrsearch.store.server_graph._LOOK_EVERY", 0.0)
+    monkeypatch.setattr(graph, "INT8_FROM_KB", graph.EXACT_BELOW_KB)
+    for most, oversampling in ((None, 2.0), (1.5, 1.5)):
+        with loopback() as server:
+            server.strict = {"enabled": True, "search_max_oversampling": most}
+            with new_store(f"{server.url}/chest", FACTS) as store:
+                store.upsert(some(0, 1200))
+                store.optimise(graph=True)
+                changed = [body for body, asked in zip(server.bodies, server.asked, strict=True) if "PATCH" in asked]
+                asked_for = models.UpdateCollection(**next(body for body in changed if "optimizers_config" in body))
+                assert asked_for.quantization_config == models.ScalarQuantization(
+                    scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+                )
+                assert asked_for.vectors == {"": models.VectorParamsDiff(on_disk=True)}
+                store.query(np.full(D, 0.25, np.float32), 10, effort=Effort(64, int8=True))
+                assert models.SearchParams(**server.bodies[-1]["params"]) == models.SearchParams(
+                    hnsw_ef=64,
+                    quantization=models.QuantizationSearchParams(rescore=True, oversampling=oversampling),
+                )
 
 
 def test_a_server_that_forbids_exact_searches_is_given_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:

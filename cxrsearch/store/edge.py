@@ -29,7 +29,7 @@ from cxrsearch.store import generations, recovery, shard
 from cxrsearch.store.contract import IndexFacts, KnownOrNearest, Point, Scored, Vector, check_vectors
 from cxrsearch.store.edge_values import filter_of, pack, unpack, unpacked
 from cxrsearch.store.generations import DRAFT, HEAD, Head, Lock, Plan
-from cxrsearch.store.graph import BUILDING, EXACT, Effort, effort_for
+from cxrsearch.store.graph import BUILDING, EXACT, Effort, effort_for, has_int8
 from cxrsearch.store.order import best_first, most_frequent_first
 from cxrsearch.store.thumbnails import Thumbnails
 
@@ -232,8 +232,9 @@ class EdgeStore:
         if self._draft is not None:
             path = generations.path_of(self.folder, self._draft)
             shard.check_space(self.folder, shard.size(path) if graph else 0)
+            int8 = graph and has_int8(self.count(), self.facts.dimensions)
             self._shard.close()
-            self._shard = shard.optimised(path, self.facts.dimensions, graph)
+            self._shard = shard.optimised(path, self.facts.dimensions, graph, int8)
 
     def in_graph(self) -> int:
         return int(self._shard.info().indexed_vectors_count)

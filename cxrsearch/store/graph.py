@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 # KB of float32 vectors from which on a graph is built: 100,000 images of 256 dimensions, 200,000 of 128. Of fewer,
@@ -20,6 +20,12 @@ EXACT_BELOW_KB = 100_000
 EDGES, LOOKED_AT = 16, 100
 # Filters that leave less than this many KB of vectors are answered by comparing with what they leave.
 FILTERED_EXACT_BELOW_KB = 10_000
+# KB of float32 vectors from which on a graph is walked by int8 copies of them: four million images of 256 dimensions.
+# The walk reads some thousands of vectors at places that nothing foretells, so it is quick only while all of them stay
+# in memory; 4 GiB are half of what a small machine has, and int8 is a quarter of it. Of fewer, int8 would only miss.
+INT8_FROM_KB = 4 * 2**20
+# Neighbours by int8 for each one wanted, which the float32 vectors rank again.
+OVERSAMPLING = 2.0
 # The farthest neighbour that is looked for in a graph; more are found by comparing with every point.
 FARTHEST = 200
 # Points kept in view for each neighbour wanted, at least.
@@ -39,16 +45,18 @@ class Effort:
 
     breadth: points of the graph kept in view (HNSW's ef); None: compare with every point.
     acorn: step over points that a filter leaves out, to those behind them (ACORN: Patel et al. 2024).
+    int8: compare with int8 copies of the vectors, and rank OVERSAMPLING times as many as wanted by the vectors.
     """
 
     breadth: int | None = None
     acorn: bool = False
+    int8: bool = False
 
     def to(self, limit: int) -> Effort:
         """As much as ``limit`` neighbours take."""
         if self.breadth is None or limit > FARTHEST:
             return EXACT
-        return Effort(max(self.breadth, _IN_VIEW * limit), self.acorn)
+        return replace(self, breadth=max(self.breadth, _IN_VIEW * limit))
 
 
 EXACT = Effort()
@@ -99,13 +107,19 @@ class Graph:
             raise ValueError
         if breadth is not None and not 1 <= int(breadth) <= 2**16:
             raise ValueError
-        effort = Effort(None if breadth is None else int(breadth), bool(data["effort"]["acorn"]))
+        acorn, int8 = bool(data["effort"]["acorn"]), bool(data["effort"].get("int8", False))
+        effort = Effort(None if breadth is None else int(breadth), acorn, int8)
         return cls(str(data["made"]), int(data["images"]), int(data["sampled"]), effort, recalls, *times)
 
 
 def is_large(images: int, dimensions: int) -> bool:
     """Whether comparing with every point takes so long that a graph is worth its misses."""
     return images * dimensions * 4 >= EXACT_BELOW_KB * 1024
+
+
+def has_int8(in_graph: int, dimensions: int) -> bool:
+    """Whether a graph of so many points has int8 copies of their vectors."""
+    return in_graph * dimensions * 4 >= INT8_FROM_KB * 1024
 
 
 def effort_for(graph: Graph | None, limit: int) -> Effort:
@@ -134,6 +148,7 @@ def words(graph: Graph | None, images: int, dimensions: int) -> str:
     measured = f"measured on {graph.sampled} of {graph.images:,} images on {graph.made}{now}"
     if graph.effort != EXACT:
         how = f"breadth {graph.effort.breadth}{', ACORN' if graph.effort.acorn else ''}"
+        how += ", int8 ranked again by float32" if graph.effort.int8 else ""
         times = f"{graph.milliseconds:.1f} ms in place of {graph.exact_milliseconds:.1f} ms"
         return f"a graph finds at least {_percent(graph.recall)} of the true neighbours ({how}; {times}; {measured})"
     why = f"finds {_percent(graph.recall)} of the true neighbours in {graph.milliseconds:.1f} ms"

@@ -11,13 +11,15 @@ from typing import Any
 class Limits:
     """What a collection in strict mode allows, None where it sets no limit.
 
-    answers: points of one answer; breadth: hnsw_ef; batch: points of one upsert; exact: whether a search may be.
+    answers: points of one answer; breadth: hnsw_ef; batch: points of one upsert; exact: whether a search may be;
+    oversampling: how many times as many candidates as wanted.
     """
 
     answers: int | None = None
     breadth: int | None = None
     batch: int | None = None
     exact: bool = True
+    oversampling: float | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Limits:
@@ -26,4 +28,6 @@ class Limits:
             return cls()
         named = (strict.get(name) for name in ("max_query_limit", "search_max_hnsw_ef", "upsert_max_batchsize"))
         answers, breadth, batch = (limit if type(limit) is int and limit > 0 else None for limit in named)
-        return cls(answers, breadth, batch, strict.get("search_allow_exact") is not False)
+        most = strict.get("search_max_oversampling")
+        oversampling = float(most) if isinstance(most, int | float) and most >= 1 else None
+        return cls(answers, breadth, batch, strict.get("search_allow_exact") is not False, oversampling)

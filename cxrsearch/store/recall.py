@@ -18,7 +18,7 @@ import numpy as np
 from cxrsearch.clinical.expression import Compare, Equals, Expression
 from cxrsearch.clinical.fields import FieldType, values_of
 from cxrsearch.store.contract import Point, Scored, VectorStore
-from cxrsearch.store.graph import EXACT, FARTHEST, Effort, Graph, is_large
+from cxrsearch.store.graph import EXACT, FARTHEST, Effort, Graph, has_int8, is_large
 
 # The least part of the true neighbours that a graph has to find, of every kind of search.
 ENOUGH = 0.99
@@ -98,7 +98,7 @@ def measure(store: VectorStore, seed: int = 0) -> Graph | None:
     # Kinds that the first efforts did not come to count as failed.
     recalls: dict[_Kind, float] = dict.fromkeys((*kinds, *filtered), 0.0)
     seconds: dict[_Kind, float] = {}
-    for effort in _efforts(bool(filtered)):
+    for effort in _efforts(bool(filtered), has_int8(store.in_graph(), store.facts.dimensions)):
         if effort.acorn and min(recalls[kind] for kind in kinds) < ENOUGH:
             continue  # it only helps filters
         for kind in filtered if effort.acorn else (*kinds, *filtered):
@@ -113,11 +113,13 @@ def measure(store: VectorStore, seed: int = 0) -> Graph | None:
     return made(EXACT, recalls, seconds)
 
 
-def _efforts(are_filtered: bool) -> Iterator[Effort]:
-    for breadth in BREADTHS:
-        yield Effort(breadth)
-        if are_filtered:
-            yield Effort(breadth, acorn=True)
+def _efforts(are_filtered: bool, are_int8: bool) -> Iterator[Effort]:
+    """From the least on; by int8 first, where there is such."""
+    for int8 in (True, False) if are_int8 else (False,):
+        for breadth in BREADTHS:
+            yield Effort(breadth, int8=int8)
+            if are_filtered:
+                yield Effort(breadth, acorn=True, int8=int8)
 
 
 def _sample(store: VectorStore, seed: int) -> list[Point]:

@@ -25,7 +25,7 @@ from cxrsearch.store.address import ServerAddress, parse_address
 from cxrsearch.store.answers import MOST_POINTS, Answers
 from cxrsearch.store.contract import IndexFacts, KnownOrNearest, Point, Scored, Vector, check_vectors
 from cxrsearch.store.filters import SERVER, translate
-from cxrsearch.store.graph import EXACT, Effort, effort_for
+from cxrsearch.store.graph import EXACT, Effort, effort_for, has_int8
 from cxrsearch.store.limits import Limits
 from cxrsearch.store.members import Members
 from cxrsearch.store.order import most_frequent_first
@@ -146,7 +146,7 @@ class ServerStore:
     def _nearest(self, query: Any, limit: int, effort: Effort | None = None) -> dict[str, Any]:
         self._check_limit(limit)
         chosen = effort or effort_for(self.facts.graph, limit)
-        params = server_graph.params(chosen, self._limits.breadth, self._limits.exact)
+        params = server_graph.params(chosen, self._limits)
         return {"query": query, "limit": limit, "with_payload": True, "params": params}
 
     def known_or_nearest(self, known: Expression, vector: Vector, limit: int) -> KnownOrNearest:
@@ -221,7 +221,7 @@ class ServerStore:
 
     def optimise(self, graph: bool = False) -> None:
         if graph and self._limits.exact:  # or nothing could say what the graph misses
-            server_graph.build(self._rest)
+            server_graph.build(self._rest, has_int8(self.count(), self.facts.dimensions))
 
     def in_graph(self) -> int:
         return server_graph.points(self._rest) if self._limits.exact else 0

@@ -17,7 +17,7 @@ import qdrant_edge as edge
 from cxrsearch.clinical.fields import Field, FieldType, indexed
 from cxrsearch.errors import IndexUnavailable
 from cxrsearch.store import manifest
-from cxrsearch.store.graph import EDGES, EXACT, FILTERED_EXACT_BELOW_KB, LOOKED_AT, Effort
+from cxrsearch.store.graph import EDGES, EXACT, FILTERED_EXACT_BELOW_KB, LOOKED_AT, OVERSAMPLING, Effort
 
 T = TypeVar("T")
 
@@ -42,20 +42,21 @@ def create(path: Path, dimensions: int, fields: Mapping[str, Field]) -> edge.Edg
     return made
 
 
-def optimised(path: Path, dimensions: int, graph: bool) -> edge.EdgeShard:
-    """The shard, loaded, its files in order, and with all points in one graph where that is asked for. Until the engine
-    has written all of it, the folder is as it was."""
-    loaded = load(path, _config(dimensions, _AT_ONCE if graph else _NEVER))
+def optimised(path: Path, dimensions: int, graph: bool, int8: bool = False) -> edge.EdgeShard:
+    """The shard, loaded, its files in order, and with all points in one graph where that is asked for, with int8 copies
+    of their vectors where that is too. Until the engine has written all of it, the folder is as it was."""
+    loaded = load(path, _config(dimensions, _AT_ONCE if graph else _NEVER, int8))
     loaded.optimize()
     loaded.flush()
     return loaded
 
 
-def _config(dimensions: int, graph_from: int) -> edge.EdgeConfig:
+def _config(dimensions: int, graph_from: int, int8: bool = False) -> edge.EdgeConfig:
     # Cold: read where a search comes to it, not whole when an index is opened.
     cold = edge.Memory.Cold
+    copies = edge.ScalarQuantizationConfig(edge.ScalarType.Int8, memory=cold) if int8 else None
     return edge.EdgeConfig(
-        vectors=edge.EdgeVectorParams(size=dimensions, distance=edge.Distance.Dot, memory=cold),
+        vectors=edge.EdgeVectorParams(dimensions, edge.Distance.Dot, quantization_config=copies, memory=cold),
         payload_memory=cold,
         id_tracker_memory=cold,
         wal_enabled=False,
@@ -99,7 +100,8 @@ def load_for_reading(path: Path) -> edge.EdgeShard:
 
 def params(effort: Effort) -> edge.SearchParams:
     acorn = edge.AcornSearchParams(enable=True) if effort.acorn else None
-    return edge.SearchParams(hnsw_ef=effort.breadth, exact=effort == EXACT, acorn=acorn)
+    int8 = edge.QuantizationSearchParams(ignore=not effort.int8, rescore=True, oversampling=OVERSAMPLING)
+    return edge.SearchParams(hnsw_ef=effort.breadth, exact=effort == EXACT, acorn=acorn, quantization=int8)
 
 
 def answer(folder: Path, request: Callable[[], T]) -> T:
