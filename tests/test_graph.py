@@ -343,7 +343,7 @@ def test_a_server_is_asked_for_int8_in_memory_and_to_rank_again_as_far_as_it_all
     monkeypatch.setattr("cxrsearch.store.server_graph._BEGINS_WITHIN", 0.0)
     monkeypatch.setattr("cxrsearch.store.server_graph._LOOK_EVERY", 0.0)
     monkeypatch.setattr(graph, "INT8_FROM_KB", graph.EXACT_BELOW_KB)
-    for most, oversampling in ((None, 2.0), (1.5, 1.5)):
+    for most, oversampling in ((None, graph.OVERSAMPLING), (1.5, 1.5)):
         with loopback() as server:
             server.strict = {"enabled": True, "search_max_oversampling": most}
             with new_store(f"{server.url}/chest", FACTS) as store:
