@@ -29,6 +29,7 @@ from trainer.evaluation import baselines
 from trainer.learning.embed import embed
 from trainer.learning.fit import fit
 from trainer.learning.imported import new_network
+from trainer.learning.network import Network
 from trainer.learning.start import begin_at_findings
 from trainer.metrics.findings import retrieve_findings
 
@@ -67,35 +68,29 @@ def main() -> None:
     for row in known:
         tables[row["pixels"]][row["row"]] = row["areas"]
     for pixels, rows in tables.items():
-        _measure(pixels, rows)
-    PAGE.write_text(_page(tables), "utf-8")
-    print(f"wrote {PAGE}")
+        for name, areas in _missing(pixels, rows):
+            rows[name] = areas
+            with DONE.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"pixels": pixels, "row": name, "areas": areas}, ensure_ascii=False) + "\n")
+            PAGE.write_text(_page(tables), "utf-8")  # at once: a row takes long, and the run may be stopped
+            print(pixels, name, *(f"{area:.3f}" for area in areas.values()), sep="  ", file=sys.stderr, flush=True)
 
 
-def _measure(pixels: int, rows: Rows) -> None:
-    """Add the rows that are missing."""
+def _missing(pixels: int, rows: Rows) -> Iterator[tuple[str, dict[str, float]]]:
+    """The rows that are not there yet, measured."""
     config = _changed({}, pixels)
     every, _ = load(config)
     images = every.part(splits.learnt_from(every, splits.held_out(every, config.held_out.test, config.seed)))
     for name, vectors_of in FIXED.items():
         if name not in rows:
             vectors = vectors_of(images)
-            _keep(pixels, rows, name, {part: _area(images, vectors, *masks) for part, *masks in _parts(images)})
+            yield name, {part: _area(images, vectors, *masks) for part, *masks in _parts(images)}
     if START not in rows:
-        _keep(pixels, rows, START, _learn(_changed({"epochs": 0}, pixels), images)[""])
+        yield START, _learn(_changed({"epochs": 0}, pixels), images)[""]
     for name, learning in VARIANTS.items() if pixels == min(PIXELS) else ():
         if f"{name}, {HALF_WAY}" not in rows:
             for row, areas in _learn(_changed(learning, pixels), images).items():
-                _keep(pixels, rows, f"{name}{row}", areas)
-
-
-def _keep(pixels: int, rows: Rows, name: str, areas: dict[str, float]) -> None:
-    if name in rows:
-        return
-    rows[name] = areas
-    with DONE.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps({"pixels": pixels, "row": name, "areas": areas}, ensure_ascii=False) + "\n")
-    print(pixels, name, *(f"{area:.3f}" for area in areas.values()), sep="  ", file=sys.stderr, flush=True)
+                yield f"{name}{row}", areas
 
 
 def _changed(learning: dict[str, Any], pixels: int) -> Config:
@@ -121,24 +116,32 @@ def _parts(images: Images) -> Iterator[tuple[str, splits.Mask, splits.Mask]]:
 
 
 def _learn(config: Config, images: Images) -> dict[str, dict[str, float]]:
-    """The areas of each part without which was learnt, of the weights that were learnt and half way back."""
-    areas: dict[str, dict[str, float]] = {"": {}, f", {HALF_WAY}": {}}
+    """The areas of each part without which was learnt, of the weights that were learnt and, where the trunk or the
+    projection was taught, half way back."""
+    areas: dict[str, dict[str, float]] = {"": {}} | ({f", {HALF_WAY}": {}} if config.learning.epochs else {})
     for part, left_out, gallery in _parts(images):
         seen = splits.learnt_from(images, left_out)
         learnt = images.part(seen & images.labelled)
-        network = fit(config, learnt, None, images.part(seen)).network
-        between = new_network(config)
-        begin_at_findings(between, learnt.pixels, learnt.findings, np.array(learnt.sources))
-        ends = (network.state_dict(), between.state_dict())
-        between.load_state_dict(
-            {name: (one + ends[1][name]) / 2 if one.is_floating_point() else one for name, one in ends[0].items()}
-        )
-        for row, one in zip(areas, (network, between.eval()), strict=True):
+        networks = [fit(config, learnt, None, images.part(seen)).network]
+        if config.learning.epochs:
+            networks.append(_half_way(config, networks[0], learnt))
+        for row, one in zip(areas, networks, strict=True):
             needed = left_out | gallery
             vectors = np.zeros((len(images), config.network.dimensions), dtype=np.float32)
             vectors[needed] = embed(one, images.pixels[needed])
             areas[row][part] = _area(images, vectors, left_out, gallery)
     return areas
+
+
+def _half_way(config: Config, network: Network, learnt: Images) -> Network:
+    """Between a network and the one that its learning began with."""
+    between = new_network(config)
+    begin_at_findings(between, learnt.pixels, learnt.findings, np.array(learnt.sources))
+    ends = (network.state_dict(), between.state_dict())
+    between.load_state_dict(
+        {name: (one + ends[1][name]) / 2 if one.is_floating_point() else one for name, one in ends[0].items()}
+    )
+    return between.eval()
 
 
 def _area(images: Images, vectors: NDArray[np.float32], left_out: splits.Mask, gallery: splits.Mask) -> float:
@@ -154,7 +157,8 @@ def _area(images: Images, vectors: NDArray[np.float32], left_out: splits.Mask, g
 def _page(tables: dict[int, Rows]) -> str:
     missing = "; ".join(name for name in VARIANTS if name not in tables[min(PIXELS)])
     rest = f"\nNot measured yet: {missing}.\n" if missing else ""
-    parts = "\n\n".join(f"## At {pixels} x {pixels} pixels\n\n{_table(rows)}" for pixels, rows in tables.items())
+    measured = {pixels: rows for pixels, rows in tables.items() if rows}
+    parts = "\n\n".join(f"## At {pixels} x {pixels} pixels\n\n{_table(rows)}" for pixels, rows in measured.items())
     return f"""\
 # Ablation
 
