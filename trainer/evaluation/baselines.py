@@ -11,8 +11,6 @@ from PIL import Image
 
 from cxrsearch.imaging.regions import BORDER, LUNGS
 from trainer.data.images import Images
-from trainer.learning.embed import pooled_features
-from trainer.learning.network import Architecture, Network
 
 # What a search by the looks of a whole image alone would compare.
 THUMBNAIL = 32
@@ -42,6 +40,10 @@ def shapes(images: Images) -> NDArray[np.float32]:
 def frozen_trunk(images: Images) -> NDArray[np.float32]:
     """(N, C) float32, centred, unit length: the mean over the places of the last feature map of EfficientNet-Lite0 as
     it was trained on ImageNet, which has learnt nothing from radiographs."""
+    # torch takes seconds to import, and the other baselines, and so an audit, do without.
+    from trainer.learning.embed import pooled_features
+    from trainer.learning.network import Architecture, Network
+
     network = Network(Architecture(FROZEN_TOWER, images.pixels.shape[1], 1), FROZEN_WEIGHTS)
     features = pooled_features(network.eval().last_features, images.pixels)
     return _unit(features - features.mean(axis=0))
