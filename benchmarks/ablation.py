@@ -30,7 +30,7 @@ from trainer.learning.embed import embed
 from trainer.learning.fit import fit
 from trainer.learning.imported import new_network
 from trainer.learning.network import Network
-from trainer.learning.start import begin_at_findings
+from trainer.learning.start import begin_at_findings, go_back
 from trainer.metrics.findings import retrieve_findings
 
 ROOT = Path(__file__).parent.parent
@@ -137,10 +137,7 @@ def _half_way(config: Config, network: Network, learnt: Images) -> Network:
     """Between a network and the one that its learning began with."""
     between = new_network(config)
     begin_at_findings(between, learnt.pixels, learnt.findings, np.array(learnt.sources))
-    ends = (network.state_dict(), between.state_dict())
-    between.load_state_dict(
-        {name: (one + ends[1][name]) / 2 if one.is_floating_point() else one for name, one in ends[0].items()}
-    )
+    go_back(between, network.state_dict(), 0.5)
     return between.eval()
 
 

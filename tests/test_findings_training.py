@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -254,6 +255,33 @@ def test_a_frozen_trunk_stays_as_it_came(loaded: tuple[Config, Images]) -> None:
     came = Network(Architecture("efficientnet-lite0", 64, 8), baselines.FROZEN_WEIGHTS).trunk.state_dict()
     for name, value in found.network.trunk.state_dict().items():
         torch.testing.assert_close(value, came[name])
+
+
+def test_what_was_learnt_is_taken_part_of_the_way_back(loaded: tuple[Config, Images]) -> None:
+    config, images = loaded
+    network = config.network.model_copy(
+        update={"tower": "efficientnet-lite0", "pretrained": baselines.FROZEN_WEIGHTS, "dimensions": 8}
+    )
+
+    def learnt(**changes: Any) -> dict[str, torch.Tensor]:
+        learning = config.learning.model_copy(update={"epochs": 1, **changes})
+        return dict(
+            fit(config.model_copy(update={"network": network, "learning": learning}), images).network.state_dict()
+        )
+
+    whole, quarter, start = learnt(), learnt(back_to_start=0.25), learnt(epochs=0)
+    moved = [name for name in whole if not torch.equal(whole[name], start[name])]
+    assert {"project.weight", "normalise.running_mean"} <= set(moved)
+    for name in moved:
+        if whole[name].is_floating_point():
+            torch.testing.assert_close(quarter[name], 0.75 * whole[name] + 0.25 * start[name])
+
+
+def test_there_is_no_way_back_to_random_weights(tmp_path: Path) -> None:
+    path = several(tmp_path)
+    path.write_text(path.read_text("utf-8").replace("epochs = 2", "epochs = 2\nback_to_start = 0.5"), "utf-8")
+    with pytest.raises(InputError, match=r"back_to_start goes back to pretrained weights"):
+        Config.load(path)
 
 
 @pytest.mark.slow

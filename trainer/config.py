@@ -74,6 +74,8 @@ class LearningSettings(_Strict):
     objective_weight: of the objective against the classifier beside it.
     distillation: how strongly images that were near before learning are kept near; 0 not at all. Only sensible with
     pretrained weights.
+    back_to_start: how far the weights that were learnt are taken back to those that learning began with (Wortsman et
+    al., CVPR 2022), 0 not at all, 1 all the way. Only with pretrained weights.
     epochs: 0 leaves a pretrained trunk as it came and learns the projection alone, by ridge regression.
     self_supervised_epochs: over all images, labelled or not, before anything else.
     images_per_class: K of the P classes x K images in a batch.
@@ -98,6 +100,7 @@ class LearningSettings(_Strict):
     trunk_rate: Annotated[float, Field(gt=0, le=1)] = 0.3
     frozen: Annotated[float, Field(ge=0, le=1)] = 0.0
     distillation: Annotated[float, Field(ge=0)] = 0.0
+    back_to_start: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class HeldOut(_Strict):
@@ -158,6 +161,11 @@ class Config(_Strict):
             raise InputError(
                 f"{path}: learning.epochs is 0, which keeps a pretrained trunk: name one (network.pretrained), and no"
                 " learning.self_supervised_epochs"
+            )
+        if config.learning.back_to_start and pretrained is None:
+            raise InputError(
+                f"{path}: learning.back_to_start goes back to pretrained weights: name some (network.pretrained), or"
+                " leave it out"
             )
         if pretrained is not None and pretrained.startswith(MODEL):
             network = _of_model(path, network, pretrained.removeprefix(MODEL))

@@ -29,7 +29,7 @@ from trainer.learning.imported import new_network
 from trainer.learning.network import Network
 from trainer.learning.objective import Known, Objective, Views
 from trainer.learning.sampling import class_batches, plain_batches
-from trainer.learning.start import begin_at_findings
+from trainer.learning.start import begin_at_findings, go_back
 from trainer.learning.step import Trainer, processes
 from trainer.metrics.findings import retrieve_findings
 
@@ -80,6 +80,7 @@ def fit(
         network.freeze(learning.frozen)
         if not learning.epochs:
             return Fit(network.eval(), 0)
+    start = {name: value.clone() for name, value in network.state_dict().items()} if learning.back_to_start else {}
     beside = None if checkpoint is None else checkpoint.with_name(WITHOUT_LABELS)
     if unlabelled is not None and learning.self_supervised_epochs and not resumed:
         network = _pretrain_self_supervised(config, network, unlabelled, accelerator, beside, log)
@@ -120,7 +121,10 @@ def fit(
             log(line)
     trainer.averaged.load_state_dict(best["weights"])
     accelerator.free_memory()
-    return Fit(trainer.averaged.cpu().eval(), int(best["epoch"]), history)
+    averaged: Network = trainer.averaged.cpu().eval()
+    if learning.back_to_start:
+        go_back(averaged, start, learning.back_to_start)
+    return Fit(averaged, int(best["epoch"]), history)
 
 
 def _pretrain_self_supervised(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
+from torch import Tensor
 
 from trainer.learning.embed import pooled_features
 from trainer.learning.network import Network
@@ -41,6 +44,17 @@ def begin_at_findings(
         found = _directions((pooled - pooled.mean(axis=0)) / deviation, findings, sources, dimensions)
         with torch.inference_mode():
             network.project.weight.copy_(torch.from_numpy(found)[:, :, None, None])
+
+
+def go_back(network: Network, start: Mapping[str, Tensor], part: float) -> None:
+    """Take a network's weights ``part`` (0..1) of the way to those that its learning began with.
+
+    start: their state_dict. After Wortsman et al., Robust fine-tuning of zero-shot models (CVPR 2022).
+    """
+    learnt = network.state_dict()
+    network.load_state_dict(
+        {name: one.lerp(start[name], part) if one.is_floating_point() else one for name, one in learnt.items()}
+    )
 
 
 def _directions(features: Floats, findings: NDArray[np.int8], sources: NDArray[np.str_], dimensions: int) -> Floats:
