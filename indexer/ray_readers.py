@@ -7,20 +7,21 @@ that kills its decoder is found out there. Ray Data gives the work out, holds it
 keeps its order, and starts an actor that was killed again, which is asked again what it had not answered. It runs in an
 actor of its own on the cluster's head, as Ray Data cannot be driven over ray://; its logs and progress stay there.
 
-Files and answers are bytes to it, pickled as Ray pickles them itself: of what it can read it writes examples into its
-logs, file names among them.
+What it is given are bytes to it: of text it writes examples into its logs, file names among them.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cxrsearch import __version__
 from cxrsearch.errors import CxrSearchError, ImageError, InputError, UsageError
@@ -45,13 +46,15 @@ class Reading:
         self._ask = getattr(Readers(1, config), question)
         self._problem = _problem(config, version, fingerprint)
 
-    def __call__(self, files: dict[str, Any]) -> dict[str, list[bytes]]:
-        asked = [pickle.loads(file) for file in files["file"]]
+    def __call__(self, files: dict[str, Any]) -> dict[str, Any]:
+        asked = [Wanted(Path(path), label, header_only) for path, label, header_only in map(json.loads, files["file"])]
         try:
             answers = [self._problem] * len(asked) if self._problem else list(self._ask(asked))
         except CxrSearchError as error:
             answers = [error] * len(asked)
-        return {"answer": [pickle.dumps(answer) for answer in answers]}
+        column = np.empty(len(answers), dtype=object)
+        column[:] = answers
+        return {"answer": column}
 
 
 class Execution:
@@ -81,7 +84,7 @@ class Execution:
         )
         self._batches = iter(answers.iter_batches(batch_size=None))
 
-    def next(self) -> list[bytes]:
+    def next(self) -> list[Any]:
         """Answers in the order of the files; none after the last."""
         batch = next(self._batches, None)
         return [] if batch is None else list(batch["answer"])
@@ -143,11 +146,11 @@ class RayReaders(Readers):
     def _answers(self, question: str, files: list[Wanted]) -> Iterator[Any]:
         import ray
 
-        asked = [pickle.dumps(replace(file, path=file.path.absolute())) for file in files]
+        asked = [json.dumps([str(file.path.absolute()), file.label, file.header_only]).encode() for file in files]
         try:
             ray.get(self._execution.start.remote(question, asked))
             while batch := ray.get(self._execution.next.remote()):
-                for answer in map(pickle.loads, batch):
+                for answer in batch:
                     if isinstance(answer, CxrSearchError) and not isinstance(answer, ImageError):
                         raise answer
                     yield answer
