@@ -19,7 +19,7 @@ import qdrant_edge as edge
 
 from benchmarks.vectors import KINDS, vectors_of
 from cxrsearch.store import shard
-from cxrsearch.store.graph import EDGES, FILTERED_EXACT_BELOW_KB, LOOKED_AT, OVERSAMPLING
+from cxrsearch.store.graph import OVERSAMPLING
 
 QUERIES, NEAREST, BREADTH = 300, 10, 128
 _BATCH = 5_000
@@ -45,28 +45,13 @@ def main(folder: Path, kind: str, points: int) -> None:
 
 
 def _build(path: Path, vectors: np.ndarray) -> None:
-    path.mkdir()
-    cold = edge.Memory.Cold
-    config = edge.EdgeConfig(
-        vectors=edge.EdgeVectorParams(
-            size=vectors.shape[1],
-            distance=edge.Distance.Dot,
-            memory=cold,
-            quantization_config=edge.ScalarQuantizationConfig(edge.ScalarType.Int8, memory=cold),
-        ),
-        payload_memory=cold,
-        id_tracker_memory=cold,
-        wal_enabled=False,
-        hnsw_config=edge.HnswIndexConfig(EDGES, LOOKED_AT, FILTERED_EXACT_BELOW_KB, memory=cold),
-        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1, default_segment_number=1, max_segment_size=2**40),
-    )
-    made = edge.EdgeShard.create(str(path), config)
+    made = shard.create(path, vectors.shape[1], {})
     for start in range(0, len(vectors), _BATCH):
         batch = enumerate(vectors[start : start + _BATCH].tolist(), start)
         made.update(edge.UpdateOperation.upsert_points([edge.Point(id=n, vector=v, payload={}) for n, v in batch]))
-    made.optimize()
     made.flush()
     made.close()
+    shard.optimised(path, vectors.shape[1], graph=True, int8=True).close()
 
 
 def _exact(folder: Path) -> None:
