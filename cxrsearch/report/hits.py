@@ -158,7 +158,7 @@ def _lines(lines: Sequence[str], stream: TextIO) -> None:
 
 def _flat(answer: Answer, explained: bool) -> list[dict[str, Any]]:
     """One row a hit, each with what part of the true neighbours such a search finds."""
-    of_all: dict[str, Any] = {"recall": graph.as_json(answer.graph)["recall"]}
+    of_all: dict[str, Any] = {"recall": 1.0 if answer.graph is None else answer.graph.recall}
     if answer.warnings:
         of_all["warnings"] = list(answer.warnings)
     return [{"query": answer.result.query.name, **row, **of_all} for row in _rows(answer, explained)]
