@@ -7,7 +7,9 @@ that kills its decoder is found out there. Ray Data gives the work out, holds it
 keeps its order, and starts an actor that was killed again, which is asked again what it had not answered. It runs in an
 actor of its own on the cluster's head, as Ray Data cannot be driven over ray://; its logs and progress stay there.
 
-What it is given are bytes to it: of text it writes examples into its logs, file names among them.
+What it carries are bytes to it: of text and of objects it writes examples into its logs, file names among them. Answers
+are pickled, as Ray pickles everything that it carries: its machines run what they are sent, and are trusted
+(docs/reference/security.md). No file's content is ever unpickled.
 """
 
 from __future__ import annotations
@@ -15,13 +17,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from cxrsearch import __version__
 from cxrsearch.errors import CxrSearchError, ImageError, InputError, UsageError
@@ -46,15 +47,13 @@ class Reading:
         self._ask = getattr(Readers(1, config), question)
         self._problem = _problem(config, version, fingerprint)
 
-    def __call__(self, files: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, files: dict[str, Any]) -> dict[str, list[bytes]]:
         asked = [Wanted(Path(path), label, header_only) for path, label, header_only in map(json.loads, files["file"])]
         try:
             answers = [self._problem] * len(asked) if self._problem else list(self._ask(asked))
         except CxrSearchError as error:
             answers = [error] * len(asked)
-        column = np.empty(len(answers), dtype=object)
-        column[:] = answers
-        return {"answer": column}
+        return {"answer": [pickle.dumps(answer) for answer in answers]}
 
 
 class Execution:
@@ -84,7 +83,7 @@ class Execution:
         )
         self._batches = iter(answers.iter_batches(batch_size=None))
 
-    def next(self) -> list[Any]:
+    def next(self) -> list[bytes]:
         """Answers in the order of the files; none after the last."""
         batch = next(self._batches, None)
         return [] if batch is None else list(batch["answer"])
@@ -150,7 +149,7 @@ class RayReaders(Readers):
         try:
             ray.get(self._execution.start.remote(question, asked))
             while batch := ray.get(self._execution.next.remote()):
-                for answer in batch:
+                for answer in map(pickle.loads, batch):
                     if isinstance(answer, CxrSearchError) and not isinstance(answer, ImageError):
                         raise answer
                     yield answer
