@@ -3,9 +3,10 @@
     this process: tasks, keys, the one writer  -- paths -->  the head: Ray Data  -->  an actor for each core
 
 An actor is given paths and no more, as a reader process of this machine is, and reads in such a process itself: a file
-that kills its decoder is found out there. Ray Data gives the work out, holds it back where this process is slower,
-keeps its order, and starts an actor that was killed again, which is asked again what it had not answered. It runs in an
-actor of its own on the cluster's head, as Ray Data cannot be driven over ray://; its logs and progress stay there.
+that kills its decoder is found out there. On a machine with a GPU, the actor embeds there what that process prepares.
+Ray Data gives the work out, holds it back where this process is slower, keeps its order, and starts an actor that was
+killed again, which is asked again what it had not answered. It runs in an actor of its own on the cluster's head, as
+Ray Data cannot be driven over ray://; its logs and progress stay there.
 
 What it carries are bytes to it: of text and of objects it writes examples into its logs, file names among them. Answers
 are pickled, as Ray pickles everything that it carries: its machines run what they are sent, and are trusted
@@ -25,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from cxrsearch import __version__
+from cxrsearch.device import Device
+from cxrsearch.encoder import Encoder
 from cxrsearch.errors import CxrSearchError, ImageError, InputError, UsageError
 from cxrsearch.model_card import read_card
 from indexer.readers import CHUNK, Digest, Outcome, ReaderConfig, Readers, Task, Wanted
@@ -35,17 +38,25 @@ _SECONDS_TO_START = 600
 # once for so many, which takes them some seconds.
 _AT_ONCE = 2**18
 _A_MACHINE = "--engine ray: a machine of the cluster"
+# The question whose answer is embeddings.
+_EMBEDS = "outcomes"
 # A little of what the head alone has.
 _ON_THE_HEAD = {"node:__internal_head__": 0.001}
 
 
 class Reading:
     """In an actor of Ray Data. question: the method of Readers that answers it; version, fingerprint: of the software
-    and of the model that this machine has to have."""
+    and of the model that this machine has to have; device: what embeds."""
 
-    def __init__(self, question: str, config: ReaderConfig, version: str, fingerprint: str) -> None:
-        self._ask = getattr(Readers(1, config), question)
-        self._problem = _problem(config, version, fingerprint)
+    def __init__(self, question: str, config: ReaderConfig, version: str, fingerprint: str, device: Device) -> None:
+        encoder, self._problem = None, _problem(config, version, fingerprint)
+        if self._problem is None and question == _EMBEDS and device is not Device.CPU:
+            assert isinstance(config.model, Path)
+            try:
+                encoder = Encoder(config.model, device=device)
+            except CxrSearchError as error:
+                self._problem = InputError(f"{_A_MACHINE} says: {error}")
+        self._ask = getattr(Readers(1, config, encoder=encoder), question)
 
     def __call__(self, files: dict[str, Any]) -> dict[str, list[bytes]]:
         asked = [Wanted(Path(path), label, header_only) for path, label, header_only in map(json.loads, files["file"])]
@@ -57,10 +68,10 @@ class Reading:
 
 
 class Execution:
-    """Ray Data, in an actor on the head of the cluster. workers: its actors."""
+    """Ray Data, in an actor on the head of the cluster. workers: its actors; share: of a GPU, for each that embeds."""
 
-    def __init__(self, workers: int, *of_each: Any) -> None:
-        self._workers, self._of_each = workers, of_each
+    def __init__(self, workers: int, share: float, *of_each: Any) -> None:
+        self._workers, self._share, self._of_each = workers, share, of_each
         self._batches: Iterator[dict[str, Any]] = iter(())
 
     def start(self, question: str, files: list[bytes]) -> None:
@@ -80,6 +91,7 @@ class Execution:
             compute=ray.data.ActorPoolStrategy(size=self._workers),
             batch_size=CHUNK,
             num_cpus=1,
+            num_gpus=self._share if question == _EMBEDS else 0,
         )
         self._batches = iter(answers.iter_batches(batch_size=None))
 
@@ -89,11 +101,14 @@ class Execution:
         return [] if batch is None else list(batch["answer"])
 
 
-def connect(address: str | None, workers: int | None) -> Callable[[ReaderConfig, Callable[[str], str]], RayReaders]:
+def connect(
+    address: str | None, workers: int | None, device: Device
+) -> Callable[[ReaderConfig, Callable[[str], str]], RayReaders]:
     """The engine of a cluster: ``address`` of one (ray://head:10001, host:6379), or of none for one that is started
-    on this machine for the run. workers: actors, by default one for each core of the cluster.
+    on this machine for the run. workers: actors, by default one for each core of the cluster. device: what embeds; a
+    GPU is shared by the actors on its machine, and machines without one are left out.
 
-    Raises UsageError where Ray is missing, InputError where no cluster answers.
+    Raises UsageError where Ray is missing, InputError where no cluster answers or it has no GPU.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it tells its makers of each cluster that it starts
     try:
@@ -108,22 +123,32 @@ def connect(address: str | None, workers: int | None) -> Callable[[ReaderConfig,
     except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
         why = str(error).strip().split("\n")[0][:200]
         raise InputError(f"--address {address or 'of none'}: no Ray cluster that can be used ({why})") from None
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    return lambda config, file: RayReaders(workers or cores, config, file)
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    share = 0.0
+    if device is not Device.CPU:
+        machines = [machine for machine in machines if machine.get("GPU")]
+        if not machines:
+            ray.shutdown()
+            raise InputError(f"--device {device}: no machine of the Ray cluster has a GPU; leave it out")
+        share = min(1.0, *(machine["GPU"] / max(1.0, machine.get("CPU", 1.0)) for machine in machines))
+    workers = workers or max(1, int(sum(machine.get("CPU", 0.0) for machine in machines)))
+    return lambda config, file: RayReaders(workers, share, device, config, file)
 
 
 class RayReaders(Readers):
     """As :class:`Readers`, by the cluster that is connected. Reading raises InputError where that is gone, or its
     machines have other software or another model."""
 
-    def __init__(self, workers: int, config: ReaderConfig, file: Callable[[str], str]) -> None:
+    def __init__(
+        self, workers: int, share: float, device: Device, config: ReaderConfig, file: Callable[[str], str]
+    ) -> None:
         import ray
 
         assert isinstance(config.model, Path)
         model = config.model.resolve()
         super().__init__(workers, replace(config, model=model), file)
         make = ray.remote(num_cpus=0, resources=_ON_THE_HEAD)(Execution)
-        self._execution = make.remote(workers, self.config, __version__, read_card(model).fingerprint)
+        self._execution = make.remote(workers, share, self.config, __version__, read_card(model).fingerprint, device)
 
     def read(self, tasks: Iterator[Task]) -> Iterator[tuple[Task, Outcome]]:
         while some := list(islice(tasks, _AT_ONCE)):

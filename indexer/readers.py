@@ -234,14 +234,20 @@ class Readers:
                 outcomes[facts["file"]] = _embedded(facts, contents)
         if len(outcomes) != len(asked) or None in outcomes:
             raise RuntimeError("a reader process left a file out")
-        return [self._embedded_here(outcome) for outcome in outcomes if outcome is not None]
+        return self._embedded_here([outcome for outcome in outcomes if outcome is not None])
 
-    def _embedded_here(self, outcome: Outcome) -> Outcome:
-        if self._encoder is None or isinstance(outcome, ImageError) or not outcome.images:
-            return outcome
-        vectors = self._encoder.embed_prepared([np.asarray(image.array, np.float32) for image in outcome.images])
-        images = [replace(image, array=vector) for image, vector in zip(outcome.images, vectors, strict=True)]
-        return replace(outcome, images=images)
+    def _embedded_here(self, outcomes: list[Outcome]) -> list[Outcome]:
+        files = [outcome for outcome in outcomes if isinstance(outcome, ReadFile) and outcome.images]
+        if self._encoder is None or not files:
+            return outcomes
+        pictures = [np.asarray(image.array, np.float32) for file in files for image in file.images or ()]
+        vectors = iter(self._encoder.embed_prepared(pictures))  # a GPU is only busy with many at once
+        return [
+            replace(outcome, images=[replace(image, array=next(vectors)) for image in outcome.images])
+            if isinstance(outcome, ReadFile) and outcome.images
+            else outcome
+            for outcome in outcomes
+        ]
 
 
 def _is_to_be_compared(task: Task) -> bool:

@@ -148,9 +148,10 @@ def test_a_gpu_that_is_not_there_is_refused_and_said_by_doctor(
         assert message in found.out
 
 
-def test_what_processes_prepare_is_embedded_as_they_embed_it(cohort: Path) -> None:
-    """As for a GPU, which one process has."""
-    paths = [image_of(cohort, number) for number in range(2)]
+def test_what_processes_prepare_is_embedded_as_they_embed_it(cohort: Path, tmp_path: Path) -> None:
+    """As for a GPU, which one process has; a file that is none, between two, moves no vector to another."""
+    (tmp_path / "none.dcm").write_bytes(b"none")
+    paths = [image_of(cohort, 0), tmp_path / "none.dcm", image_of(cohort, 1)]
 
     def vectors(encoder: Encoder | None) -> np.ndarray:
         pool = Readers(1, ReaderConfig(DEFAULT_MODEL, (), DEFAULT_GATES), encoder=encoder)
@@ -161,4 +162,6 @@ def test_what_processes_prepare_is_embedded_as_they_embed_it(cohort: Path) -> No
             pool.stop()
         return np.stack([image.array for one in read if isinstance(one, ReadFile) for image in one.images or []])
 
-    np.testing.assert_allclose(vectors(Encoder(DEFAULT_MODEL)), vectors(None), atol=1e-5)
+    here, there = vectors(Encoder(DEFAULT_MODEL)), vectors(None)
+    assert here.shape == (2, 256)
+    np.testing.assert_allclose(here, there, atol=1e-5)

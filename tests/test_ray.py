@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnxruntime
 import psutil
 import pytest
 from factories import Run
@@ -76,6 +77,24 @@ def test_a_cluster_gives_the_points_of_one_process_though_a_worker_is_killed(
     assert any(b"MapBatches(Reading)" in text for text in logged)
     assert not any(image.stem.encode() in text for image in images for text in logged)
     assert "0 indexed, 0 updated, 78 unchanged, 2 rejected" in cxrsearch(*by_ray).out
+
+
+@pytest.mark.slow
+def test_a_gpu_that_a_cluster_has_not_or_cannot_use_is_said(
+    cxrsearch: Run, server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="needs Ray, which is not installed: pip install 'cxrsearch[ray]'")
+    toml = write_cohort(tmp_path / "set", patients=2, size=96)
+    asked = ["index", toml, "--index", f"{server.url}/gpu", "--engine", "ray", "--workers", "1", "--device", "cuda"]
+    asked += ["--rejected", tmp_path / "rejected.jsonl"]
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"GPU": 0}')
+    none = cxrsearch(*asked)
+    assert (none.code, "no machine of the Ray cluster has a GPU" in none.err) == (4, True), none
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"GPU": 1}')
+        useless = cxrsearch(*asked)
+        said = "--engine ray: a machine of the cluster says: --device cuda: this ONNX Runtime"
+        assert (useless.code, said in useless.err) == (4, True), useless
 
 
 def test_what_ray_cannot_be_asked_for_is_refused(cxrsearch: Run, tmp_path: Path) -> None:

@@ -111,8 +111,8 @@ def index(
             "--embeddings: reads no image, so --modality, --any-body-part, --views and --retry-rejected say nothing;"
             " give them to cxrsearch embed"
         )
-    if device is not Device.CPU and (embeddings or engine is Engines.RAY):
-        raise UsageError(f"--device {device}: nothing is embedded in this process; leave it out")
+    if device is not Device.CPU and embeddings:
+        raise UsageError(f"--device {device}: nothing is embedded; leave it out")
     if engine is not Engines.RAY and address is not None:
         raise UsageError("--address: is of a Ray cluster; give --engine ray with it")
     if engine is Engines.RAY and embeddings:
@@ -144,7 +144,8 @@ def index(
     if engine is Engines.RAY:
         from indexer import ray_readers
 
-        options = replace(options, engine=ray_readers.connect(address, workers))
+        options = replace(options, engine=ray_readers.connect(address, workers, device))
+        device = Device.CPU  # of this process
     return index_dataset(
         data,
         index,
