@@ -1,6 +1,6 @@
 """The published figures: darkcovidnet in five folds, by patient and at random, with baselines. ``make results``.
 
-Trains ten networks (some 40 minutes on two cores), unless their folders under runs/ are there already, and writes
+Trains ten networks (about an hour on two cores), unless their folders under runs/ are there already, and writes
 docs/reference/results.md.
 """
 
@@ -56,7 +56,7 @@ def _page(found: dict[str, Any]) -> str:
         "# Results on darkcovidnet",
         "",
         f"Written by `make results` from `{CONFIG}` (seed 0, {facts['hardware']}, {facts['day']}): five folds, three",
-        f"classes, {facts['queries']} images of {facts['patients']} patients, from ImageNet weights. Value and 95 %",
+        f"classes, {facts['queries']} images of {facts['patients']} patients, from random weights. Value and 95 %",
         "interval by bootstrap over patients. What the columns mean: [evaluation](../concepts/evaluation.md).",
         "",
         "## Against what was to be reached",
