@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from factories import Run, image_of
 from qdrant_client import models
 from qdrant_loopback import loopback
 
-from cxrsearch.clinical.expression import Equals
+from cxrsearch.clinical.expression import And, Equals
 from cxrsearch.clinical.fields import Field, FieldType
 from cxrsearch.errors import IndexUnavailable
-from cxrsearch.store import graph, new_store, open_store, problems, recall
+from cxrsearch.store import graph, new_store, open_store, problems, recall, shard
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point, VectorStore
 from cxrsearch.store.edge import EdgeStore
 from cxrsearch.store.graph import EXACT, FARTHEST, Effort, Graph
@@ -123,6 +124,29 @@ def test_what_a_graph_finds_is_what_was_measured(store: EdgeStore) -> None:
         far = FARTHEST + 1  # farther than was measured: compared one by one
         assert queries[0] is not None
         assert store.query(queries[0], far, where) == store.query(queries[0], far, where, EXACT)
+
+
+def test_a_filter_of_two_facts_finds_as_much_as_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine has edges within a site and within a ward, and none within a ward of a site: 5 % were missed."""
+    monkeypatch.setattr(shard, "FILTERED_EXACT_BELOW_KB", 1)
+    facts = replace(FACTS, fields=FACTS.fields | {"ward": Field("ward", FieldType.KEYWORD)})
+    with closing(EdgeStore.create(tmp_path / "index", facts)) as store:
+        store.upsert(
+            [
+                replace(point, payload={**point.payload, "site": "abcd"[n % 4], "ward": "efgh"[n // 4 % 4]})
+                for n, point in enumerate(some(0, 4000))
+            ]
+        )
+        recall.settle(store)
+        assert store.facts.graph is not None
+        assert store.facts.graph.effort.breadth is not None
+        assert store.facts.graph.recalls["10 of few by two facts"] >= recall.ENOUGH
+        where, missed = And((Equals("site", ("a",)), Equals("ward", ("e",)))), 0
+        for query in (point.vector for point in some(9000, 100)):
+            assert query is not None
+            found = {hit.id for hit in store.query(query, 10, where)}
+            missed += sum(hit.id not in found for hit in store.query(query, 10, where, EXACT))
+    assert missed <= 10  # of 1,000
 
 
 def test_where_no_breadth_finds_enough_every_point_is_compared_and_that_is_said(

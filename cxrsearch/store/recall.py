@@ -1,21 +1,22 @@
 """Builds the graph of a large index when a bulk job ends, and measures on the index itself what it misses.
 
 Some of its own images are searched with, comparing with every point and by the graph ever more broadly: without a
-filter, among about half of the images, among few, and far down. The first breadth that finds enough is kept.
+filter, among about half of the images, among few by one fact and by two, and far down. The first breadth that finds
+enough is kept.
 """
 
 from __future__ import annotations
 
 import datetime
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import combinations, islice
 
 import numpy as np
 
-from cxrsearch.clinical.expression import Compare, Equals, Expression
+from cxrsearch.clinical.expression import And, Compare, Equals, Expression
 from cxrsearch.clinical.fields import FieldType, values_of
 from cxrsearch.store.contract import Point, Scored, VectorStore
 from cxrsearch.store.graph import EXACT, FARTHEST, Effort, Graph, has_int8, is_large
@@ -138,26 +139,47 @@ def _sample(store: VectorStore, seed: int) -> list[Point]:
 
 
 def _filters(store: VectorStore, points: Sequence[Point]) -> dict[str, Expression]:
-    """Filters that about half of the images meet, and few: by facts that they have, as searches ask for."""
-    shares: list[tuple[float, str, Expression]] = []
-    for name, field in store.facts.all_fields.items():
-        values = [value for point in points for value in dict.fromkeys(values_of(point.payload, name))]
-        if field.type in (FieldType.KEYWORD, FieldType.BOOLEAN):
-            found: dict[Expression, int] = {Equals(name, (value,)): number for value, number in Counter(values).items()}
-        elif field.type in (FieldType.INTEGER, FieldType.FLOAT) and values:
-            middle = float(np.median([float(value) for value in values]))
-            found = {Compare(name, "<=", middle): sum(float(value) <= middle for value in values)}
-        else:
-            continue
-        shares += [
-            (number / len(points), repr(expression), expression) for expression, number in found.items() if number > 1
-        ]
+    """Filters that about half of the images meet, and few, by facts that they have, as searches ask for.
+
+    Few also by two facts at once: the engine gives each value of a fact edges of its own, and two facts together none,
+    so that a graph may find all that either leaves and little of what both leave.
+    """
+    by_one = [one for one in _met(store, points) if len(one[1]) > 1]
+    by_two = [
+        (And((first, second)), both)
+        for (first, some), (second, others) in combinations(by_one, 2)
+        if 1 < len(both := some & others) <= min(len(some), len(others)) / 2
+    ]
     chosen = {}
-    for name, aim, (low, high) in (("half", 0.5, _HALF), ("few", 0.05, _FEW)):
+    for name, aim, (low, high), candidates in (
+        ("half", 0.5, _HALF, by_one),
+        ("few", 0.05, _FEW, by_one),
+        ("few by two facts", 0.05, _FEW, by_two),
+    ):
+        shares = [(len(met) / len(points), repr(expression), expression) for expression, met in candidates]
         fitting = [one for one in shares if low <= one[0] <= high]
         if fitting:
             chosen[name] = min(fitting, key=lambda one: (abs(np.log(one[0] / aim)), one[1]))[2]
     return chosen
+
+
+def _met(store: VectorStore, points: Sequence[Point]) -> list[tuple[Expression, set[int]]]:
+    """Conditions on one fact, and which of the points meet each: every value of a keyword, the lower half of a
+    number."""
+    found: list[tuple[Expression, set[int]]] = []
+    for name, field in store.facts.all_fields.items():
+        values = [values_of(point.payload, name) for point in points]
+        if field.type in (FieldType.KEYWORD, FieldType.BOOLEAN):
+            holders = defaultdict(set)
+            for place, of_point in enumerate(values):
+                for value in of_point:
+                    holders[value].add(place)
+            found += [(Equals(name, (value,)), holding) for value, holding in holders.items()]
+        elif field.type in (FieldType.INTEGER, FieldType.FLOAT) and any(values):
+            middle = float(np.median([float(value) for of_point in values for value in of_point]))
+            below = {place for place, some in enumerate(values) if any(float(value) <= middle for value in some)}
+            found.append((Compare(name, "<=", middle), below))
+    return found
 
 
 def _ask(store: VectorStore, points: Sequence[Point], kind: _Kind, effort: Effort) -> tuple[list[list[Scored]], float]:
