@@ -17,6 +17,7 @@ import psutil
 from benchmarks.indexing_rate import DATA
 from cxrsearch import settings
 from cxrsearch.clinical.identity import load_identity
+from cxrsearch.device import Device
 from cxrsearch.model_card import DEFAULT_MODEL, read_card
 from cxrsearch.store.contract import DatasetFacts, IndexFacts
 from cxrsearch.store.edge import EdgeStore
@@ -69,7 +70,9 @@ def measure(folder: Path) -> str:
     plain, ray = [], []
     for number in range(ROUNDS):  # turn about, so that a noisy minute hits both
         plain.append(_index(folder / f"plain-{number}", partial(Readers, WORKERS)))
-        ray.append(_index(folder / f"ray-{number}", lambda *given: ray_readers.connect(None, WORKERS)(*given)))
+        ray.append(
+            _index(folder / f"ray-{number}", lambda *given: ray_readers.connect(None, WORKERS, Device.CPU)(*given))
+        )
     return f"""\
 ## Rate of `--engine ray`, by Ray Data
 

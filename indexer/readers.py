@@ -11,7 +11,6 @@ Of a file such a process is given the path and nothing else: whose image it is, 
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,14 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.encoder import SECONDS_PER_PICTURE, Encoder
+from cxrsearch.encoder import Encoder
 from cxrsearch.errors import ImageError, Reason
-from cxrsearch.imaging.canonical import PICTURE_SIDE, canonical, grey, jpeg, pixel_digest, prepared
-from cxrsearch.imaging.isolated import SECONDS_PER_FILE, Broken, Isolated
-from cxrsearch.imaging.radiograph import Gates, Radiograph
-from cxrsearch.imaging.read import decode, digest, read_bytes
+from cxrsearch.imaging.isolated import Broken, Isolated
+from cxrsearch.imaging.radiograph import Gates
+from cxrsearch.imaging.read import digest, read_bytes
 from cxrsearch.imaging.resizing import Resizing
-from cxrsearch.store.thumbnails import SIDE
 from indexer.record import Record
 
 # Of this machine: a process for each.
@@ -40,7 +37,7 @@ CORES = os.cpu_count() or 1
 CHUNK = 16
 # Chunks given out per process, so that none waits for the writer.
 _AHEAD = 3
-_WORK = f"{__name__}:work"
+_WORK = "indexer.reader_process:work"
 
 
 @dataclass(frozen=True)
@@ -269,86 +266,3 @@ def _embedded(facts: dict[str, Any], contents: list[bytearray]) -> ReadFile:
         thumbnail = bytes(next(parts)) if pictured else None
         images.append(PreparedImage(array, width, height, projection, pixels, thumbnail))
     return ReadFile(facts["sha256"], images, facts["size"], facts["header"])
-
-
-def work(config: ReaderConfig) -> Callable[[list[Wanted]], Iterator[tuple[dict[str, Any], list[Any]]]]:
-    """Reads and embeds chunks: one answer for each file, once it is read, and one more for each embedded file."""
-    model = config.model
-    encoder = None if isinstance(model, int) else Encoder(model, threads=1)
-
-    def prepare(radiograph: Radiograph, picture: NDArray[np.float32]) -> NDArray[np.float32]:
-        if encoder is not None:
-            return encoder.prepare(radiograph, picture)
-        assert isinstance(model, int)
-        return prepared(radiograph, picture, model, config.resizing)
-
-    def answer(asked: list[Wanted]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
-        files: list[_Small] = []
-        for number, wanted in enumerate(asked):
-            try:
-                found = _read_file(wanted, number, config, prepare)
-            except ImageError as error:
-                yield {"reason": str(error.reason), "message": str(error)}, []
-                continue
-            if isinstance(found, _Small):
-                files.append(found)
-                yield {"embedding": True}, []
-            else:
-                yield {"embedding": False, "sha256": found.sha256, "size": found.size, "header": dict(found.header)}, []
-        pictures = [picture for file in files for picture in file.pictures]
-        if not pictures:
-            return
-        signal.alarm(SECONDS_PER_PICTURE * len(pictures) + SECONDS_PER_FILE)  # this answer takes a batch
-        if encoder is None:
-            arrays = iter(np.rint(np.stack(pictures) * 255).astype(np.uint8))
-        else:
-            arrays = iter(encoder.embed_prepared(pictures) if config.embeds else np.stack(pictures))
-        for file in files:
-            yield file.answer([next(arrays) for _ in file.pictures])
-
-    return answer
-
-
-@dataclass(frozen=True)
-class _Small:
-    """A file between reading and embedding: nothing of the size of its pictures is kept.
-
-    number: of the file in its chunk. sizes: of each image its width, height and projection.
-    """
-
-    number: int
-    sha256: str
-    size: int
-    header: Mapping[str, str]
-    sizes: list[tuple[int, int, str | None]]
-    pictures: list[NDArray[np.float32]]
-    digests: list[str]
-    thumbnails: list[bytes | None]
-
-    def answer(self, arrays: list[NDArray[Any]]) -> tuple[dict[str, Any], list[Any]]:
-        images, contents = [], []
-        for size, array, picture, thumbnail in zip(self.sizes, arrays, self.digests, self.thumbnails, strict=True):
-            shape = [str(array.dtype), list(array.shape)]
-            images.append([*size, picture, *shape, thumbnail is not None])
-            contents += [np.ascontiguousarray(array), *([] if thumbnail is None else [thumbnail])]
-        facts = {"file": self.number, "sha256": self.sha256, "size": self.size, "header": dict(self.header)}
-        return facts | {"images": images}, contents
-
-
-def _read_file(
-    wanted: Wanted,
-    number: int,
-    config: ReaderConfig,
-    prepare: Callable[[Radiograph, NDArray[np.float32]], NDArray[np.float32]],
-) -> _Small | ReadFile:
-    data = read_bytes(wanted.path, wanted.label)
-    sha256 = digest(data)
-    images = decode(data, wanted.label, config.keywords, config.gates)
-    if wanted.header_only:
-        return ReadFile(sha256, None, len(data), images[0].header)
-    sizes = [(image.width, image.height, image.projection) for image in images]
-    squares = [canonical(image, PICTURE_SIDE) for image in images]
-    pictures = [prepare(image, square) for image, square in zip(images, squares, strict=True)]
-    digests = [pixel_digest(square) for square in squares]
-    thumbnails = [jpeg(grey(image, SIDE)) if config.thumbnails else None for image in images]
-    return _Small(number, sha256, len(data), images[0].header, sizes, pictures, digests, thumbnails)

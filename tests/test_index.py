@@ -20,7 +20,7 @@ from PIL import Image
 from cxrsearch.clinical.expression import Equals
 from cxrsearch.imaging.read import read_bytes
 from cxrsearch.store.edge import EdgeStore
-from indexer import readers
+from indexer import reader_process, readers
 from indexer.phantoms import draw, write_cohort, write_dicom
 
 
@@ -190,8 +190,8 @@ def deadly_work(config: readers.ReaderConfig) -> Any:
             os.kill(os.getpid(), signal.SIGSEGV)
         return read_bytes(path, label)
 
-    readers.read_bytes = deadly_read
-    return readers.work(config)
+    reader_process.read_bytes = deadly_read
+    return reader_process.work(config)
 
 
 def start(toml: Path, index: Path) -> subprocess.Popen[str]:

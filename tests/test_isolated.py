@@ -26,7 +26,7 @@ from cxrsearch.imaging.isolated import Broken, Isolated
 from cxrsearch.imaging.radiograph import DEFAULT_GATES
 from cxrsearch.imaging.read import read_bytes
 from cxrsearch.store.thumbnails import Thumbnails
-from indexer import readers
+from indexer import reader_process, readers
 from indexer.phantoms import draw, write_dicom
 from indexer.readers import ReaderConfig, Readers, ReadFile, Task
 from indexer.record import Record
@@ -46,8 +46,8 @@ def hungry_work(config: ReaderConfig) -> Any:
             kept.append(bytes(2**28))
         return read_bytes(path, label)
 
-    readers.read_bytes = read
-    return readers.work(config)
+    reader_process.read_bytes = read
+    return reader_process.work(config)
 
 
 def echo(_: object) -> Any:
