@@ -10,6 +10,7 @@ import pytest
 from factories import Run, image_of
 from PIL import Image
 
+from cxrsearch.voting.nearness import Nearness
 from indexer.phantoms import draw, write_dicom
 
 
@@ -72,3 +73,11 @@ def test_a_vote_on_less_or_more_than_the_whole_image_abstains(
     assert any("not the whole image" in reason for reason in result["vote"]["abstains"])
     assert all(share["probability"] is None for share in result["vote"]["shares"])
     assert "nearer_than" not in result["hits"][0]
+
+
+def test_a_score_that_is_one_of_the_archives_own_pairs_has_one_rank_on_every_engine() -> None:
+    """Engines add up in their own order, and each image of two that are nearest to each other gives the pair again."""
+    percentiles = (*np.linspace(0.1, 0.49, 40), *np.full(21, 0.5), *np.linspace(0.51, 0.9, 40))
+    nearness = Nearness("2026-11-30", 100, 100, tuple(map(float, percentiles)))
+    assert {nearness.rank(score) for score in (0.4999995, 0.5, 0.5000005)} == {0.4}
+    assert (nearness.rank(0.0), nearness.rank(0.505), nearness.rank(1.0)) == (0.0, 0.61, 1.0)

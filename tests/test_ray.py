@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -26,8 +27,12 @@ def server() -> Iterator[Loopback]:
 
 def workers() -> list[int]:
     """The actors of Ray Data below this process."""
-    named = ((one.pid, " ".join(one.cmdline())) for one in psutil.Process().children(recursive=True))
-    return [pid for pid, name in named if name.startswith("ray::MapWorker")]
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # of one that has just ended
+            if " ".join(one.cmdline()).startswith("ray::MapWorker"):
+                found.append(one.pid)
+    return found
 
 
 def points(address: str) -> dict[str, tuple[object, bytes]]:

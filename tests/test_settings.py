@@ -301,7 +301,10 @@ def test_the_examples_that_need_real_images_run_and_the_collection_goes_in_whole
 ) -> None:
     """Of index and transfer; audit's is run by test_evaluate.py."""
     from cxrsearch.cli.app import app
+    from trainer.transfer import models
 
+    monkeypatch.setattr(models, "_STRENGTHS", (0.1,))  # what it finds is not looked at
+    monkeypatch.setattr(models, "_IMAGE_WEIGHTS", (1.0,))
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared/data").symlink_to(data)
     (tmp_path / "work").mkdir()

@@ -27,6 +27,8 @@ SAMPLED = 300
 FEWEST = 20
 # Percentage of the archive's own images that would be called far from everything.
 FAR = 5
+# Scores are right to this: an image of the archive is in one of the pairs, and is not nearer than itself.
+_SAME = 2e-6
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Nearness:
 
     def rank(self, score: float) -> float:
         """The part of the archive's nearest pairs, 0..1, that this score is nearer than."""
-        return min(bisect_left(self.percentiles, score), 100) / 100
+        return min(bisect_left(self.percentiles, score - _SAME), 100) / 100
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "percentiles": list(self.percentiles)}
