@@ -11,6 +11,7 @@ import functools
 import importlib.util
 from typing import TYPE_CHECKING, Any, cast
 
+from cxrsearch.clinical.expression import WORD
 from cxrsearch.clinical.fields import Value
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ def affirmed(note: Value) -> Value:
     """The words of a note, or of each of several, that it affirms, in their order, and nothing else."""
     if isinstance(note, list):
         return [str(affirmed(part)) for part in note]
-    document = _reader()(str(note)[:_LONGEST])
-    return " ".join(word.text for word in document.ents if not word._.negex)
+    text = str(note)[:_LONGEST]
+    denied = {at for part in _reader()(text).ents if part._.negex for at in range(part.start_char, part.end_char)}
+    # Whole words, as a search asks for them: spaCy makes two of "5mm" and of "cannot".
+    return " ".join(word[0] for word in WORD.finditer(text) if denied.isdisjoint(range(*word.span())))
 
 
 @functools.cache

@@ -91,6 +91,10 @@ def named(expression: Expression | None) -> list[str]:
             return [expression.field]
 
 
+# A run of letters and digits.
+WORD = re.compile(r"[^\W_]+")
+
+
 def words(text: str) -> list[str]:
-    """The words of a text as ``contains`` sees them: runs of letters and digits, in small letters."""
-    return [word.lower() for word in re.findall(r"[^\W_]+", text)]
+    """The words of a text as ``contains`` sees them, in small letters."""
+    return [word.lower() for word in WORD.findall(text)]
