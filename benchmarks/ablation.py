@@ -12,7 +12,8 @@ from __future__ import annotations
 import datetime
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,8 @@ def _learn(config: Config, images: Images) -> dict[str, dict[str, float]]:
     for part, left_out, gallery in _parts(images):
         seen = splits.learnt_from(images, left_out)
         learnt = images.part(seen & images.labelled)
-        networks = [fit(config, learnt, None, images.part(seen)).network]
-        networks += [_on_the_way(config, networks[0], learnt, part_back) for part_back in ways.values()]
+        network = fit(config, learnt, None, images.part(seen)).network
+        networks = [network, *(_on_the_way_back(config, network, learnt, ways.values()) if ways else ())]
         for row, one in zip(areas, networks, strict=True):
             needed = left_out | gallery
             vectors = np.zeros((len(images), config.network.dimensions), dtype=np.float32)
@@ -131,12 +132,14 @@ def _learn(config: Config, images: Images) -> dict[str, dict[str, float]]:
     return areas
 
 
-def _on_the_way(config: Config, network: Network, learnt: Images, back: float) -> Network:
-    """Between a network and the one that its learning began with, ``back`` (0..1) of the way to that."""
-    between = new_network(config)
-    begin_at_findings(between, learnt.pixels, learnt.findings, np.array(learnt.sources))
-    go_back(between, network.state_dict(), 1 - back)
-    return between.eval()
+def _on_the_way_back(config: Config, network: Network, learnt: Images, parts: Collection[float]) -> list[Network]:
+    """Between a network and the one that its learning began with, each of these parts (0..1) of the way to that."""
+    start = new_network(config)
+    begin_at_findings(start, learnt.pixels, learnt.findings, np.array(learnt.sources))
+    between = [deepcopy(network) for _ in parts]
+    for one, part in zip(between, parts, strict=True):
+        go_back(one, start.state_dict(), part)
+    return between
 
 
 def _area(images: Images, vectors: NDArray[np.float32], left_out: splits.Mask, gallery: splits.Mask) -> float:

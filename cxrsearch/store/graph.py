@@ -18,8 +18,8 @@ from typing import Any
 EXACT_BELOW_KB = 100_000
 # The shape of a graph: edges of a point, and points looked at to find them.
 EDGES, LOOKED_AT = 16, 100
-# Filters that leave less than this many KB of vectors are answered by comparing with what they leave: some 2 ms, which
-# is no more than a graph takes there.
+# Filters that leave less than this many KB of vectors are answered by comparing with what they leave. By the graph, one
+# that left 17 MB of a million points missed an eighth of the neighbours (docs/reference/benchmarks.md).
 FILTERED_EXACT_BELOW_KB = 20_000
 # KB of float32 vectors from which on a graph is walked by int8 copies of them: four million images of 256 dimensions.
 # The walk reads some thousands of vectors at places that nothing foretells, so it is quick only while all of them stay
