@@ -100,10 +100,10 @@ def _measure_open(folder: Path) -> None:
     for query in queries:
         store.query(query, NEAREST)
     memory = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
-    fields, effort = store.facts.all_fields, effort_for(store.facts.graph, NEAREST)
+    fields, graph = store.facts.all_fields, store.facts.graph
     print(
         f"Opened in {opened * 1000:.0f} ms, {(store.size_bytes() or 0) / 2**20:.0f} MiB on disk, {memory:.0f} MiB of"
-        f" memory. `info` says: {words(store.facts.graph, len(gallery), store.facts.dimensions)}."
+        f" memory. `info` says: {words(graph, len(gallery), store.facts.dimensions)}."
     )
     for name, expression in FILTERS.items():
 
@@ -116,7 +116,7 @@ def _measure_open(folder: Path) -> None:
                 query=edge.Query.Nearest(query.tolist()),
                 filter=filter_of(among, fields),
                 with_payload=True,
-                params=shard.params(effort),
+                params=shard.params(effort_for(graph, NEAREST, among)),
             )
             return [(str(point.id), point.score, point.payload) for point in store._shard.query(request)]
 
@@ -135,7 +135,8 @@ def _measure_open(folder: Path) -> None:
         true = _nearest(gallery, queries, np.array(sorted(allowed)))
         recall = np.mean([len(set(map(place_of, a)) & set(b)) / NEAREST for a, b in zip(found, true, strict=True)])
         (p50, p95), alone = np.percentile(seconds, [50, 95]) * 1000, np.median(raw_seconds) * 1000
-        theirs = _faiss(gallery, queries, effort.breadth or 64, true) if expression is None else "- | -"
+        breadth = effort_for(graph, NEAREST, None).breadth or 64
+        theirs = _faiss(gallery, queries, breadth, true) if expression is None else "- | -"
         print(
             f"| {name} | {p50:.2f} ms | {p95:.2f} ms | {recall:.3f} | {alone:.2f} ms | {p50 / alone:.2f} | {theirs} |",
             flush=True,

@@ -131,14 +131,15 @@ def test_a_search_with_a_new_patients_image_is_two_requests(
     grey = np.random.default_rng(0).integers(0, 255, (192, 192), dtype=np.uint8)
     Image.fromarray(grey).save(tmp_path / "new.png")
     for more in ((), ("-k", 3)):
+        # Ten hits of one view: whether the archive has another one is asked too; three of one are no wonder.
+        of_views = [] if more else ["POST /collections/chest/facet"]
         server.asked.clear()
         folder, there = (
             cxrsearch("search", tmp_path / "new.png", "--format", "json", *more, "--index", place)
             for place in (index, f"{server.url}/chest")
         )
         assert there.out == folder.out
-        asked = [one for one in server.asked if not one.endswith("/facet")]  # of a view or site that all hits share
-        assert asked == ["GET /collections/chest", "POST /collections/chest/points/query/batch"]
+        assert server.asked == ["GET /collections/chest", "POST /collections/chest/points/query/batch", *of_views]
 
 
 # ------------------------------------------------------------------ two writers at once

@@ -127,4 +127,4 @@ def _graph(store: VectorStore, options: SearchOptions) -> Graph | None:
     if options.like or options.unlike:
         return None  # recommend compares with every point
     looked_through = options.limit if options.region == WHOLE else max(RERANKED, options.limit)
-    return used(store.facts.graph, looked_through)
+    return used(store.facts.graph, looked_through, options.expression)

@@ -80,9 +80,11 @@ def _one_value(hits: Sequence[Hit], store: VectorStore, where: Expression | None
         if len(counts) != 1:
             continue
         ((value, number),) = counts.items()
+        if number < _ENOUGH:  # before the index is asked: of a server it is one request more
+            continue
         in_cohort = store.values(name, where)
         share = in_cohort[value] / sum(in_cohort.values())
-        if number >= _ENOUGH and surprising(share, number):
+        if surprising(share, number):
             found.append(
                 f"all {number} hits with a known {name} are of one: {value}, which has {share:.0%} of the cohort's"
                 " images; they may be alike in how they were made"

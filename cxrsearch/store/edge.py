@@ -140,7 +140,7 @@ class EdgeStore:
     def query(
         self, vector: Vector, limit: int, expression: Expression | None = None, effort: Effort | None = None
     ) -> list[Scored]:
-        chosen = effort or effort_for(self.facts.graph, limit)
+        chosen = effort or effort_for(self.facts.graph, limit, expression)
         return self._query(edge.Query.Nearest(vector.tolist()), limit, expression, chosen)
 
     def query_each(self, vectors: Sequence[Vector], limit: int, expression: Expression | None) -> list[list[Scored]]:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from cxrsearch.clinical.expression import Expression, named
+
 # KB of float32 vectors from which on a graph is built: 100,000 images of 256 dimensions, 200,000 of 128. Of fewer,
 # comparing with every one (some 3 ms per 50 MB, up to four times a search) is over before a person notices it (0.1 s),
 # and misses nothing. Of more, opening an index without a graph takes long, as its indexes of facts are read whole:
@@ -18,8 +20,9 @@ from typing import Any
 EXACT_BELOW_KB = 100_000
 # The shape of a graph: edges of a point, and points looked at to find them.
 EDGES, LOOKED_AT = 16, 100
-# Filters that leave less than this many KB of vectors are answered by comparing with what they leave. By the graph, one
-# that left 17 MB of a million points missed an eighth of the neighbours (docs/reference/benchmarks.md).
+# Filters that leave less than this many KB of vectors are answered by comparing with what they leave: of two facts that
+# left 17 MB of a million points, that took as long as ACORN, and the graph without it missed an eighth of the
+# neighbours (docs/reference/benchmarks.md).
 FILTERED_EXACT_BELOW_KB = 20_000
 # KB of float32 vectors from which on a graph is walked by int8 copies of them: four million images of 256 dimensions.
 # The walk reads some thousands of vectors at places that nothing foretells, so it is quick only while all of them stay
@@ -32,6 +35,8 @@ OVERSAMPLING = 4.0
 FARTHEST = 200
 # Points kept in view for each neighbour wanted, at least.
 _IN_VIEW = 2
+# Fields by which the images of a query's own patient are left out: next to nothing of an index.
+_OF_PATIENT = frozenset({"image_sha256", "patient", "picture"})
 # More or fewer images than this since it was measured, as a part: a graph is measured again.
 CHANGED = 0.05
 
@@ -54,11 +59,16 @@ class Effort:
     acorn: bool = False
     int8: bool = False
 
-    def to(self, limit: int) -> Effort:
-        """As much as ``limit`` neighbours take."""
+    def to(self, limit: int, among: Expression | None) -> Effort:
+        """As much as ``limit`` neighbours among these images take.
+
+        By ACORN where a filter is of several facts: the engine gives the images that have one fact edges of their own,
+        and those that have two together none, so that the graph is cut to pieces.
+        """
         if self.breadth is None or limit > FARTHEST:
             return EXACT
-        return replace(self, breadth=max(self.breadth, _IN_VIEW * limit))
+        facts = set(named(among)) - _OF_PATIENT
+        return replace(self, breadth=max(self.breadth, _IN_VIEW * limit), acorn=len(facts) > 1)
 
 
 EXACT = Effort()
@@ -71,7 +81,7 @@ class Graph:
     made: ISO date.
     images: how many the index had.
     sampled: how many of them were searched with.
-    effort: the least that found enough; EXACT where none did, or none was faster.
+    effort: the least that found enough, of a search without a filter; EXACT where none did, or none was faster.
     recalls: of each kind of search, the part of the true neighbours, 0..1, that this effort found; where none found
         enough, the greatest.
     milliseconds, exact_milliseconds: of a search without a filter, by the graph and by comparing with every point.
@@ -101,6 +111,8 @@ class Graph:
             return None
         breadth, recalls = data["effort"]["breadth"], {str(n): float(r) for n, r in data["recalls"].items()}
         times = float(data["milliseconds"]), float(data["exact_milliseconds"])
+        if data["effort"].get("acorn"):  # measured when every filter went by ACORN, or none
+            return None
         if (
             not recalls
             or not all(0 <= recall <= 1 for recall in recalls.values())
@@ -109,8 +121,7 @@ class Graph:
             raise ValueError
         if breadth is not None and not 1 <= int(breadth) <= 2**16:
             raise ValueError
-        acorn, int8 = bool(data["effort"]["acorn"]), bool(data["effort"].get("int8", False))
-        effort = Effort(None if breadth is None else int(breadth), acorn, int8)
+        effort = Effort(None if breadth is None else int(breadth), int8=bool(data["effort"].get("int8", False)))
         return cls(str(data["made"]), int(data["images"]), int(data["sampled"]), effort, recalls, *times)
 
 
@@ -124,14 +135,15 @@ def has_int8(in_graph: int, dimensions: int) -> bool:
     return in_graph * dimensions * 4 >= INT8_FROM_KB * 1024
 
 
-def effort_for(graph: Graph | None, limit: int) -> Effort:
-    """With which an index is searched for so many neighbours."""
-    return EXACT if graph is None else graph.effort.to(limit)
+def effort_for(graph: Graph | None, limit: int, among: Expression | None) -> Effort:
+    """With which an index is searched for so many neighbours among these images."""
+    return EXACT if graph is None else graph.effort.to(limit, among)
 
 
-def used(graph: Graph | None, limit: int) -> Graph | None:
-    """The graph that a search for so many neighbours goes by; None where it compares with every point."""
-    return None if effort_for(graph, limit) == EXACT else graph
+def used(graph: Graph | None, limit: int, among: Expression | None = None) -> Graph | None:
+    """The graph that a search goes by, with the effort that it takes; None where it compares with every point."""
+    effort = effort_for(graph, limit, among)
+    return None if graph is None or effort == EXACT else replace(graph, effort=effort)
 
 
 def as_json(used: Graph | None) -> dict[str, Any]:
@@ -149,7 +161,7 @@ def words(graph: Graph | None, images: int, dimensions: int) -> str:
     now = "" if graph.is_of(images) else f", which are {images:,} now"
     measured = f"measured on {graph.sampled} of {graph.images:,} images on {graph.made}{now}"
     if graph.effort != EXACT:
-        how = f"breadth {graph.effort.breadth}{', ACORN' if graph.effort.acorn else ''}"
+        how = f"breadth {graph.effort.breadth}"
         how += ", int8 ranked again by float32" if graph.effort.int8 else ""
         times = f"{graph.milliseconds:.1f} ms in place of {graph.exact_milliseconds:.1f} ms"
         return f"a graph finds at least {_percent(graph.recall)} of the true neighbours ({how}; {times}; {measured})"

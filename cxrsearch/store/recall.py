@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
 
@@ -99,10 +99,9 @@ def measure(store: VectorStore, seed: int = 0) -> Graph | None:
     # Kinds that the first efforts did not come to count as failed.
     recalls: dict[_Kind, float] = dict.fromkeys((*kinds, *filtered), 0.0)
     seconds: dict[_Kind, float] = {}
-    for effort in _efforts(bool(filtered), has_int8(store.in_graph(), store.facts.dimensions)):
-        if effort.acorn and min(recalls[kind] for kind in kinds) < ENOUGH:
-            continue  # it only helps filters
-        for kind in filtered if effort.acorn else (*kinds, *filtered):
+    int8_first = (True, False) if has_int8(store.in_graph(), store.facts.dimensions) else (False,)
+    for effort in (Effort(breadth, int8=int8) for int8 in int8_first for breadth in BREADTHS):
+        for kind in (*kinds, *filtered):
             found, seconds[kind] = _ask(store, points, kind, effort)
             recalls[kind] = _recall(found, true[kind][0])
             if recalls[kind] < ENOUGH and effort.breadth != BREADTHS[-1]:
@@ -112,15 +111,6 @@ def measure(store: VectorStore, seed: int = 0) -> Graph | None:
             is_faster = sum(seconds[kind] for kind in near) <= FASTER * sum(exact_seconds[kind] for kind in near)
             return made(effort if is_faster else EXACT, recalls, seconds)
     return made(EXACT, recalls, seconds)
-
-
-def _efforts(are_filtered: bool, are_int8: bool) -> Iterator[Effort]:
-    """From the least on; by int8 first, where there is such."""
-    for int8 in (True, False) if are_int8 else (False,):
-        for breadth in BREADTHS:
-            yield Effort(breadth, int8=int8)
-            if are_filtered:
-                yield Effort(breadth, acorn=True, int8=int8)
 
 
 def _sample(store: VectorStore, seed: int) -> list[Point]:
@@ -141,8 +131,7 @@ def _sample(store: VectorStore, seed: int) -> list[Point]:
 def _filters(store: VectorStore, points: Sequence[Point]) -> dict[str, Expression]:
     """Filters that about half of the images meet, and few, by facts that they have, as searches ask for.
 
-    Few also by two facts at once: the engine gives each value of a fact edges of its own, and two facts together none,
-    so that a graph may find all that either leaves and little of what both leave.
+    Few also by two facts at once, which are searched otherwise (graph.Effort.to).
     """
     by_one = [one for one in _met(store, points) if len(one[1]) > 1]
     by_two = [
@@ -188,7 +177,7 @@ def _ask(store: VectorStore, points: Sequence[Point], kind: _Kind, effort: Effor
     for point in points:
         assert point.vector is not None
         started = time.perf_counter()
-        hits = store.query(point.vector, kind.limit, kind.among, effort.to(kind.limit))
+        hits = store.query(point.vector, kind.limit, kind.among, effort.to(kind.limit, kind.among))
         seconds.append(time.perf_counter() - started)
         found.append([hit for hit in hits if hit.id != point.id])
     return found, float(np.median(seconds))

@@ -121,7 +121,8 @@ class ServerStore:
     def query(
         self, vector: Vector, limit: int, expression: Expression | None = None, effort: Effort | None = None
     ) -> list[Scored]:
-        return self._query(vector.tolist(), limit, expression, effort or effort_for(self.facts.graph, limit))
+        chosen = effort or effort_for(self.facts.graph, limit, expression)
+        return self._query(vector.tolist(), limit, expression, chosen)
 
     def recommend(
         self, positives: Sequence[Vector], negatives: Sequence[Vector], limit: int, expression: Expression | None = None
@@ -135,7 +136,8 @@ class ServerStore:
 
     def query_each(self, vectors: Sequence[Vector], limit: int, expression: Expression | None) -> list[list[Scored]]:
         condition = {} if expression is None else {"filter": self._filter(expression)}
-        asked = [{**self._nearest(vector.tolist(), limit), **condition} for vector in vectors]
+        effort = effort_for(self.facts.graph, limit, expression)
+        asked = [{**self._nearest(vector.tolist(), limit, effort), **condition} for vector in vectors]
         found = self._rest.ask_each("points/query/batch", "points", asked)
         return [self._answers.neighbours(one, limit) for one in found]
 
@@ -143,16 +145,15 @@ class ServerStore:
         found = self._ask("points/query", "points", self._nearest(query, limit, effort), expression)
         return self._answers.neighbours(found["points"], limit)
 
-    def _nearest(self, query: Any, limit: int, effort: Effort | None = None) -> dict[str, Any]:
+    def _nearest(self, query: Any, limit: int, effort: Effort) -> dict[str, Any]:
         self._check_limit(limit)
-        chosen = effort or effort_for(self.facts.graph, limit)
-        params = server_graph.params(chosen, self._limits)
+        params = server_graph.params(effort, self._limits)
         return {"query": query, "limit": limit, "with_payload": True, "params": params}
 
     def known_or_nearest(self, known: Expression, vector: Vector, limit: int) -> KnownOrNearest:
         size = min(_PAGE, self._limits.answers or _PAGE)
         matching = {"filter": self._filter(known), "limit": size, "with_payload": True, "with_vector": True}
-        both = [matching, self._nearest(vector.tolist(), limit)]
+        both = [matching, self._nearest(vector.tolist(), limit, effort_for(self.facts.graph, limit, None))]
         first, nearest = self._rest.ask_each("points/query/batch", "points", both)
         points = list(self._answers.points(iter([first]), size, vectors=True))
         if len(points) == size:  # there may be more of them
