@@ -66,7 +66,8 @@ _PATTERNS: tuple[tuple[Role, str], ...] = (
     (Role.STUDY_DATE, r"(untersuchungs|aufnahme|studien|bild)(datum|tag)|studydate|examdate|datetime"),
     (Role.VIEW, r"(x ?ray )?(view|view ?position|projection|projektion|ansicht|strahlengang)"),
     (Role.SITE, r"(hospital|site|cent(er|re)|institution|klinik|krankenhaus|standort|clinic|location)( name)?"),
-    (Role.AGE, r"((patient|pat) ?)?(age|alter)( (at|in|bei) .*| years| jahre)?"),
+    (Role.AGE, r"((patient|pat) ?)?(age|alter|edad)( (at|in|bei|al|en) .*| years| jahre| anos| ans)?"),
+    (Role.AGE, r"(age|edad) (de |du |del )?(patient|paciente)"),
     (Role.SEX, r"((patient|pat) ?)?(sex|gender|geschlecht)"),
     (Role.FINDING, r"(image |x ?ray )?(findings?|labels?|finding labels?|diagnos\w+|pathology|befunde?|class)"),
 )

@@ -18,6 +18,7 @@ from cxrsearch.clinical.identity import Identity
 from cxrsearch.imaging.radiograph import projection
 from cxrsearch.text import clean
 from indexer import negation
+from indexer.column_names import Role, role_of
 from indexer.dataset import Dataset
 from indexer.privacy import protect
 from indexer.readers import IndexedState, PreparedImage, Task
@@ -50,6 +51,11 @@ class PointMaker:
     def __init__(self, dataset: Dataset, identity: Identity) -> None:
         self.dataset, self.mapping, self.identity = dataset, dataset.mapping, identity
         self.from_header = {name for name, mapped in self.mapping.entering.items() if mapped.dicom}
+        self._ages = {
+            name
+            for name, mapped in self.mapping.entering.items()
+            if mapped.dicom == "PatientAge" or Role.AGE in (role_of(name), role_of(mapped.column or ""))
+        }
         self._numbered_by_header = {
             name
             for name, source in (("patient", self.mapping.patient), ("study", self.mapping.study))
@@ -121,6 +127,7 @@ class PointMaker:
             payload,
             self.mapping.declared,
             self.from_header,
+            self._ages,
             self.mapping.privacy,
             self.identity,
             self.mapping.patient_namespace,

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from cxrsearch.clinical.fields import Field, FieldType, Payload, Value
+from cxrsearch.clinical.fields import Field, FieldType, Payload, Scalar, Value
 from cxrsearch.clinical.identity import Identity
 
 # Years (PS3.15 follows 45 CFR 164.514): so few are older that the age alone may name them.
@@ -62,6 +62,7 @@ def protect(
     payload: Payload,
     fields: Mapping[str, Field],
     from_header: Collection[str],
+    ages: Collection[str],
     privacy: Privacy,
     identity: Identity,
     namespace: str,
@@ -69,8 +70,8 @@ def protect(
 ) -> Payload:
     """The payload as it may enter the index: dates treated, ages above 89 made 90.
 
-    from_header: names of the fields that come from a DICOM header. subject: the patient's identifier, or the image's
-    key where there is none: whose dates move together.
+    from_header: names of the fields that come from a DICOM header; ages: of those that say how old the patient is.
+    subject: the patient's identifier, or the image's key where there is none: whose dates move together.
     """
     protected: Payload = {}
     for name, value in payload.items():
@@ -78,10 +79,14 @@ def protect(
         if field is not None and field.type is FieldType.DATE:
             way = privacy.dates or ("shift" if name in from_header else "keep")
             value = _dates(value, way, identity, namespace, subject)
-        elif name == "age" and isinstance(value, int | float) and not isinstance(value, bool):
-            value = min(value, OLDEST)
+        elif name in ages:
+            value = [_age(one) for one in value] if isinstance(value, list) else _age(value)
         protected[name] = value
     return protected
+
+
+def _age(value: Scalar) -> Scalar:
+    return min(value, OLDEST) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _dates(value: Value, way: str, identity: Identity, namespace: str, subject: str) -> Value:

@@ -209,6 +209,34 @@ def test_very_old_patients_are_ninety(cxrsearch: Run, tmp_path: Path) -> None:
     assert payload_of(cxrsearch, tmp_path, tmp_path.parent / f"{tmp_path.name}-index")["age"] == 90
 
 
+@pytest.mark.parametrize(
+    ("field", "source"),
+    [
+        ("age", 'column = "x"'),
+        ("edad", 'column = "x"'),
+        ("age_years", 'column = "x"'),
+        ("how_old", 'column = "Alter (Jahre)"'),
+        ("years_lived", 'column = "x"\nseparator = ";"'),
+        ("years_lived", 'dicom = "PatientAge"'),
+    ],
+)
+def test_an_age_of_any_name_is_capped_and_a_number_that_is_none_is_not(
+    cxrsearch: Run, tmp_path: Path, field: str, source: str
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_dicom(folder / "a.dcm", draw("Pneumonia", 1, size=96), facts={"patient": "P", "age": 97})
+    (folder / "t.csv").write_text("image,x,Alter (Jahre),crp\na.dcm,97,97,97\n")
+    (folder / "d.toml").write_text(
+        'name = "d"\n[images]\nroot = "."\ntable = "t.csv"\npath = "{image}"\n'
+        f'[fields.{field}]\ntype = "integer"\n{source}\n[fields.crp]\ntype = "integer"\ncolumn = "crp"\n'
+    )
+    found = payload_of(cxrsearch, folder / "d.toml", tmp_path / "index")
+    is_age = (field, source[:6]) != ("years_lived", "column")
+    assert found["crp"] == 97
+    assert found[field] == (90 if is_age else [97] if "separator" in source else 97)
+
+
 def test_paths_are_tokens_where_asked_and_for_folders_of_dicom(cxrsearch: Run, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     write_dicom(tmp_path / "set" / "smith.dcm", draw("Pneumonia", 1, size=96))
