@@ -59,7 +59,7 @@ def _page(external: dict[str, Any], scores: dict[str, Any]) -> str:
         "",
         f"{external['queries']} images of {external['patients']} children are searched among the other three",
         "quarters of `kermany` (normal, bacterial, viral pneumonia). Nothing was learnt from it, and the configuration",
-        "was fixed before its figures were seen.",
+        "was fixed before its figures were seen; those of two encoders before it had been.",
         "",
         *_table(external["galleries"]["archive"], COLUMNS),
         "",

@@ -16,8 +16,10 @@ HEAD = """\
 # Commands
 
 Written by `make docs` from the commands themselves: what `cxrsearch COMMAND --help` prints. `--where` is described in
-[where.md](where.md), exit codes are in the README. `cxrsearch --install-completion` teaches your shell commands, fields
-and values.
+[where.md](where.md). `cxrsearch --install-completion` teaches your shell commands, fields and values.
+
+Exit codes: 0 done; 1 a bug of ours; 2 wrong usage; 3 done, with files rejected or a risk found; 4 something given
+cannot be used; 5 no index, a damaged one or no answer; 6 an index of another model; 130 stopped by Ctrl-C.
 """
 
 

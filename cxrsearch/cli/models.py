@@ -91,7 +91,8 @@ def import_model(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="FILE.onnx, open_clip:NAME:TAG, hf-hub:ORG/NAME, timm:NAME, hf:ORG/NAME, hf:FOLDER or xrv:NAME.",
+            help="FILE.onnx, open_clip:NAME:TAG, hf-hub:ORG/NAME, local-dir:FOLDER, timm:NAME, hf:ORG/NAME,"
+            " hf:FOLDER or xrv:NAME.",
         ),
     ],
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="The model's name, for --model NAME.")],
