@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.encoder import SECONDS_PER_PICTURE, Encoder
-from cxrsearch.errors import ImageError
+from cxrsearch.errors import ImageError, Reason
 from cxrsearch.imaging.canonical import PICTURE_SIDE, canonical, grey, jpeg, pixel_digest, prepared
 from cxrsearch.imaging.isolated import SECONDS_PER_FILE
 from cxrsearch.imaging.radiograph import Radiograph
@@ -41,6 +41,12 @@ def work(config: ReaderConfig) -> Callable[[list[Wanted]], Iterator[tuple[dict[s
                 found = _read_file(wanted, number, config, prepare)
             except ImageError as error:
                 yield {"reason": str(error.reason), "message": str(error)}, []
+                continue
+            except MemoryError:
+                raise
+            except Exception as error:  # a bug of ours, and no reason to leave out the other files
+                what = f"{wanted.label}: the reader failed, which is a bug of ours ({type(error).__name__})"
+                yield {"reason": str(Reason.READER_DIED), "message": what}, []
                 continue
             if isinstance(found, _Small):
                 files.append(found)

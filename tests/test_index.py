@@ -18,10 +18,12 @@ from factories import Ran, Run, points
 from PIL import Image
 
 from cxrsearch.clinical.expression import Equals
+from cxrsearch.imaging.radiograph import DEFAULT_GATES, Radiograph
 from cxrsearch.imaging.read import read_bytes
 from cxrsearch.store.edge import EdgeStore
 from indexer import reader_process, readers
 from indexer.phantoms import draw, write_cohort, write_dicom
+from indexer.readers import ReaderConfig, Wanted
 
 
 def facts(ran: Ran) -> dict[str, object]:
@@ -100,6 +102,28 @@ def test_bad_files_are_rejected_with_their_reason_and_the_rest_goes_in(cxrsearch
     assert all(line["row"] >= 2 and line["message"] for line in lines)
     assert (tmp_path / "index" / "rejected.jsonl").stat().st_mode & 0o777 == 0o600
     assert "rejected: 1 empty" in ran.err
+
+
+def test_a_file_on_which_the_reader_fails_is_rejected_and_the_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        Image.fromarray((draw("Pneumonia", ord(name), size=64) * 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    squared = reader_process.canonical
+
+    def fail_once(image: Radiograph, side: int) -> Any:
+        monkeypatch.setattr(reader_process, "canonical", squared)
+        raise RuntimeError("no cell or header is quoted")
+
+    monkeypatch.setattr(reader_process, "canonical", fail_once)
+    read = reader_process.work(ReaderConfig(64, (), DEFAULT_GATES))
+    monkeypatch.setattr(reader_process.signal, "alarm", lambda seconds: None)
+    bad, good, _ = (facts for facts, _ in read([Wanted(tmp_path / f"{n}.png", f"{n}.png", False) for n in "ab"]))
+    assert bad == {
+        "reason": "reader-died",
+        "message": "a.png: the reader failed, which is a bug of ours (RuntimeError)",
+    }
+    assert good == {"embedding": True}
 
 
 def test_a_folder_of_dicom_needs_no_table(cxrsearch: Run, tmp_path: Path) -> None:

@@ -135,6 +135,68 @@ def test_an_empty_item_beside_a_window_is_passed_over() -> None:
     assert deviation(Way(), image.pixels) < 0.004
 
 
+@pytest.mark.parametrize("word", ["LIN OD", "NORMAL", "inverse", " INVERSE", ["INVERSE", "X"], [], "IDENTITY"])
+def test_a_presentation_lut_shape_that_is_none_leaves_it_to_the_photometric_interpretation(word: Any) -> None:
+    def turn(dataset: Any) -> None:
+        dataset.PhotometricInterpretation = "MONOCHROME1"
+        dataset.PixelData = (4095 - dataset.pixel_array).astype("<u2").tobytes()
+        dataset.add_new("PresentationLUTShape", "CS", word)
+
+    (image,) = decode(changed(build(Way()), turn), "phantom")
+    straight = image.pixels if word != "IDENTITY" else 1 - image.pixels
+    assert np.corrcoef(straight.ravel(), decode(build(Way()), "phantom")[0].pixels.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize(("signed", "first"), [(True, 64512), (True, -1024), (False, 64512), (False, -1024)])
+def test_a_lookup_table_that_begins_below_zero_is_used_where_no_pixel_is(signed: bool, first: int) -> None:
+    def begin_lower(dataset: Any) -> None:
+        item = dataset.VOILUTSequence[0]
+        entries = list(np.atleast_1d(item.LUTData))
+        vr = "US" if first > 0 else "SS"
+        del item[0x0028, 0x3002]
+        item.add_new(0x00283002, vr, [len(entries) + 1024, first, int(item_bits)])
+        item.LUTData = [0] * 1024 + entries
+        if not signed:  # rescaled below zero in other images of this device
+            dataset.RescaleSlope, dataset.RescaleIntercept = "1", "-1024"
+            dataset.PixelData = (dataset.pixel_array.astype(np.int64) + 1024).astype("<u2").tobytes()
+            dataset.BitsStored, dataset.HighBit = 16, 15
+
+    way = Way(tone="voi", bits=12)
+    item_bits = pydicom.dcmread(io.BytesIO(build(way))).VOILUTSequence[0].LUTDescriptor[2]
+
+    def change(dataset: Any) -> None:
+        begin_lower(dataset)
+        if signed:
+            dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit = 1, 16, 15
+
+    (image,) = decode(changed(build(way), change), "phantom")
+    assert deviation(way, image.pixels) < 0.004
+
+
+@pytest.mark.parametrize("frames", [-1, 0])
+def test_a_number_of_frames_that_is_none_is_one(frames: int) -> None:
+    def lie(dataset: Any) -> None:
+        dataset.NumberOfFrames = frames
+
+    (image,) = decode(changed(build(Way()), lie), "phantom")
+    assert deviation(Way(), image.pixels) < 0.004
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [("1e40", "0"), ("1e38", "0"), ("1", "1e39")])
+@pytest.mark.filterwarnings("error")
+def test_pixels_that_are_no_finite_numbers_are_refused(slope: str, intercept: str) -> None:
+    def rescale(dataset: Any) -> None:
+        dataset.RescaleSlope, dataset.RescaleIntercept = slope, intercept
+
+    with pytest.raises(ImageError) as caught:
+        decode(changed(build(Way()), rescale), "phantom")
+    assert caught.value.reason in (Reason.TRUNCATED, Reason.BLANK)
+    far = np.linspace(0, 4000, 4096, dtype="f4").reshape(64, 64)
+    far[:5], far[-5:] = -3.4e38, 3.4e38
+    with pytest.raises(ImageError, match="no finite numbers"):
+        decode(saved(Image.fromarray(far), "TIFF"), "far")
+
+
 def test_a_deflated_file_without_group_length_is_read() -> None:
     content = build(Way(syntax="deflated"))
     assert content[132:136] == b"\x02\x00\x00\x00"
@@ -321,6 +383,18 @@ def test_sixteen_bit_pictures_are_read_at_full_depth(kind: str, color: str) -> N
     (image,) = decode(content, "deep")
     assert deviation(Way(tone="none"), image.pixels) < 0.002
     assert len(np.unique(image.pixels)) > 256
+
+
+@pytest.mark.parametrize("kind", ["float", "big"])
+def test_a_tiff_whose_white_is_zero_is_no_negative(kind: str) -> None:
+    dark = (4095 - DEEP).astype(np.float32)
+    if kind == "float":
+        content = saved(Image.fromarray(dark), "TIFF", tiffinfo={262: 0})
+    else:
+        content = saved(Image.fromarray(dark.astype(np.uint16)), "TIFF", tiffinfo={262: 0}, big_tiff=True)
+        assert content[:4] == b"II+\0"
+    (image,) = decode(content, "white")
+    assert np.corrcoef(image.pixels.ravel(), DEEP.ravel())[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("turned", range(1, 9))

@@ -100,9 +100,12 @@ def _decode(dataset: Dataset, name: str, keywords: Sequence[str], gates: Gates) 
         raise ImageError(Reason.NO_PIXELS, f"{name}: a DICOM file without an image in it, or one cut short")
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = _plain_syntax(dataset)
-    rows, columns, frames = int(dataset.Rows), int(dataset.Columns), int(dataset.get("NumberOfFrames") or 1)
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    frames = max(1, int(dataset.get("NumberOfFrames") or 1))
+    if "NumberOfFrames" in dataset:
+        dataset.NumberOfFrames = frames  # decoders read it too, and some files have 0 or -1
     # Of what is decoded, and of what it is stretched to.
-    check_size(columns, max(rows, square_height(dataset, rows)) * max(1, frames), name)
+    check_size(columns, max(rows, square_height(dataset, rows)) * frames, name)
     if frames > 1:
         _check_cine(dataset, frames, name)
     shown = [tone(dataset, stored) for stored in stored_values(dataset, rows, columns, frames, name)]

@@ -17,7 +17,7 @@ from cxrsearch.imaging.tone import LUMINANCE, stretch
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit has its own message
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
-_PNG, _TIFF = b"\x89PNG\r\n\x1a\n", (b"II*\x00", b"MM\x00*")
+_PNG, _TIFF, _BIG_TIFF = b"\x89PNG\r\n\x1a\n", (b"II*\x00", b"MM\x00*"), (b"II+\x00", b"MM\x00+")
 _PNG_COLOR = (2, 4, 6)  # RGB, gray with alpha, RGB with alpha
 # Tags of TIFF 6.0 and EXIF.
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 256, 257, 258, 262, 274, 277
@@ -61,11 +61,11 @@ def _deep(data: bytes, name: str) -> tuple[NDArray[np.float32], int, str] | None
         import imagecodecs
 
         values = imagecodecs.png_decode(data)
-    elif data[:4] in _TIFF:
+    elif data[:4] in (*_TIFF, *_BIG_TIFF):
         tags = _tags(data)
         samples, bits = tags.get(_SAMPLES, 1), tags.get(_BITS, (1,))
-        white_is_zero = tags.get(_PHOTOMETRIC) == 0
-        if max(bits if isinstance(bits, tuple) else (bits,)) != 16 or (samples == 1 and not white_is_zero):
+        white_is_zero, deepest = tags.get(_PHOTOMETRIC) == 0, max(bits if isinstance(bits, tuple) else (bits,))
+        if not (deepest > 8 and white_is_zero) and (deepest != 16 or samples == 1):
             return None
         check_size(tags[_WIDTH], tags[_HEIGHT], name)
         if samples > MAX_COMPONENTS:
@@ -86,7 +86,7 @@ def _deep(data: bytes, name: str) -> tuple[NDArray[np.float32], int, str] | None
 
 def _tags(data: bytes) -> Any:
     """The tags of the first page, and in ``next`` where those of the next one are."""
-    tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+    tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[:4] in _BIG_TIFF else 8])
     stream = io.BytesIO(data)
     stream.seek(tags.next)
     tags.load(stream)

@@ -52,8 +52,9 @@ def tone(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.float32]:
     if shown is None or float(np.mean((shown[inside] <= 0) | (shown[inside] >= 1))) > _MAX_SATURATED:
         shown = stretch(values, inside)
     # PS3.3 C.11.6: the presentation LUT shape, when given, decides; else the photometric interpretation.
-    shape = str(dataset.get("PresentationLUTShape") or "")
-    if shape == "INVERSE" or (not shape and dataset.get("PhotometricInterpretation") == "MONOCHROME1"):
+    # Files have other words there, which say nothing.
+    shape = str(_first(dataset, "PresentationLUTShape") or "").strip().upper()
+    if shape == "INVERSE" or (shape != "IDENTITY" and dataset.get("PhotometricInterpretation") == "MONOCHROME1"):
         shown = 1.0 - shown
     return _square_pixels(dataset, np.where(inside, shown, np.float32(0.0)).astype(np.float32))
 
@@ -112,9 +113,11 @@ def _looked_up(dataset: Dataset, item: Dataset, values: NDArray[np.float32]) -> 
     """
     entries, first, bits = (int(number) for number in item.LUTDescriptor)
     entries = (entries & 0xFFFF) or 65536
-    if first >= 2**15 and float(values.min()) < 0:
+    low, high = float(values.min()), float(values.max())
+    below_zero = (_number(dataset, "RescaleIntercept") or 0.0) < 0  # what is rescaled may be, here or in another image
+    if first >= 2**15 and (dataset.get("PixelRepresentation") or low < 0 or (below_zero and high < first)):
         first -= 2**16
-    elif first < 0 and float(values.min()) >= 0 and not dataset.get("PixelRepresentation"):
+    elif first < 0 and low >= 0 and not below_zero and not dataset.get("PixelRepresentation"):
         first += 2**16
     data = item.LUTData
     if isinstance(data, bytes):
@@ -156,13 +159,18 @@ def _aspect(dataset: Dataset) -> float:
     return 1.0
 
 
-def _number(dataset: Dataset, keyword: str) -> float | None:
-    """The first finite number of an attribute; None when it is absent, empty or no number."""
+def _first(dataset: Dataset, keyword: str) -> Any:
+    """The first value of an attribute; None when it is absent or empty."""
     value: Any = dataset.get(keyword)
     if isinstance(value, MutableSequence):
-        value = value[0] if len(value) else None
+        return value[0] if len(value) else None
+    return value
+
+
+def _number(dataset: Dataset, keyword: str) -> float | None:
+    """The first finite number of an attribute; None when it is absent, empty or no number."""
     try:
-        number = float(value)
+        number = float(_first(dataset, keyword))
     except (TypeError, ValueError):
         return None
     return number if np.isfinite(number) else None
