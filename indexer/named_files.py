@@ -92,7 +92,10 @@ class NamedFiles:
             else:
                 found = [name] if is_file(self._root / name) else []
             if found:
-                return [(composed(one), one, unless_inside(self._root, self._root / one)) for one in found]
+                # One file is one image, however its path is spelt.
+                return [
+                    (composed(os.path.normpath(one)), one, unless_inside(self._root, self._root / one)) for one in found
+                ]
         none = ImageError(Reason.MISSING, f"0 files match {template!r}") if "*" in template else None
         return [(tidied, tidied, none or unless_inside(self._root, self._root / tidied))]
 

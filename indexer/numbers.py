@@ -17,7 +17,7 @@ def plain(text: str, decimal: str) -> str:
     decimal: the mark before decimals, "." or ",". Text is tidy. Raises ValueError for a number with the other mark.
     """
     mark = re.escape(decimal)
-    grouped = rf"[0-9]{{1,3}}(?P<group>{_GROUPS[decimal]})[0-9]{{3}}((?P=group)[0-9]{{3}})*"
+    grouped = rf"[1-9][0-9]{{0,2}}(?P<group>{_GROUPS[decimal]})[0-9]{{3}}((?P=group)[0-9]{{3}})*"
     if not re.fullmatch(rf"[+-]?(?:{grouped}|[0-9]*)({mark}[0-9]*)?([eE][+-]?[0-9]+)?", text):
         if decimal == "," and "." in text:
             raise ValueError("is no number with a decimal comma")  # 12.5 is neither 12,5 nor 125 for certain

@@ -335,7 +335,19 @@ def test_a_number_with_marks_of_any_country_is_that_number(number: float, marks:
     assert float(plain(text, decimal)) == number
 
 
-@pytest.mark.parametrize(("text", "decimal"), [("1,23", "."), ("1,2345", "."), ("12,34,567", "."), ("1.234.56", ",")])
+@pytest.mark.parametrize(
+    ("text", "decimal"),
+    [
+        ("1,23", "."),
+        ("1,2345", "."),
+        ("12,34,567", "."),
+        ("1.234.56", ","),
+        ("0.512", ","),  # half a unit, and never 512
+        ("-0.125", ","),
+        ("0,512", "."),
+        ("00,125", "."),
+    ],
+)
 def test_a_mark_in_the_wrong_place_makes_no_number(text: str, decimal: str) -> None:
     with pytest.raises(ValueError, match=r"could not convert|is no number"):
         float(plain(text, decimal))
@@ -357,12 +369,12 @@ def test_a_whole_number_is_written_without_decimals(text: str, number: str) -> N
 # ---------------------------------------------------------------- what a column holds
 
 
-def reading(*texts: str, is_date: bool = False) -> column_values.Reading:
+def reading(*texts: str, is_date: bool = False, decimal: str | None = None) -> column_values.Reading:
     cells: dict[str, list[int]] = {}
     for row, text in enumerate(texts, start=2):
         if tidy(text):
             cells.setdefault(tidy(text), []).append(row)
-    found = column_values.read(cells, is_date, None)
+    found = column_values.read(cells, is_date, decimal)
     assert found is not None
     return found
 
@@ -427,6 +439,11 @@ def test_a_comma_that_may_part_thousands_or_decimals_makes_no_number() -> None:
 def test_an_impossible_date_is_a_row_that_is_named(impossible: str) -> None:
     found = reading(*(f"{day:02}.03.2020" for day in range(1, 13)), impossible)
     assert (found.type, found.unreadable) == (FieldType.DATE, [14])
+
+
+def test_a_column_with_another_mark_than_its_table_has_it_written_down() -> None:
+    found = reading("0.512", "0.125", "1.230", "0.734", decimal=",")
+    assert (found.type, found.decimal, found.unreadable) == (FieldType.FLOAT, None, [])
 
 
 def test_numbers_with_their_unit_are_numbers() -> None:

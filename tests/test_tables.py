@@ -243,6 +243,15 @@ def test_rows_of_one_file_that_contradict_each_other_are_refused_and_named(
     assert {n: p.payload for n, p in points(tmp_path / "index").items()} == {n: p.payload for n, p in before.items()}
 
 
+def test_a_path_that_is_spelt_otherwise_is_the_same_file(cxrsearch: Run, tmp_path: Path) -> None:
+    mapping = MAPPING.replace("{scan}.png", "{scan}")
+    rows = "./1.png,P1,COVID-19\n1.png,P1,Pneumonia\n.//2.png,P2,No Finding\n2.png,P2,No Finding\n"
+    path = indexable(tmp_path, mapping, f"scan,patient,finding\n{rows}", 2)
+    ran = cxrsearch("index", path, "--index", tmp_path / "index", "--workers", 1)
+    assert ran.out.startswith("1 indexed, 0 updated, 0 unchanged, 1 rejected")
+    assert "rows 2, 3 are of one file and differ in" in ran.err
+
+
 # ---------------------------------------------------------------- numbers of patients
 
 
