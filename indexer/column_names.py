@@ -40,7 +40,7 @@ LEFT_OUT = frozenset({Role.NAME, Role.BIRTH, Role.CONTACT, Role.STAFF, Role.NUMB
 # In order: the first that fits a name, folded to small letters and words between single spaces.
 _PATTERNS: tuple[tuple[Role, str], ...] = (
     (Role.BIRTH, r".*\b(birth\w*|born|[dy]ob|geburt\w*|geb|geb(dat|jahr)\w*|naissance|ddn|nascita)\b.*"),
-    (Role.BIRTH, r".*\b(nacimiento|f(echa)? ?(de )?nac)\b.*"),
+    (Role.BIRTH, r".*\b(nacimiento|f(ec|echa)? ?(de )?nac|jahrgang)\b.*"),
     (Role.CONTACT, r".*\b(addr\w*|adresse|anschrift|street|strasse|phone\w*|tel|telefon\w*|mobile|e ?mail\w*).*"),
     (Role.CONTACT, r".*\b(direccion|domicilio|celular|movil|handy|fax|correo|codigo postal|postleitzahl)\b.*"),
     (Role.CONTACT, r"ort|city|town|ciudad|ville"),
@@ -80,7 +80,14 @@ _OUTCOME = re.compile(
 _THINGS = re.compile(
     r".*\b(file|image|bild|datei|scan|site|hospital|cent(er|re)|device|study|series|column|drug|model|archivo|imagen|fichier)\b.*"
 )
-_ID = re.compile(rf"(.* )?{_NUMBER_OF}|#")
+_ID = re.compile(rf"(.* )?({_NUMBER_OF}|\w+(nummer|nr|number|numero))|#")
+# A word that names an age, "Altersgruppe" too, and how many of another unit than years are in a year.
+_AGE = re.compile(r"ages?|edad(es)?|alter|alters\w*|(lebens|patienten?)alter\w*")
+_IN_A_YEAR = (
+    (re.compile(r"mo|months?|monate?|mes(es)?|mois"), 12.0),
+    (re.compile(r"wk|weeks?|wochen?|semanas?|semaines?"), 52.18),
+    (re.compile(r"days?|tage?|dias?|jours?"), 365.25),
+)
 _UNIT = re.compile(r"(.+?)\s*[(\[]([^()\[\]]{1,15})[)\]]")
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
 
@@ -97,6 +104,14 @@ def role_of(column: str) -> Role | None:
 def is_outcome(column: str) -> bool:
     """Whether a column tells what became known after the image was taken."""
     return _OUTCOME.fullmatch(_folded(column)) is not None
+
+
+def age_units(column: str) -> float | None:
+    """How many of the units that an age is given in are in a year; None for a column whose name names no age."""
+    words = _folded(column).split()
+    if not any(map(_AGE.fullmatch, words)):
+        return None
+    return next((number for unit, number in _IN_A_YEAR if any(map(unit.fullmatch, words))), 1.0)
 
 
 def is_number_of_something(column: str) -> bool:

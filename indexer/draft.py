@@ -222,7 +222,7 @@ def _is_number(column: str, reading: Reading, texts: Cells) -> bool:
     return (
         column_names.is_number_of_something(column)
         and reading.type in (FieldType.INTEGER, FieldType.KEYWORD)
-        and len(texts) > reading.known / 2
+        and len(texts) >= reading.known / 2
     )
 
 

@@ -20,7 +20,7 @@ NUMBERS = "long numbers, as persons and documents have"
 OWN = "nearly every patient has its own, as names and numbers of people do"
 MANY = "many values of a few rows each, as names and notes are"
 FEW = "too few rows for each value to tell facts from names"
-BIRTHS = "mostly dates before 1990, as of births"
+BIRTHS = "mostly dates or years before 1990, as of births"
 # What may stand in names of files too.
 OF_PEOPLE = frozenset({NAMES, NUMBERS, OWN, FEW})
 _FIRST_YEAR = 1990
@@ -35,6 +35,7 @@ _NAME = re.compile(rf"{_WORD}( {_WORD}){{1,3}}")
 _ONE_WORD = re.compile(_WORD)
 # Numbers of laboratories that are as long are rounded to hundreds.
 _LONG_NUMBER = re.compile(r"[0-9]{6,}(?<!00)")
+_YEAR, _OLD_YEAR = re.compile(r"19[0-9]{2}|20[0-2][0-9]"), re.compile(r"19[0-8][0-9]")
 _LONG_CODE = re.compile(r"[A-Za-z]{0,5}[-_/ ]?[0-9]([-_/. ]?[0-9]){4,}[A-Za-z]?")
 # Between the names of a person, and not capitalised.
 _PARTICLES = frozenset({"da", "de", "del", "della", "der", "di", "du", "la", "le", "van", "von", "y", "zu"})
@@ -49,6 +50,8 @@ def why_left_out(known: Cells, reading: Reading, role: Role | None, patient_of: 
     own = len(known) / count(known)
     if reading.type is FieldType.INTEGER:
         numbers = {whole(text): rows for text, rows in known.items()}
+        if share(numbers, _YEAR) >= _MOST and share(numbers, _OLD_YEAR) > 1 / 2:
+            return BIRTHS
         return NUMBERS if own > _NUMBERS_OWN and share(numbers, _LONG_NUMBER) >= _MOST else None
     if own > _NUMBERS_OWN and share(known, _LONG_CODE) >= _MOST:
         return NUMBERS

@@ -18,8 +18,9 @@ from cxrsearch.clinical.identity import Identity
 from cxrsearch.imaging.radiograph import projection
 from cxrsearch.text import clean
 from indexer import negation
-from indexer.column_names import Role, role_of
+from indexer.column_names import age_units
 from indexer.dataset import Dataset
+from indexer.mapping import FieldMapping
 from indexer.privacy import protect
 from indexer.readers import IndexedState, PreparedImage, Task
 from indexer.record import Record
@@ -51,11 +52,8 @@ class PointMaker:
     def __init__(self, dataset: Dataset, identity: Identity) -> None:
         self.dataset, self.mapping, self.identity = dataset, dataset.mapping, identity
         self.from_header = {name for name, mapped in self.mapping.entering.items() if mapped.dicom}
-        self._ages = {
-            name
-            for name, mapped in self.mapping.entering.items()
-            if mapped.dicom == "PatientAge" or Role.AGE in (role_of(name), role_of(mapped.column or ""))
-        }
+        units = {name: _age_units(name, mapped) for name, mapped in self.mapping.entering.items()}
+        self._ages = {name: number for name, number in units.items() if number is not None}
         self._numbered_by_header = {
             name
             for name, source in (("patient", self.mapping.patient), ("study", self.mapping.study))
@@ -143,3 +141,9 @@ class PointMaker:
             namespace = (self.mapping.study.namespace if self.mapping.study else None) or self.mapping.name
             found["study"] = self.identity.study(namespace, record.study)
         return found
+
+
+def _age_units(name: str, mapped: FieldMapping) -> float | None:
+    """How many of the units of a field are in a year, where it says how old the patient is."""
+    found = 1.0 if mapped.dicom == "PatientAge" else age_units(mapped.column or "") or age_units(name)
+    return found if found is None or mapped.unit is None else age_units(f"age {mapped.unit}")

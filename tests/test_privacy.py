@@ -209,32 +209,59 @@ def test_very_old_patients_are_ninety(cxrsearch: Run, tmp_path: Path) -> None:
     assert payload_of(cxrsearch, tmp_path, tmp_path.parent / f"{tmp_path.name}-index")["age"] == 90
 
 
-@pytest.mark.parametrize(
-    ("field", "source"),
-    [
-        ("age", 'column = "x"'),
-        ("edad", 'column = "x"'),
-        ("age_years", 'column = "x"'),
-        ("how_old", 'column = "Alter (Jahre)"'),
-        ("years_lived", 'column = "x"\nseparator = ";"'),
-        ("years_lived", 'dicom = "PatientAge"'),
-    ],
-)
-def test_an_age_of_any_name_is_capped_and_a_number_that_is_none_is_not(
-    cxrsearch: Run, tmp_path: Path, field: str, source: str
-) -> None:
+# Of a field its name, its column, its type and what else is declared -> cells, and what of them enters.
+AGES: dict[tuple[str, str, str, str], dict[str, object]] = {
+    ("age", "a", "integer", ""): {"97": 90, "89": 89},
+    ("edad", "b", "float", ""): {"97.5": 90.0},
+    ("age_years", "c", "integer", ""): {"97": 90},
+    ("lived", "Alter (Jahre)", "integer", ""): {"97": 90},
+    ("old", "Patientenalter", "integer", ""): {"97": 90},
+    ("months", "Alter (Monate)", "integer", ""): {"132": 132, "1300": 1080},
+    ("of_unit", "Age", "integer", 'unit = "months"'): {"132": 132, "1300": 1080},
+    ("days", "age in days", "integer", ""): {"4000": 4000},
+    ("age_words", "d", "keyword", ""): {
+        "094Y": "90+", "89Y": "89Y", "006M": "006M", "132 Monate": "132 Monate", "97 Jahre": "90+", "90-94": "90+",
+        "\u00fcber 90": "90+", "young": "young",
+    },
+    ("age_group", "e", "keyword", ""): {"95+": "90+", "60-69": "60-69"},
+    ("ages", "f", "integer", 'separator = ";"'): {"94;97;50": [90, 50]},
+    ("years_lived", "g", "integer", ""): {"97": 97},
+    ("stage", "h", "integer", ""): {"97": 97},
+}  # fmt: skip
+
+
+def test_an_age_of_any_name_and_form_is_capped_and_what_is_none_is_not(cxrsearch: Run, tmp_path: Path) -> None:
+    rows = max(map(len, AGES.values()))
+    columns = {column: [*cells, *[""] * (rows - len(cells))] for (_, column, _, _), cells in AGES.items()}
+    for number in range(rows):
+        noise = np.random.default_rng(number).integers(0, 255, (64, 64), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+    table = [
+        ["image", *columns],
+        *([f"{n}.png", *cells] for n, cells in enumerate(zip(*columns.values(), strict=True))),
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(",".join(row) for row in table), "utf-8")
+    fields = (f'[fields.{name}]\ntype = "{kind}"\ncolumn = "{column}"\n{more}\n' for name, column, kind, more in AGES)
+    (tmp_path / "d.toml").write_text(
+        'name = "d"\n[images]\nroot = "."\ntable = "t.csv"\npath = "{image}"\n' + "".join(fields), "utf-8"
+    )
+    assert cxrsearch("index", tmp_path / "d.toml", "--index", tmp_path / "index").code == 0
+    stored = json.loads(cxrsearch("cohort", "--index", tmp_path / "index", "--format", "json").out)
+    of_image = {int(one["path"].removesuffix(".png")): one for one in stored}
+    found = {field: {cell: of_image[n].get(field[0]) for n, cell in enumerate(cells)} for field, cells in AGES.items()}
+    assert found == AGES
+
+
+def test_very_old_patients_of_a_header_are_ninety_in_words_too(cxrsearch: Run, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
     write_dicom(folder / "a.dcm", draw("Pneumonia", 1, size=96), facts={"patient": "P", "age": 97})
-    (folder / "t.csv").write_text("image,x,Alter (Jahre),crp\na.dcm,97,97,97\n")
     (folder / "d.toml").write_text(
-        'name = "d"\n[images]\nroot = "."\ntable = "t.csv"\npath = "{image}"\n'
-        f'[fields.{field}]\ntype = "integer"\n{source}\n[fields.crp]\ntype = "integer"\ncolumn = "crp"\n'
+        'name = "d"\n[images]\nroot = "."\nglob = ["*.dcm"]\n'
+        '[fields.lived]\ntype = "keyword"\ndicom = "PatientAge"\n[fields.years]\ntype = "float"\ndicom = "PatientAge"\n'
     )
     found = payload_of(cxrsearch, folder / "d.toml", tmp_path / "index")
-    is_age = (field, source[:6]) != ("years_lived", "column")
-    assert found["crp"] == 97
-    assert found[field] == (90 if is_age else [97] if "separator" in source else 97)
+    assert (found["lived"], found["years"]) == ("90+", 90.0)
 
 
 def test_paths_are_tokens_where_asked_and_for_folders_of_dicom(cxrsearch: Run, tmp_path: Path) -> None:
