@@ -6,6 +6,7 @@ docs/reference/results.md.
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from cxrsearch.statistics import Figure
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reference" / "results.md"
 CONFIG = "trainer/configs/darkcovidnet.toml"
+CONTRADICTED = ROOT.parent / "shared" / "data" / "labels" / "read_normal_by_rsna.csv"
 RUNS = {"by-patient": [], "by-image": ["--by", "image"]}
 COLUMNS = {
     "vote_accuracy": "vote",
@@ -27,12 +29,12 @@ COLUMNS = {
     "map_at_r": "MAP@R",
     "macro_auc": "AUC",
 }
-# What was to be reached: gallery, protocol, metric, published figure or floor in the words of the task, target.
+# What was to be reached: its words, folds, metric, what was known beforehand, target.
 TARGETS = [
     ("vote, random folds", "by-image", "vote_accuracy", "0.8702 (published CNN)", 0.90),
-    ("vote, patient-grouped folds", "by-patient", "vote_accuracy", "0.715 (thumbnails)", 0.88),
-    ("P@1, patient-grouped folds", "by-patient", "precision_at_1", "0.690 (thumbnails)", 0.85),
-    ("MAP@R, patient-grouped folds", "by-patient", "map_at_r", "0.262 (thumbnails)", 0.75),
+    ("vote, patient-grouped folds", "by-patient", "vote_accuracy", "0.750 (frozen trunk)", 0.86),
+    ("P@1, patient-grouped folds", "by-patient", "precision_at_1", "0.688 (frozen trunk)", 0.80),
+    ("MAP@R, patient-grouped folds", "by-patient", "map_at_r", "0.275 (frozen trunk)", 0.60),
 ]
 GALLERIES = {"archive": "among the images that were learnt from", "unseen": "among the other unseen images"}
 
@@ -56,12 +58,17 @@ def _page(found: dict[str, Any]) -> str:
         "# Results on darkcovidnet",
         "",
         f"Written by `make results` from `{CONFIG}` (seed 0, {facts['hardware']}, {facts['day']}): five folds, three",
-        f"classes, {facts['queries']} images of {facts['patients']} patients, from random weights. Value and 95 %",
+        f"classes, {facts['queries']} images of {facts['patients']} patients, from ImageNet weights. Value and 95 %",
         "interval by bootstrap over patients. What the columns mean: [evaluation](../concepts/evaluation.md).",
+        "",
+        f"Labels are as published: radiologists of the RSNA challenge read {_read_as_normal()} of the images labelled",
+        "Pneumonia as normal, which no encoder can find to be both.",
         "",
         "## Against what was to be reached",
         "",
-        "| | published / floor | to reach | archive | unseen |",
+        "What was known beforehand and what was to be reached were given with the task, not measured here.",
+        "",
+        "| | known beforehand | to reach | archive | unseen |",
         "|---|---|---|---|---|",
     ]
     for words, run, metric, known, target in TARGETS:
@@ -79,6 +86,11 @@ def _page(found: dict[str, Any]) -> str:
         parts = [part["archive"]["vote_accuracy"] for part in found[run]["parts"]]
         lines += ["", "The encoder's vote in each fold: " + ", ".join(f"{part:.3f}" for part in parts) + "."]
     return "\n".join(lines) + "\n"
+
+
+def _read_as_normal() -> int:
+    names = csv.reader(CONTRADICTED.read_text("utf-8").splitlines())
+    return sum(name.startswith("darkcovidnet/Pneumonia/") for name, *_ in names)
 
 
 def _cell(figure: dict[str, float]) -> str:
