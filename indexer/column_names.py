@@ -82,11 +82,11 @@ _THINGS = re.compile(
 )
 _ID = re.compile(rf"(.* )?({_NUMBER_OF}|\w+(nummer|nr|number|numero))|#")
 # A word that names an age, "Altersgruppe" too, and how many of another unit than years are in a year.
-_AGE = re.compile(r"ages?|edad(es)?|alter|alters\w*|(lebens|patienten?)alter\w*")
+_AGE = re.compile(r"(patient|pat)?ages?|edad(es)?|alter|alters\w*|(lebens|patienten?)alter\w*")
 _IN_A_YEAR = (
-    (re.compile(r"mo|months?|monate?|mes(es)?|mois"), 12.0),
-    (re.compile(r"wk|weeks?|wochen?|semanas?|semaines?"), 52.18),
-    (re.compile(r"days?|tage?|dias?|jours?"), 365.25),
+    (r"mo|months?|monate?n?|mes(?:es)?|mois", 12.0),
+    (r"wk|weeks?|wochen?|semanas?|semaines?", 52.18),
+    (r"days?|tage?n?|dias?|jours?", 365.25),
 )
 _UNIT = re.compile(r"(.+?)\s*[(\[]([^()\[\]]{1,15})[)\]]")
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
@@ -107,11 +107,24 @@ def is_outcome(column: str) -> bool:
 
 
 def age_units(column: str) -> float | None:
-    """How many of the units that an age is given in are in a year; None for a column whose name names no age."""
-    words = _folded(column).split()
-    if not any(map(_AGE.fullmatch, words)):
+    """How many of the units that an age is given in are in a year; None for a column whose name names no age.
+
+    "Age at day of exam" is in years, and "age in days" in days.
+    """
+    name = _folded(column)
+    if re.search(r"\bage adjusted\b|\bfor age\b", name) or not any(map(_AGE.fullmatch, name.split())):
         return None
-    return next((number for unit, number in _IN_A_YEAR if any(map(unit.fullmatch, words))), 1.0)
+    for unit, number in _IN_A_YEAR:
+        behind = rf"(.* )?({_AGE.pattern}|in|en) ({unit})( .*)?|({unit}) of age"
+        last = rf".*[a-z](?<!\bat)(?<!\bam)(?<!\bbei) ({unit})"
+        if re.fullmatch(rf"{behind}|{last}", name):
+            return number
+    return 1.0
+
+
+def units_in_a_year(word: str) -> float:
+    """How many of a unit of time are in a year; 1 for what is none."""
+    return next((number for unit, number in _IN_A_YEAR if re.fullmatch(unit, _folded(word))), 1.0)
 
 
 def is_number_of_something(column: str) -> bool:

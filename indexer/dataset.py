@@ -16,7 +16,7 @@ from cxrsearch.clinical.fields import Payload
 from cxrsearch.clinical.identity import Identity, Numbering
 from cxrsearch.errors import ImageError, MappingError, Reason
 from cxrsearch.text import tidy
-from indexer import negation
+from indexer import ages, negation
 from indexer.folder import files, is_file, is_text
 from indexer.mapping import DatasetMapping, FieldMapping
 from indexer.mapping_file import load_mapping
@@ -152,6 +152,7 @@ class Dataset:
             dicom,
             privacy,
             *([negation.VERSION] if self.notes else []),
+            *([{"ages": ages.VERSION}] if ages.units_of(self.mapping.entering) else []),
         ]
         return identity.row(json.dumps(facts, sort_keys=True, ensure_ascii=True))
 

@@ -97,7 +97,8 @@ class NamedFiles:
                     (composed(os.path.normpath(one)), one, unless_inside(self._root, self._root / one)) for one in found
                 ]
         none = ImageError(Reason.MISSING, f"0 files match {template!r}") if "*" in template else None
-        return [(tidied, tidied, none or unless_inside(self._root, self._root / tidied))]
+        key = composed(os.path.normpath(tidied)) if tidied else tidied  # as if it were there
+        return [(key, tidied, none or unless_inside(self._root, self._root / tidied))]
 
     def _matches(self, template: str, row: Mapping[str, str], change: Callable[[str], str]) -> list[str]:
         """The files that a template with a * finds; a cell is text in it, never a pattern."""

@@ -17,10 +17,8 @@ from cxrsearch.clinical.fields import AFFIRMED, ROW_HASH, SYSTEM_FIELDS, Field, 
 from cxrsearch.clinical.identity import Identity
 from cxrsearch.imaging.radiograph import projection
 from cxrsearch.text import clean
-from indexer import negation
-from indexer.column_names import age_units
+from indexer import ages, negation
 from indexer.dataset import Dataset
-from indexer.mapping import FieldMapping
 from indexer.privacy import protect
 from indexer.readers import IndexedState, PreparedImage, Task
 from indexer.record import Record
@@ -52,8 +50,7 @@ class PointMaker:
     def __init__(self, dataset: Dataset, identity: Identity) -> None:
         self.dataset, self.mapping, self.identity = dataset, dataset.mapping, identity
         self.from_header = {name for name, mapped in self.mapping.entering.items() if mapped.dicom}
-        units = {name: _age_units(name, mapped) for name, mapped in self.mapping.entering.items()}
-        self._ages = {name: number for name, number in units.items() if number is not None}
+        self._ages = ages.units_of(self.mapping.entering)
         self._numbered_by_header = {
             name
             for name, source in (("patient", self.mapping.patient), ("study", self.mapping.study))
@@ -113,7 +110,8 @@ class PointMaker:
         one may hold what this one keeps out."""
         dicom = {name: s.model_dump(mode="json") for name, s in self.mapping.sources.items() if s.dicom}
         privacy = self.mapping.privacy.model_dump(mode="json", exclude={"paths"})  # of no file's own
-        return self.identity.row(json.dumps([dicom, privacy], sort_keys=True, ensure_ascii=True))
+        rule = [ages.VERSION] if self._ages else []
+        return self.identity.row(json.dumps([dicom, privacy, *rule], sort_keys=True, ensure_ascii=True))
 
     def dates_need_the_header(self) -> bool:
         """Whether dates of the table are moved by the patient number of a header, so that neither does alone."""
@@ -141,9 +139,3 @@ class PointMaker:
             namespace = (self.mapping.study.namespace if self.mapping.study else None) or self.mapping.name
             found["study"] = self.identity.study(namespace, record.study)
         return found
-
-
-def _age_units(name: str, mapped: FieldMapping) -> float | None:
-    """How many of the units of a field are in a year, where it says how old the patient is."""
-    found = 1.0 if mapped.dicom == "PatientAge" else age_units(mapped.column or "") or age_units(name)
-    return found if found is None or mapped.unit is None else age_units(f"age {mapped.unit}")

@@ -7,18 +7,15 @@ Characteristics option does, dates shifted as its Retain Longitudinal Temporal I
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from cxrsearch.clinical.fields import Field, FieldType, Payload, Scalar, Value, years
+from cxrsearch.clinical.fields import Field, FieldType, Payload, Value
 from cxrsearch.clinical.identity import Identity
-from indexer.column_names import age_units
+from indexer.ages import capped
 
-# Years (PS3.15 follows 45 CFR 164.514): so few are older that the age alone may name them.
-OLDEST = 90
 # DICOM keywords that tell of the image, the equipment or a characteristic, and of nobody.
 _TELLS_OF_NOBODY = """
     Modality BodyPartExamined ViewPosition PatientPosition PatientOrientation Laterality ImageLaterality
@@ -83,32 +80,9 @@ def protect(
             way = privacy.dates or ("shift" if name in from_header else "keep")
             value = _dates(value, way, identity, namespace, subject)
         elif name in ages:
-            value = _age(value, ages[name], field is not None and field.type is FieldType.KEYWORD)
+            value = capped(value, ages[name], field is not None and field.type is FieldType.KEYWORD)
         protected[name] = value
     return protected
-
-
-def _age(value: Value, in_a_year: float, is_word: bool) -> Value:
-    """``in_a_year``: of the units that a number is in. Of words (``094Y``, ``90-94``) the greatest number counts."""
-    if isinstance(value, list):
-        return list(dict.fromkeys(_one_age(one, in_a_year, is_word) for one in value))
-    return _one_age(value, in_a_year, is_word)
-
-
-def _one_age(value: Scalar, in_a_year: float, is_word: bool) -> Scalar:
-    if isinstance(value, str):
-        try:
-            age = years(value) if value.strip()[-1:].isalpha() else _greatest(value) / in_a_year
-        except ValueError:
-            age = _greatest(value) / (age_units(f"age {value}") or in_a_year)
-        return f"{OLDEST}+" if is_word and age >= OLDEST else value
-    if isinstance(value, bool) or value < OLDEST * in_a_year:
-        return value
-    return int(OLDEST * in_a_year) if isinstance(value, int) else OLDEST * in_a_year
-
-
-def _greatest(text: str) -> int:
-    return max(map(int, re.findall(r"[0-9]+", text)), default=0)
 
 
 def _dates(value: Value, way: str, identity: Identity, namespace: str, subject: str) -> Value:

@@ -23,6 +23,7 @@ from cxrsearch.errors import MappingError
 from cxrsearch.store.edge import EdgeStore
 from indexer.dataset import load
 from indexer.phantoms import draw, write_cohort, write_dicom
+from indexer.points import PointMaker
 from trainer.config import Config
 from trainer.data.claim import claim
 from trainer.data.training_set import load as load_images
@@ -221,8 +222,16 @@ AGES: dict[tuple[str, str, str, str], dict[str, object]] = {
     ("days", "age in days", "integer", ""): {"4000": 4000},
     ("age_words", "d", "keyword", ""): {
         "094Y": "90+", "89Y": "89Y", "006M": "006M", "132 Monate": "132 Monate", "97 Jahre": "90+", "90-94": "90+",
-        "\u00fcber 90": "90+", "young": "young",
+        "\u00fcber 90": "90+", "young": "young", "94 years 2 months": "90+", "94 Jahre 2 Monate": "90+", "94M": "90+",
+        "94F": "90+", "10 ans 3 mois": "10 ans 3 mois",
     },
+    ("at_exam", "Age at day of exam", "integer", ""): {"95": 90},
+    ("bei_aufnahme", "Alter am Tag der Aufnahme", "integer", ""): {"95": 90},
+    ("age_months", "Alter", "integer", ""): {"120": 120},
+    ("in_tagen", "Alter in Tagen", "integer", ""): {"10000": 10000},
+    ("dative", "Alter bei Scan", "integer", 'unit = "Monaten"'): {"120": 120},
+    ("patientage", "i", "integer", ""): {"95": 90},
+    ("d_dimer", "age_adjusted_d_dimer", "integer", ""): {"500": 500},
     ("age_group", "e", "keyword", ""): {"95+": "90+", "60-69": "60-69"},
     ("ages", "f", "integer", 'separator = ";"'): {"94;97;50": [90, 50]},
     ("years_lived", "g", "integer", ""): {"97": 97},
@@ -250,6 +259,24 @@ def test_an_age_of_any_name_and_form_is_capped_and_what_is_none_is_not(cxrsearch
     of_image = {int(one["path"].removesuffix(".png")): one for one in stored}
     found = {field: {cell: of_image[n].get(field[0]) for n, cell in enumerate(cells)} for field, cells in AGES.items()}
     assert found == AGES
+
+
+def test_what_entered_before_ages_were_capped_is_stored_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "1.png")
+    (tmp_path / "t.csv").write_text("image,age,icu\n1.png,95,yes\n")
+    for field, again in (("age", True), ("icu", False)):
+        toml = tmp_path / f"{field}.toml"
+        toml.write_text(
+            f'name = "d"\n[images]\nroot = "."\ntable = "t.csv"\npath = "{{image}}"\n'
+            f'[fields.{field}]\ntype = "keyword"\ncolumn = "{field}"\n'
+        )
+        dataset, identity = load(toml), Identity(b"k" * 32)
+        (record,) = dataset.records()
+        now = (dataset.row_hash(record, identity), PointMaker(dataset, identity).reading())
+        with monkeypatch.context() as earlier:
+            earlier.setattr("indexer.ages.VERSION", 1)
+            before = (dataset.row_hash(record, identity), PointMaker(dataset, identity).reading())
+        assert [a != b for a, b in zip(now, before, strict=True)] == [again, again]
 
 
 def test_very_old_patients_of_a_header_are_ninety_in_words_too(cxrsearch: Run, tmp_path: Path) -> None:

@@ -173,6 +173,21 @@ def test_a_lookup_table_that_begins_below_zero_is_used_where_no_pixel_is(signed:
     assert deviation(way, image.pixels) < 0.004
 
 
+def test_a_lookup_table_of_signed_pixels_that_are_rescaled_above_32768_is_used() -> None:
+    way = Way(tone="voi", bits=12)
+
+    def rescale(dataset: Any) -> None:
+        item = dataset.VOILUTSequence[0]
+        entries, _, bits = item.LUTDescriptor
+        del item[0x0028, 0x3002]
+        item.add_new(0x00283002, "US", [entries, 34000, bits])
+        dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit = 1, 16, 15
+        dataset.RescaleSlope, dataset.RescaleIntercept = "1", "34000"
+
+    (image,) = decode(changed(build(way), rescale), "phantom")
+    assert deviation(way, image.pixels) < 0.004
+
+
 @pytest.mark.parametrize("frames", [-1, 0])
 def test_a_number_of_frames_that_is_none_is_one(frames: int) -> None:
     def lie(dataset: Any) -> None:

@@ -80,7 +80,7 @@ def _deep(data: bytes, name: str) -> tuple[NDArray[np.float32], int, str] | None
         return None
     if values.ndim == 3:
         values = values[..., 0] if values.shape[2] < 3 else values[..., :3].astype(np.float32) @ LUMINANCE
-    values = values.astype(np.float32)
+    values = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
     return stretch(-values if white_is_zero else values), turned, kind
 
 

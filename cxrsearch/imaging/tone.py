@@ -115,7 +115,7 @@ def _looked_up(dataset: Dataset, item: Dataset, values: NDArray[np.float32]) -> 
     entries = (entries & 0xFFFF) or 65536
     low, high = float(values.min()), float(values.max())
     below_zero = (_number(dataset, "RescaleIntercept") or 0.0) < 0  # what is rescaled may be, here or in another image
-    if first >= 2**15 and (dataset.get("PixelRepresentation") or low < 0 or (below_zero and high < first)):
+    if first >= 2**15 and (low < 0 or ((below_zero or dataset.get("PixelRepresentation")) and high < first)):
         first -= 2**16
     elif first < 0 and low >= 0 and not below_zero and not dataset.get("PixelRepresentation"):
         first += 2**16
