@@ -9,6 +9,8 @@ import re
 import unicodedata
 from enum import StrEnum
 
+from cxrsearch.clinical.fields import PER_YEAR
+
 _NUMBER_OF = r"(id|ids|nr|no|num|number|nummer|numero|codigo|code|key|identifier|uid|kennung)"
 _PEOPLE = (
     r"(patient|patienten|patientin|pat|paciente|paziente|subject|proband|probanden|person|persona|participant|case|fall"
@@ -84,9 +86,9 @@ _ID = re.compile(rf"(.* )?({_NUMBER_OF}|\w+(nummer|nr|number|numero))|#")
 # A word that names an age, "Altersgruppe" too, and how many of another unit than years are in a year.
 _AGE = re.compile(r"(patient|pat)?ages?|edad(es)?|alter|alters\w*|(lebens|patienten?)alter\w*")
 _IN_A_YEAR = (
-    (r"mo|months?|monate?n?|mes(?:es)?|mois", 12.0),
-    (r"wk|weeks?|wochen?|semanas?|semaines?", 52.18),
-    (r"days?|tage?n?|dias?|jours?", 365.25),
+    (r"mo|months?|monate?n?|mes(?:es)?|mois", PER_YEAR["M"]),
+    (r"wk|weeks?|wochen?|semanas?|semaines?", PER_YEAR["W"]),
+    (r"days?|tage?n?|dias?|jours?", PER_YEAR["D"]),
 )
 _UNIT = re.compile(r"(.+?)\s*[(\[]([^()\[\]]{1,15})[)\]]")
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})

@@ -87,6 +87,11 @@ class Dataset:
         entering = self.mapping.entering.items()
         return [name for name, mapped in entering if mapped.language is not None] if negation.installed() else []
 
+    @functools.cached_property
+    def ages(self) -> dict[str, float]:
+        """Of each field that says how old the patient is, how many of its units are in a year."""
+        return ages.units_of(self.mapping.entering)
+
     def set_paths(self, way: Literal["relative", "hashed"]) -> None:
         """Keep paths otherwise than the mapping says."""
         privacy = self.mapping.privacy.model_copy(update={"paths": way})
@@ -152,7 +157,7 @@ class Dataset:
             dicom,
             privacy,
             *([negation.VERSION] if self.notes else []),
-            *([{"ages": ages.VERSION}] if ages.units_of(self.mapping.entering) else []),
+            *([{"ages": ages.VERSION}] if self.ages else []),
         ]
         return identity.row(json.dumps(facts, sort_keys=True, ensure_ascii=True))
 

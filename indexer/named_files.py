@@ -92,13 +92,9 @@ class NamedFiles:
             else:
                 found = [name] if is_file(self._root / name) else []
             if found:
-                # One file is one image, however its path is spelt.
-                return [
-                    (composed(os.path.normpath(one)), one, unless_inside(self._root, self._root / one)) for one in found
-                ]
+                return [(_key(one), one, unless_inside(self._root, self._root / one)) for one in found]
         none = ImageError(Reason.MISSING, f"0 files match {template!r}") if "*" in template else None
-        key = composed(os.path.normpath(tidied)) if tidied else tidied  # as if it were there
-        return [(key, tidied, none or unless_inside(self._root, self._root / tidied))]
+        return [(_key(tidied), tidied, none or unless_inside(self._root, self._root / tidied))]
 
     def _matches(self, template: str, row: Mapping[str, str], change: Callable[[str], str]) -> list[str]:
         """The files that a template with a * finds; a cell is text in it, never a pattern."""
@@ -130,6 +126,11 @@ class NamedFiles:
             folder = PurePosixPath(os.path.relpath(place, self._root))
             found += [(name, (folder / name).as_posix()) for name in names if not is_litter(Path(place) / name)]
         return sorted(found)
+
+
+def _key(name: str) -> str:
+    """One for each file, there or not, however its path is spelt."""
+    return composed(os.path.normpath(name))
 
 
 def _filled(template: str, row: Mapping[str, str], change: Callable[[str], str]) -> str:

@@ -50,7 +50,6 @@ class PointMaker:
     def __init__(self, dataset: Dataset, identity: Identity) -> None:
         self.dataset, self.mapping, self.identity = dataset, dataset.mapping, identity
         self.from_header = {name for name, mapped in self.mapping.entering.items() if mapped.dicom}
-        self._ages = ages.units_of(self.mapping.entering)
         self._numbered_by_header = {
             name
             for name, source in (("patient", self.mapping.patient), ("study", self.mapping.study))
@@ -110,7 +109,7 @@ class PointMaker:
         one may hold what this one keeps out."""
         dicom = {name: s.model_dump(mode="json") for name, s in self.mapping.sources.items() if s.dicom}
         privacy = self.mapping.privacy.model_dump(mode="json", exclude={"paths"})  # of no file's own
-        rule = [ages.VERSION] if self._ages else []
+        rule = [ages.VERSION] if self.dataset.ages else []
         return self.identity.row(json.dumps([dicom, privacy, *rule], sort_keys=True, ensure_ascii=True))
 
     def dates_need_the_header(self) -> bool:
@@ -123,7 +122,7 @@ class PointMaker:
             payload,
             self.mapping.declared,
             self.from_header,
-            self._ages,
+            self.dataset.ages,
             self.mapping.privacy,
             self.identity,
             self.mapping.patient_namespace,

@@ -79,7 +79,8 @@ _FIRST_SERIAL = 61
 # Days of the years 1950 to 2100, in which a number that is no date may be one all the same.
 _LIKELY_SERIAL = range(18_264, 73_416)
 _AGE = re.compile(r"([0-9]{1,3}) ?([DWMY]?)")
-_PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
+# How many of each unit of an age are in a year.
+PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 _OLDEST = 130
 _ISO_DATE = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
@@ -149,7 +150,7 @@ def years(text: str) -> float:
 
     Raises ValueError."""
     found = _AGE.fullmatch(tidy(text).upper())
-    age = int(found[1]) / _PER_YEAR[found[2] or "Y"] if found else math.inf
+    age = int(found[1]) / PER_YEAR[found[2] or "Y"] if found else math.inf
     if age > _OLDEST:
         raise ValueError("is no age")
     return age

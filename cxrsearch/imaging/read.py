@@ -67,9 +67,10 @@ def _decode(data: bytes, name: str, keywords: Sequence[str], gates: Gates) -> li
 
         pixels, kind = decode_picture(data, name)
         images = [Radiograph(pixels, sha256, kind)]
-    if not all(np.isfinite(image.pixels).all() for image in images):
+    spread = [float(np.ptp(image.pixels)) if image.pixels.size else 0.0 for image in images]
+    if not np.isfinite(spread).all():
         raise ImageError(Reason.TRUNCATED, f"{name}: its pixels have values that are no finite numbers")
-    if any(image.pixels.size == 0 or float(np.ptp(image.pixels)) <= 0 for image in images):
+    if min(spread) <= 0:
         raise ImageError(Reason.BLANK, f"{name}: every pixel has the same value")
     return images
 

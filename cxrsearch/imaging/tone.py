@@ -108,17 +108,14 @@ def _looked_up(dataset: Dataset, item: Dataset, values: NDArray[np.float32]) -> 
     """Values by a Modality or VOI LUT (PS3.3 C.11.1.1, C.11.2.1.1: entries, where 0 means 65536, first value mapped,
     bits of an entry), and the bits of an entry.
 
-    The first value has the sign of the values it is compared with, whatever its VR. A descriptor that claims more bits
-    than the largest entry needs would make the image dark: the entries' own bits are taken then.
+    The first value has the sign with which the values reach the table, whatever its VR. A descriptor that claims more
+    bits than the largest entry needs would make the image dark: the entries' own bits are taken then.
     """
     entries, first, bits = (int(number) for number in item.LUTDescriptor)
     entries = (entries & 0xFFFF) or 65536
-    low, high = float(values.min()), float(values.max())
-    below_zero = (_number(dataset, "RescaleIntercept") or 0.0) < 0  # what is rescaled may be, here or in another image
-    if first >= 2**15 and (low < 0 or ((below_zero or dataset.get("PixelRepresentation")) and high < first)):
+    first &= 0xFFFF
+    if first >= 2**15 and (float(values.min()) < 0 or float(values.max()) < first):
         first -= 2**16
-    elif first < 0 and low >= 0 and not below_zero and not dataset.get("PixelRepresentation"):
-        first += 2**16
     data = item.LUTData
     if isinstance(data, bytes):
         words = "<u2" if dataset.original_encoding[1] is not False else ">u2"
