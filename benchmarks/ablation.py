@@ -42,13 +42,13 @@ SHIPS = "taught"
 # Name of a row -> what it changes of the learning of cxr-1.
 VARIANTS: dict[str, dict[str, Any]] = {
     SHIPS: {},
-    "the whole trunk taught": {"frozen": 0.0},
-    "the projection alone taught": {"frozen": 1.0},
-    "taught without distillation": {"distillation": 0.0},
     "taught without multi-similarity": {"objective": "cross-entropy"},
+    "taught without distillation": {"distillation": 0.0},
+    "the projection alone taught": {"frozen": 1.0},
+    "mirrored half the time": {"mirror": True},
+    "the whole trunk taught": {"frozen": 0.0},
     "the whole trunk taught at a tenth of the rate": {"frozen": 0.0, "trunk_rate": 0.1},
     "2 epochs without labels first": {"self_supervised_epochs": 2},
-    "mirrored half the time": {"mirror": True},
 }
 START = "as learning begins: ridge regression and principal components"
 QUARTER = "quarter of NIH patients"
