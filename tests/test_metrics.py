@@ -145,6 +145,25 @@ def test_folds_are_joined_query_by_query() -> None:
     assert len(whole.neighbours) == 40
 
 
+def test_votes_of_two_folds_are_not_compared() -> None:
+    """Two hospitals, each left out in turn: of who is given the shares of the other, nothing is known."""
+    labels = [np.repeat([0, 1], [2, 8]), np.repeat([0, 1], [8, 2])]
+    parts = [
+        constant(own, np.array([f"{fold}-{n}" for n in range(10)]), "ab", np.bincount(other) / 10)
+        for fold, (own, other) in enumerate([labels, labels[::-1]])
+    ]
+    assert joined(parts).figures(rounds=20)["macro_auc"].value == 0.5
+
+
+def test_of_images_that_are_equally_near_none_comes_first_for_its_class() -> None:
+    alike = np.tile(np.array([[1.0, 0.0]], dtype=np.float32), (300, 1))
+    owners = np.arange(300).astype(str)
+    for labels in (np.repeat([0, 1, 2], 100), np.tile([0, 1, 2], 100)):
+        means = retrieve(alike, labels, owners, "abc").means()
+        assert means["vote_accuracy"] == pytest.approx(1 / 3, abs=0.05)
+        assert means["map_at_r"] < 0.15
+
+
 def test_a_vote_that_is_always_sure_and_half_right_is_not_calibrated() -> None:
     found = constant(np.array([0, 1] * 50), np.arange(100).astype(str), "ab", np.array([1.0, 0.0]))
     rows, error = calibration(found)

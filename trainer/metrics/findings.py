@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.statistics import Figure, Floats, figure, ratio, resampled
-from trainer.metrics.neighbours import mean_of_nearest, similarities
+from trainer.metrics.neighbours import fold_of_each, in_random_order, mean_of_nearest, similarities
 from trainer.metrics.probabilities import auc
 
 NEIGHBOURS = 10
@@ -34,6 +34,7 @@ class FindingsRetrieval:
     precision: (Q, F), the part of the ten nearest images that have it (P@10); NaN where the query has it not.
     average_precision: (Q, F), of the ranking of all images of which it is known; NaN where the query has it not.
     ndcg: (Q,), of the ten nearest, gain the Jaccard index of the findings of query and image.
+    folds: (Q,) numbers; votes of different folds, whose galleries differ, are never compared.
     """
 
     findings: tuple[str, ...]
@@ -43,10 +44,11 @@ class FindingsRetrieval:
     precision: Floats
     average_precision: Floats
     ndcg: Floats
+    folds: NDArray[np.int64]
 
     def part(self, chosen: NDArray[np.bool_]) -> FindingsRetrieval:
         """Some of the queries."""
-        rows = (self.truth, self.owners, self.votes, self.precision, self.average_precision, self.ndcg)
+        rows = (self.truth, self.owners, self.votes, self.precision, self.average_precision, self.ndcg, self.folds)
         return FindingsRetrieval(self.findings, *(row[chosen] for row in rows))  # type: ignore[arg-type]
 
     def means(self) -> dict[str, float]:
@@ -76,7 +78,7 @@ class FindingsRetrieval:
             present = self.truth[known, number] == 1
             if min(present.sum(), (~present).sum()) < FEWEST:
                 continue
-            area = auc(self.votes[known, number], present, weights[:, known])
+            area = auc(self.votes[known, number], present, weights[:, known], self.folds[known])
             series[f"auc/{name}"] = area
             columns["auc"].append(area)
             columns["precision_at_10"].append(_mean(self.precision[:, number], weights))
@@ -98,6 +100,8 @@ def retrieve_findings(
     queries: (Q, D) of unit length; truth: (Q, F); owners: (Q,). gallery: the same three of G images.
     """
     vectors, their_truth, whose = (queries, truth, owners) if gallery is None else gallery
+    order = in_random_order(len(vectors))
+    vectors, their_truth, whose = vectors[order], their_truth[order], whose[order]
     values = np.where(their_truth >= 0, their_truth, np.nan).astype(np.float64)
     shape = truth.shape
     votes, precision, average, ndcg = (np.full(size, np.nan) for size in (shape, shape, shape, shape[:1]))
@@ -111,13 +115,15 @@ def retrieve_findings(
                 of_finding = _precisions(score[np.ix_(present, known)], their_truth[known, number] == 1)
                 rows = block.start + present
                 precision[rows, number], average[rows, number] = of_finding
-    return FindingsRetrieval(tuple(findings), truth, owners, votes, precision, average, ndcg)
+    folds = np.zeros(len(queries), dtype=np.int64)
+    return FindingsRetrieval(tuple(findings), truth, owners, votes, precision, average, ndcg, folds)
 
 
 def joined_findings(parts: Sequence[FindingsRetrieval]) -> FindingsRetrieval:
     """The queries of several folds as one."""
     names = ("truth", "owners", "votes", "precision", "average_precision", "ndcg")
-    return FindingsRetrieval(parts[0].findings, *(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+    rows = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return FindingsRetrieval(parts[0].findings, **rows, folds=fold_of_each([part.owners for part in parts]))
 
 
 def _precisions(score: Floats, has: NDArray[np.bool_]) -> tuple[Floats, Floats]:

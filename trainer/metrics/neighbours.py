@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,20 @@ from cxrsearch.statistics import Floats
 
 # Queries compared with the whole gallery at once.
 _BLOCK = 512
+_SEED = 0
+
+
+def in_random_order(count: int) -> NDArray[np.int64]:
+    """(count,) the numbers of gallery images in an order that says nothing of their class, the same at every call.
+
+    Of images that are equally near the first is ranked first, and in the order of their files those are of one class.
+    """
+    return np.random.default_rng(_SEED).permutation(count)
+
+
+def fold_of_each(owners: Sequence[NDArray[np.str_]]) -> NDArray[np.int64]:
+    """(Q,) the number of the fold that each query is of. owners: of the queries of each fold."""
+    return np.repeat(np.arange(len(owners)), [len(one) for one in owners])
 
 
 def similarities(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.statistics import Figure, Floats, ece, figure, ratio, resampled
-from trainer.metrics.neighbours import mean_of_nearest
+from trainer.metrics.neighbours import fold_of_each, in_random_order, mean_of_nearest
 from trainer.metrics.probabilities import auc
 
 NEIGHBOURS = 10
@@ -32,6 +32,7 @@ class Retrieval:
     labels: (Q,) class numbers; owners: (Q,) patients. values: a metric's name -> (Q,), each in 0..1, NaN where the
     query has no answer. votes: (Q, C), the classes' shares of the ten nearest, weighted by similarity.
     neighbours: (Q, 10) numbers of gallery images, nearest first (-1 where there are fewer); scores: (Q, 10).
+    folds: (Q,) numbers; votes of different folds, whose galleries differ, are never compared.
     """
 
     classes: tuple[str, ...]
@@ -41,6 +42,7 @@ class Retrieval:
     votes: Floats
     neighbours: NDArray[np.int64]
     scores: Floats
+    folds: NDArray[np.int64]
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -61,6 +63,7 @@ class Retrieval:
             self.votes[chosen],
             self.neighbours[chosen],
             self.scores[chosen],
+            self.folds[chosen],
         )
 
     def figures(self, seed: int = 0, rounds: int = BOOTSTRAPS) -> dict[str, Figure]:
@@ -84,7 +87,7 @@ class Retrieval:
             both = weights[:, mine & voted].sum(axis=1)
             found[f"sensitivity/{name}"] = ratio(both, weights[:, mine].sum(axis=1))
             found[f"ppv/{name}"] = ratio(both, weights[:, voted].sum(axis=1))
-            found[f"auc/{name}"] = auc(self.votes[:, number], mine, weights)
+            found[f"auc/{name}"] = auc(self.votes[:, number], mine, weights, self.folds)
         for kind in ("sensitivity", "ppv", "auc"):
             # A class that nobody has, or that is never predicted, has no such figure.
             rows = np.stack([found[f"{kind}/{name}"] for name in self.classes])
@@ -107,6 +110,8 @@ def retrieve(
     makes 1 / (1 + d) the score.
     """
     vectors, their, whose = (queries, labels, owners) if gallery is None else gallery
+    order = in_random_order(len(vectors))
+    vectors, their, whose = vectors[order], their[order], whose[order]
     parts = []
     for start in range(0, len(queries), _BLOCK):
         block = slice(start, start + _BLOCK)
@@ -114,20 +119,19 @@ def retrieve(
         score[owners[block][:, None] == whose[None, :]] = -np.inf
         parts.append(_judge(score, labels[block], their, len(classes)))
     values = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
-    votes, neighbours, scores = (np.concatenate([part[n] for part in parts]) for n in (1, 2, 3))
-    return Retrieval(tuple(classes), labels, owners, values, votes, neighbours, scores)
+    votes, near, scores = (np.concatenate([part[n] for part in parts]) for n in (1, 2, 3))
+    neighbours = np.where(near < 0, -1, order[near])
+    return Retrieval(
+        tuple(classes), labels, owners, values, votes, neighbours, scores, np.zeros(len(labels), dtype=np.int64)
+    )
 
 
 def joined(parts: Sequence[Retrieval]) -> Retrieval:
     """The queries of several folds as one."""
-    first = parts[0]
-    return Retrieval(
-        first.classes,
-        np.concatenate([p.labels for p in parts]),
-        np.concatenate([p.owners for p in parts]),
-        {name: np.concatenate([p.values[name] for p in parts]) for name in first.values},
-        *(np.concatenate([getattr(p, name) for p in parts]) for name in ("votes", "neighbours", "scores")),
-    )
+    first, names = parts[0], ("labels", "owners", "votes", "neighbours", "scores")
+    rows = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    values = {name: np.concatenate([part.values[name] for part in parts]) for name in first.values}
+    return Retrieval(first.classes, values=values, folds=fold_of_each([part.owners for part in parts]), **rows)
 
 
 def constant(labels: NDArray[np.int64], owners: NDArray[np.str_], classes: Sequence[str], shares: Floats) -> Retrieval:
@@ -135,7 +139,8 @@ def constant(labels: NDArray[np.int64], owners: NDArray[np.str_], classes: Seque
     votes = np.tile(shares, (len(labels), 1))
     nothing = np.full((len(labels), NEIGHBOURS), -1)
     right = (votes.argmax(axis=1) == labels).astype(np.float64)
-    return Retrieval(tuple(classes), labels, owners, {"vote_accuracy": right}, votes, nothing, nothing.astype(float))
+    values, folds = {"vote_accuracy": right}, np.zeros(len(labels), dtype=np.int64)
+    return Retrieval(tuple(classes), labels, owners, values, votes, nothing, nothing.astype(float), folds)
 
 
 def calibration(retrieval: Retrieval, bins: int = 10) -> tuple[list[tuple[float, float, int]], float]:
