@@ -75,7 +75,8 @@ def _page(external: dict[str, Any], scores: dict[str, Any]) -> str:
         "## Patients held out of learning",
         "",
         f"From the model card: {card['figures']['queries']} images of {card['figures']['patients']} patients, searched",
-        "among the images that were learnt from; means over the findings.",
+        "among the images that were learnt from; means over the findings. The 2,644 images of rsna-normal that no",
+        "patient is known of were learnt from, and are of NIH patients: of these held-out ones too, perhaps.",
     ]
     for source, methods in card["figures"]["by source"].items():
         lines += ["", f"### {source}", "", *_table(methods, FINDING_COLUMNS)]
