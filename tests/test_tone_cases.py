@@ -347,14 +347,17 @@ def test_the_size_that_rows_are_stretched_to_is_checked_before_they_are_decoded(
 
 
 def tiff(samples: NDArray[Any], photometric: int, order: str, turned: int = 1) -> bytes:
-    """TIFF 6.0 of 16 bits, one strip."""
+    """TIFF 6.0 of 16 bits, or of 8 where they are signed; one strip."""
     height, width = samples.shape[:2]
     count = samples.shape[2] if samples.ndim == 3 else 1
-    data = samples.astype(f"{order}u2").tobytes()
-    tags = [(256, 3, [width]), (257, 3, [height]), (258, 3, [16] * count), (259, 3, [1]), (262, 3, [photometric])]
+    bits = 8 if samples.dtype == np.int8 else 16
+    data = samples.astype("i1" if bits == 8 else f"{order}u2").tobytes()
+    tags = [(256, 3, [width]), (257, 3, [height]), (258, 3, [bits] * count), (259, 3, [1]), (262, 3, [photometric])]
     tags += [(273, 4, [0]), (274, 3, [turned]), (277, 3, [count]), (278, 3, [height]), (279, 4, [len(data)])]
     if count in (2, 4):
         tags.append((338, 3, [2]))
+    if bits == 8:
+        tags.append((339, 3, [2]))
     at = 8 + 2 + 12 * len(tags) + 4
     more = struct.pack(f"{order}{count}H", *[16] * count) if count > 2 else b""
     out = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
@@ -398,6 +401,23 @@ def test_sixteen_bit_pictures_are_read_at_full_depth(kind: str, color: str) -> N
     (image,) = decode(content, "deep")
     assert deviation(Way(tone="none"), image.pixels) < 0.002
     assert len(np.unique(image.pixels)) > 256
+
+
+@pytest.mark.parametrize("color", ["RGB", "RGBA"])
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_a_deep_tiff_of_one_plane_after_another_is_one_picture(color: str, compression: str | None) -> None:
+    planes = np.moveaxis(COLORS[color], -1, 0).copy()
+    content = imagecodecs.tiff_encode(planes, planarconfig="separate", photometric="rgb", compression=compression)
+    (image,) = decode(bytes(content), "planes")
+    assert deviation(Way(tone="none"), image.pixels) < 0.002
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_a_signed_tiff_of_8_bits_does_not_wrap(photometric: int) -> None:
+    signed = (DEEP // 16).astype(np.int16) - 128
+    content = tiff((-1 - signed if photometric == 0 else signed).astype(np.int8), photometric, "<")
+    (image,) = decode(content, "signed")
+    assert deviation(Way(tone="none"), image.pixels) < 0.004
 
 
 @pytest.mark.parametrize("kind", ["float", "big"])

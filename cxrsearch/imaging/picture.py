@@ -21,6 +21,8 @@ _PNG, _TIFF, _BIG_TIFF = b"\x89PNG\r\n\x1a\n", (b"II*\x00", b"MM\x00*"), (b"II+\
 _PNG_COLOR = (2, 4, 6)  # RGB, gray with alpha, RGB with alpha
 # Tags of TIFF 6.0 and EXIF.
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 256, 257, 258, 262, 274, 277
+_PLANAR_CONFIGURATION, _SAMPLE_FORMAT = 284, 339
+_PLANES, _SIGNED = 2, 2  # values of those two
 # What brings an image upright, by its EXIF orientation.
 _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: np.fliplr,
@@ -51,7 +53,7 @@ def decode_picture(data: bytes, name: str) -> tuple[NDArray[np.float32], str]:
 
 def _deep(data: bytes, name: str) -> tuple[NDArray[np.float32], int, str] | None:
     """Grey values, EXIF orientation and kind of what has more than 8 bits and color or alpha, of which Pillow keeps 8
-    bits, and of gray TIFFs that it does not know; None for all others."""
+    bits, of gray TIFFs that it does not know, and of signed ones, whose sign it ignores; None for all others."""
     white_is_zero = False
     if data[:8] == _PNG and data[24] == 16 and data[25] in _PNG_COLOR:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
@@ -65,7 +67,8 @@ def _deep(data: bytes, name: str) -> tuple[NDArray[np.float32], int, str] | None
         tags = _tags(data)
         samples, bits = tags.get(_SAMPLES, 1), tags.get(_BITS, (1,))
         white_is_zero, deepest = tags.get(_PHOTOMETRIC) == 0, max(bits if isinstance(bits, tuple) else (bits,))
-        if not (deepest > 8 and white_is_zero) and (deepest != 16 or samples == 1):
+        signed = _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
+        if not signed and not (deepest > 8 and white_is_zero) and (deepest != 16 or samples == 1):
             return None
         check_size(tags[_WIDTH], tags[_HEIGHT], name)
         if samples > MAX_COMPONENTS:
@@ -76,6 +79,10 @@ def _deep(data: bytes, name: str) -> tuple[NDArray[np.float32], int, str] | None
 
         turned, kind = tags.get(_ORIENTATION, 1), "tiff"
         values = imagecodecs.tiff_decode(data, index=0)
+        if values.ndim == 3 and tags.get(_PLANAR_CONFIGURATION) == _PLANES:
+            values = np.moveaxis(values, 0, -1)
+        if values.ndim > 3 or values.shape[:2] != (tags[_HEIGHT], tags[_WIDTH]):
+            raise ValueError("a TIFF of another size than its tags say")
     else:
         return None
     if values.ndim == 3:
