@@ -239,6 +239,41 @@ def stream_of(dataset: Any) -> bytes:
 CODED_WAYS = ("rle", "lossless", "lossless-57", "jpeg-ls", "jpeg-2000", "baseline", "extended")
 
 
+# Black and white beside each other, so that what a lossy stream gives leaves the range of 12 bits.
+STARK = np.kron(np.random.default_rng(1).integers(0, 2, (11, 9)), np.full((4, 4), 4095)).astype(np.int16)
+
+
+def stark(syntax: int, stream: bytes, signed: bool) -> NDArray[np.float32]:
+    """The image of a file of 12 bits stored whose stream has 16."""
+
+    def put(dataset: Any) -> None:
+        dataset.file_meta.TransferSyntaxUID = f"1.2.840.10008.1.2.4.{syntax}"
+        dataset.PixelData = encapsulate([stream])
+        dataset.PixelRepresentation = int(signed)
+        dataset.WindowCenter = "0" if signed else "2048"
+
+    (image,) = decode(changed(build(Way(syntax="jpeg-2000")), put), "stark")
+    return image.pixels
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+@pytest.mark.parametrize("syntax", [81, 91], ids=["JPEG-LS near-lossless", "JPEG 2000"])
+def test_white_stays_white_in_a_lossy_stream_of_more_bits_than_are_stored(syntax: int, signed: bool) -> None:
+    samples = STARK - 2048 if signed else STARK.astype(np.uint16)
+    if syntax == 91:
+        stream = imagecodecs.jpeg2k_encode(samples, level=50, codecformat="j2k", reversible=False)
+        assert imagecodecs.jpeg2k_decode(stream).max() > samples.max()
+    else:
+        stream = imagecodecs.jpegls_encode(samples.view(np.uint16), level=3)
+    assert ((stark(syntax, bytes(stream), signed) > 0.5) == (STARK > 0)).all()
+
+
+def test_signed_samples_without_sign_extension_stay_so_in_a_lossy_stream_of_more_bits() -> None:
+    words = np.where(STARK > 0, 1000, 4096 - 1000).astype(np.uint16)
+    pixels = stark(81, bytes(imagecodecs.jpegls_encode(words, level=3)), signed=True)
+    np.testing.assert_allclose(pixels, np.where(STARK > 0, 3048, 1048) / 4095, atol=0.002)
+
+
 @pytest.mark.parametrize("part", [0.3, 0.5, 0.9])
 @pytest.mark.parametrize("syntax", CODED_WAYS)
 def test_half_a_stream_is_refused_even_with_an_end_marker(syntax: str, part: float) -> None:

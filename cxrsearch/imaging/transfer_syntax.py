@@ -42,6 +42,10 @@ _PLUGINS = {
 # JPEG extended (12 bits) and lossless: imagecodecs reads them bit-exactly, no plugin of pydicom does safely.
 _IMAGECODECS = {"1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}
 _RLE = "1.2.840.10008.1.2.5"
+# JPEG baseline and extended, JPEG-LS near-lossless, JPEG 2000 and HTJ2K that may lose.
+_LOSSY = {_JPEG_BASELINE, *(f"1.2.840.10008.1.2.4.{number}" for number in (51, 81, 91, 203))}
+# By how much a sample of a near-lossless JPEG-LS stream may be wrong (ISO 14495-1 C.2.3).
+_MAX_NEAR = 255
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
 
 
@@ -87,7 +91,8 @@ def stored_values(dataset: Dataset, rows: int, columns: int, frames: int, name: 
                 samples = _by_pydicom(dataset, syntax, number)
                 if coded is not None and syntax == _JPEG_BASELINE:
                     check_whole(decode_jpeg(streams[number]), streams[number], coded, decode_jpeg)
-            yield _luminance(dataset, _stored_bits(dataset, samples, coded), syntax in _IMAGECODECS)
+            values = _stored_bits(dataset, samples, coded, syntax in _LOSSY)
+            yield _luminance(dataset, values, syntax in _IMAGECODECS)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise whatever damage makes them raise
@@ -134,23 +139,36 @@ def _by_pydicom(dataset: Dataset, syntax: UID, number: int) -> NDArray[Any]:
             setattr(dataset, keyword, value)
 
 
-def _stored_bits(dataset: Dataset, samples: NDArray[Any], coded: Codestream | None) -> NDArray[Any]:
+def _stored_bits(dataset: Dataset, samples: NDArray[Any], coded: Codestream | None, lossy: bool) -> NDArray[Any]:
     """PS3.5 8.1.1: the stored bits of each sample, whose highest is High Bit; overlays and junk above and below go.
 
     A stream that codes no more bits than are stored holds them at the bottom. The sign is that of Pixel Representation,
-    by Bits Stored, or of the stream where it says that samples are signed.
+    by Bits Stored, or of the stream where it says that samples are signed. What a lossy stream of more bits has beyond
+    the range of Bits Stored is no overlay but its error, and stays black or white.
     """
     stored = int(dataset.BitsStored)
     container = 8 * samples.dtype.itemsize
     shift = int(dataset.HighBit) + 1 - stored
     if shift < 0 or stored + shift > container or (coded is not None and coded.bits <= stored):
         shift = 0
-    bits = samples.astype(np.int64) & (2**container - 1)
-    kept = (bits >> shift) & (2**stored - 1)
-    if dataset.PixelRepresentation or (coded is not None and coded.signed):
-        sign = 2 ** (stored - 1)
-        kept = (kept ^ sign) - sign
-    return np.asarray(kept, dtype=np.int32)
+    is_signed = bool(dataset.PixelRepresentation or (coded is not None and coded.signed))
+    if lossy and coded is not None and coded.bits > stored:
+        words, width = (samples.astype(np.int64) & (2**coded.bits - 1)) >> shift, coded.bits - shift
+        # Negative values without sign extension look like large ones, larger than an error could make them.
+        is_extended = coded.signed or not 2 ** (stored - 1) + _MAX_NEAR < words.max() < 2 ** (width - 1)
+        if not is_signed:
+            return np.asarray(np.clip(words, 0, 2**stored - 1), dtype=np.int32)
+        if is_extended:
+            limit = 2 ** (stored - 1)
+            return np.asarray(np.clip(_with_sign(words, width), -limit, limit - 1), dtype=np.int32)
+    kept = ((samples.astype(np.int64) & (2**container - 1)) >> shift) & (2**stored - 1)
+    return np.asarray(_with_sign(kept, stored) if is_signed else kept, dtype=np.int32)
+
+
+def _with_sign(words: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Words of so many bits as two's complement."""
+    sign = 2 ** (bits - 1)
+    return np.asarray((words ^ sign) - sign)
 
 
 def _luminance(dataset: Dataset, values: NDArray[Any], raw: bool) -> NDArray[Any]:
