@@ -156,6 +156,51 @@ def test_a_file_of_several_radiographs_gives_several(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.roll(images[0].pixels, 5, axis=1), images[1].pixels, atol=1e-6)
 
 
+def group(sequence: str, **values: Any) -> Dataset:
+    """An item of functional groups that has one group of one item."""
+    item, holder = Dataset(), Dataset()
+    for name, value in values.items():
+        setattr(item, name, value)
+    setattr(holder, sequence, Sequence([item]))
+    return holder
+
+
+GROUPS: dict[str, dict[str, Any]] = {
+    "FrameVOILUTSequence": {"WindowCenter": "1000", "WindowWidth": "1000", "VOILUTFunction": "LINEAR_EXACT"},
+    "PixelValueTransformationSequence": {"RescaleSlope": "-1", "RescaleIntercept": "4095"},
+    "PixelMeasuresSequence": {"PixelSpacing": ["0.4", "0.2"]},
+}
+
+
+@pytest.mark.parametrize("where", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+@pytest.mark.parametrize("sequence", GROUPS)
+def test_functional_groups_mean_what_the_same_values_mean_at_the_top(tmp_path: Path, sequence: str, where: str) -> None:
+    def contradict(d: Any) -> None:  # of what the groups say, the top level has something else
+        d.RescaleSlope, d.RescaleIntercept, d.PixelAspectRatio = "1", "0", ["1", "1"]
+        setattr(d, where, Sequence([group(sequence, **GROUPS[sequence])]))
+
+    top = read(changed(tmp_path, setting(**GROUPS[sequence]), bits=12, window=True))[0].pixels
+    (image,) = read(changed(tmp_path, contradict, bits=12, window=True))
+    np.testing.assert_array_equal(image.pixels, top)
+    assert top.shape != PHANTOM.shape or np.abs(top - PHANTOM).max() > 0.3  # that they do something
+
+
+def test_what_a_frame_says_of_itself_wins_over_what_all_share_and_that_over_the_top(tmp_path: Path) -> None:
+    def window(center: str) -> Dataset:
+        return group("FrameVOILUTSequence", WindowCenter=center, WindowWidth="1000")
+
+    def change(d: Any) -> None:
+        d.NumberOfFrames, d.PixelData = 4, d.PixelData * 4
+        d.SharedFunctionalGroupsSequence = Sequence([window("2000")])
+        d.PerFrameFunctionalGroupsSequence = Sequence([window("1000"), group("FrameVOILUTSequence"), Dataset()])
+
+    first, *others = [image.pixels for image in read(changed(tmp_path, change, bits=12, window=True))]
+    assert len(others) == 3
+    for pixels, center in [(first, "1000"), *((other, "2000") for other in others)]:
+        plain = changed(tmp_path, setting(WindowCenter=center, WindowWidth="1000"), bits=12, window=True)
+        np.testing.assert_array_equal(pixels, read(plain)[0].pixels)
+
+
 @pytest.mark.parametrize(("count", "more"), [(3, {"FrameTime": "40"}), (9, {})], ids=["in time", "many"])
 def test_a_film_is_rejected(tmp_path: Path, count: int, more: dict[str, Any]) -> None:
     assert reason(frames_file(tmp_path, count, **more)) is Reason.CINE

@@ -21,6 +21,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from cxrsearch.errors import ImageError, Reason
+from cxrsearch.imaging.frame_header import frame_header
 from cxrsearch.imaging.radiograph import MAX_FILE_BYTES, Gates, check_size, projection
 from cxrsearch.imaging.tone import square_height, tone
 from cxrsearch.imaging.transfer_syntax import check_inflation, stored_values
@@ -104,11 +105,13 @@ def _decode(dataset: Dataset, name: str, keywords: Sequence[str], gates: Gates) 
     frames = max(1, int(dataset.get("NumberOfFrames") or 1))
     if "NumberOfFrames" in dataset:
         dataset.NumberOfFrames = frames  # decoders read it too, and some files have 0 or -1
-    # Of what is decoded, and of what it is stretched to.
-    check_size(columns, max(rows, square_height(dataset, rows)) * frames, name)
     if frames > 1:
         _check_cine(dataset, frames, name)
-    shown = [tone(dataset, stored) for stored in stored_values(dataset, rows, columns, frames, name)]
+    headers = [frame_header(dataset, frame) for frame in range(frames)]
+    # Of what is decoded, and of what it is stretched to.
+    check_size(columns, sum(max(rows, square_height(header, rows)) for header in headers), name)
+    stored = stored_values(dataset, rows, columns, frames, name)
+    shown = [tone(header, values) for header, values in zip(headers, stored, strict=True)]
     return Decoded(shown, _header(dataset, keywords), view)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrsearch.imaging.frame_header import SPACINGS, FrameHeader
+
 if TYPE_CHECKING:  # 0.3 s of import that a PNG does not need
     from pydicom.dataset import Dataset
 
@@ -28,67 +30,65 @@ def stretch(values: NDArray[np.float32], inside: NDArray[np.bool_] | None = None
     return np.asarray(np.clip((values - np.float32(low)) / span, 0.0, 1.0), dtype=np.float32)
 
 
-# What says how tall a pixel is for its width, the first that is there.
-_SPACINGS = ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 # A window that clips more than this part of the image hides it; the percentile window is used instead.
 _MAX_SATURATED = 0.9
 
 
-def tone(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.float32]:
+def tone(header: FrameHeader, stored: NDArray[Any]) -> NDArray[np.float32]:
     """Stored values -> (H, W) float32 on 0..1, bright bone on dark air."""
     if stored.dtype == np.float32:  # color, already on 0..1
-        return _square_pixels(dataset, np.clip(stored, 0.0, 1.0))
-    inside = _inside(dataset, stored)
+        return _square_pixels(header, np.clip(stored, 0.0, 1.0))
+    inside = _inside(header, stored)
     # PS3.3 C.11.1: Modality LUT, or rescale slope and intercept.
     values = stored.astype(np.float32)
-    modality = _lookup_table(dataset, "ModalityLUTSequence")
+    modality = _lookup_table(header, "ModalityLUTSequence")
     if modality is not None:
-        values = _looked_up(dataset, modality, values)[0]
+        values = _looked_up(header, modality, values)[0]
     else:
-        slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
+        slope, intercept = _number(header, "RescaleSlope"), _number(header, "RescaleIntercept")
         if slope:
             values = values * np.float32(slope) + np.float32(intercept or 0.0)
-    shown = _window(dataset, values)
+    shown = _window(header, values)
     if shown is None or float(np.mean((shown[inside] <= 0) | (shown[inside] >= 1))) > _MAX_SATURATED:
         shown = stretch(values, inside)
     # PS3.3 C.11.6: the presentation LUT shape, when given, decides; else the photometric interpretation.
     # Files have other words there, which say nothing.
-    shape = str(_first(dataset, "PresentationLUTShape") or "").strip().upper()
-    if shape == "INVERSE" or (shape != "IDENTITY" and dataset.get("PhotometricInterpretation") == "MONOCHROME1"):
+    shape = str(_first(header, "PresentationLUTShape") or "").strip().upper()
+    if shape == "INVERSE" or (shape != "IDENTITY" and header.get("PhotometricInterpretation") == "MONOCHROME1"):
         shown = 1.0 - shown
-    return _square_pixels(dataset, np.where(inside, shown, np.float32(0.0)).astype(np.float32))
+    return _square_pixels(header, np.where(inside, shown, np.float32(0.0)).astype(np.float32))
 
 
-def _inside(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_]:
+def _inside(header: FrameHeader, stored: NDArray[Any]) -> NDArray[np.bool_]:
     """Where the image is: PS3.3 C.7.5.1.1.2, Pixel Padding Value and its range limit, read with the pixels' sign."""
-    padding = _of_pixels(dataset, _number(dataset, "PixelPaddingValue"))
+    padding = _of_pixels(header, _number(header, "PixelPaddingValue"))
     if padding is None:
         return np.ones(stored.shape, dtype=bool)
-    limit = _of_pixels(dataset, _number(dataset, "PixelPaddingRangeLimit"))
+    limit = _of_pixels(header, _number(header, "PixelPaddingRangeLimit"))
     low, high = sorted((padding, padding if limit is None else limit))
     inside = (stored < low) | (stored > high)
     return inside if inside.any() else np.ones(stored.shape, dtype=bool)
 
 
-def _of_pixels(dataset: Dataset, value: float | None) -> float | None:
+def _of_pixels(header: FrameHeader, value: float | None) -> float | None:
     """A value whose VR is US or SS as the pixels are signed or not (PS3.5 A): files have it in the other one too."""
-    if value is not None and dataset.get("PixelRepresentation") and value >= 2**15:
+    if value is not None and header.get("PixelRepresentation") and value >= 2**15:
         return value - 2**16
-    if value is not None and not dataset.get("PixelRepresentation") and value < 0:
+    if value is not None and not header.get("PixelRepresentation") and value < 0:
         return value + 2**16
     return value
 
 
-def _window(dataset: Dataset, values: NDArray[np.float32]) -> NDArray[np.float32] | None:
+def _window(header: FrameHeader, values: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """PS3.3 C.11.2: the first VOI LUT, else the first window, on 0..1; None when there is neither."""
-    table = _lookup_table(dataset, "VOILUTSequence")
+    table = _lookup_table(header, "VOILUTSequence")
     if table is not None:
-        found, bits = _looked_up(dataset, table, values)
+        found, bits = _looked_up(header, table, values)
         return np.asarray(np.clip(found / np.float32(2**bits - 1), 0.0, 1.0), dtype=np.float32)
-    center, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
+    center, width = _number(header, "WindowCenter"), _number(header, "WindowWidth")
     if center is None or width is None or width <= 0:
         return None
-    function = str(dataset.get("VOILUTFunction") or "LINEAR")
+    function = str(header.get("VOILUTFunction") or "LINEAR")
     if function == "SIGMOID":
         return np.asarray(1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - center) / width, -50, 50))), dtype=np.float32)
     if function == "LINEAR_EXACT" or width <= 1:
@@ -98,13 +98,13 @@ def _window(dataset: Dataset, values: NDArray[np.float32]) -> NDArray[np.float32
     return np.asarray(np.clip(scaled, 0.0, 1.0), dtype=np.float32)
 
 
-def _lookup_table(dataset: Dataset, keyword: str) -> Dataset | None:
+def _lookup_table(header: FrameHeader, keyword: str) -> Dataset | None:
     """The first whole item of a sequence of lookup tables: files have empty ones."""
-    whole = (item for item in dataset.get(keyword) or [] if item.get("LUTDescriptor") and item.get("LUTData"))
+    whole = (item for item in header.get(keyword) or [] if item.get("LUTDescriptor") and item.get("LUTData"))
     return next(whole, None)
 
 
-def _looked_up(dataset: Dataset, item: Dataset, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
+def _looked_up(header: FrameHeader, item: Dataset, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
     """Values by a Modality or VOI LUT (PS3.3 C.11.1.1, C.11.2.1.1: entries, where 0 means 65536, first value mapped,
     bits of an entry), and the bits of an entry.
 
@@ -118,7 +118,7 @@ def _looked_up(dataset: Dataset, item: Dataset, values: NDArray[np.float32]) -> 
         first -= 2**16
     data = item.LUTData
     if isinstance(data, bytes):
-        words = "<u2" if dataset.original_encoding[1] is not False else ">u2"
+        words = "<u2" if header.dataset.original_encoding[1] is not False else ">u2"
         data = np.frombuffer(data, dtype=np.uint8 if len(data) < 2 * entries else words)
     table = (np.asarray(data, dtype=np.int64)[:entries] & 0xFFFF).astype(np.float32)
     bits = min(bits, max(1, int(table.max()).bit_length())) if bits <= 16 else max(1, int(table.max()).bit_length())
@@ -126,10 +126,10 @@ def _looked_up(dataset: Dataset, item: Dataset, values: NDArray[np.float32]) -> 
     return table[position], bits
 
 
-def _square_pixels(dataset: Dataset, shown: NDArray[np.float32]) -> NDArray[np.float32]:
+def _square_pixels(header: FrameHeader, shown: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows stretched to square pixels: by Pixel Aspect Ratio (vertical\\horizontal, PS3.3 C.7.6.3.1.7), else by the
     spacing of rows and columns."""
-    height = square_height(dataset, shown.shape[0])
+    height = square_height(header, shown.shape[0])
     if height == shown.shape[0]:
         return shown
     from PIL import Image
@@ -138,15 +138,15 @@ def _square_pixels(dataset: Dataset, shown: NDArray[np.float32]) -> NDArray[np.f
     return np.asarray(np.clip(np.asarray(resized), 0.0, 1.0), dtype=np.float32)
 
 
-def square_height(dataset: Dataset, rows: int) -> int:
+def square_height(header: FrameHeader, rows: int) -> int:
     """Rows of the image once its pixels are square."""
-    return max(1, round(rows * _aspect(dataset)))
+    return max(1, round(rows * _aspect(header)))
 
 
-def _aspect(dataset: Dataset) -> float:
+def _aspect(header: FrameHeader) -> float:
     """Height of a pixel by its width; 1 where nothing says so, or what says so cannot be."""
-    for keyword in _SPACINGS:
-        found = dataset.get(keyword)
+    for keyword in SPACINGS:
+        found = header.get(keyword)
         try:
             vertical, horizontal = (float(part) for part in found or ())
         except (TypeError, ValueError):
@@ -156,18 +156,18 @@ def _aspect(dataset: Dataset) -> float:
     return 1.0
 
 
-def _first(dataset: Dataset, keyword: str) -> Any:
+def _first(header: FrameHeader, keyword: str) -> Any:
     """The first value of an attribute; None when it is absent or empty."""
-    value: Any = dataset.get(keyword)
+    value: Any = header.get(keyword)
     if isinstance(value, MutableSequence):
         return value[0] if len(value) else None
     return value
 
 
-def _number(dataset: Dataset, keyword: str) -> float | None:
+def _number(header: FrameHeader, keyword: str) -> float | None:
     """The first finite number of an attribute; None when it is absent, empty or no number."""
     try:
-        number = float(_first(dataset, keyword))
+        number = float(_first(header, keyword))
     except (TypeError, ValueError):
         return None
     return number if np.isfinite(number) else None
