@@ -147,6 +147,41 @@ def test_a_presentation_lut_shape_that_is_none_leaves_it_to_the_photometric_inte
     assert np.corrcoef(straight.ravel(), decode(build(Way()), "phantom")[0].pixels.ravel())[0, 1] > 0.99
 
 
+@pytest.mark.parametrize("word", ["sigmoid", "Sigmoid", " SIGMOID"])
+def test_a_voi_lut_function_is_known_in_any_case(word: str) -> None:
+    def name(dataset: Any) -> None:
+        dataset.VOILUTFunction = word
+
+    way = Way(tone="sigmoid")
+    (image,) = decode(changed(build(way), name), "phantom")
+    assert deviation(way, image.pixels) < 0.004
+
+
+# Bits that the descriptor says, and how entries are written.
+PALETTES = {
+    "8 bits in 16, which it says": ("explicit", 16, np.arange(256).astype("<u2")),
+    "8 bits in 16": ("explicit", 8, np.arange(256).astype("<u2")),
+    "8 bits, 4096 entries": ("explicit", 8, (np.arange(4096) // 16).astype("u1")),
+    "big endian": ("big", 16, (np.arange(256) * 255 + 255).astype(">u2")),
+}
+
+
+@pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES.keys())
+def test_a_palette_is_as_bright_as_its_entries(palette: tuple[str, int, NDArray[Any]]) -> None:
+    syntax, bits, entries = palette
+
+    def put(dataset: Any) -> None:
+        for color in ("Red", "Green", "Blue"):
+            setattr(dataset, f"{color}PaletteColorLookupTableDescriptor", [len(entries), 0, bits])
+            setattr(dataset, f"{color}PaletteColorLookupTableData", entries.tobytes())
+        if len(entries) > 256:
+            dataset.PixelData, dataset.BitsStored, dataset.HighBit = DEEP.astype("<u2").tobytes(), 12, 11
+
+    way = possible(Way(syntax=syntax, photometric="PALETTE COLOR"))
+    (image,) = decode(changed(build(way), put), "palette")
+    assert deviation(way, image.pixels) < 0.004
+
+
 @pytest.mark.parametrize(("signed", "first"), [(True, 64512), (True, -1024), (False, 64512), (False, -1024)])
 def test_a_lookup_table_that_begins_below_zero_is_used_where_no_pixel_is(signed: bool, first: int) -> None:
     def begin_lower(dataset: Any) -> None:

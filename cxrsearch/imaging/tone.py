@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
+from collections.abc import MutableSequence, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,7 +88,7 @@ def _window(header: FrameHeader, values: NDArray[np.float32]) -> NDArray[np.floa
     center, width = _number(header, "WindowCenter"), _number(header, "WindowWidth")
     if center is None or width is None or width <= 0:
         return None
-    function = str(header.get("VOILUTFunction") or "LINEAR")
+    function = str(_first(header, "VOILUTFunction") or "LINEAR").strip().upper()
     if function == "SIGMOID":
         return np.asarray(1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - center) / width, -50, 50))), dtype=np.float32)
     if function == "LINEAR_EXACT" or width <= 1:
@@ -105,25 +105,31 @@ def _lookup_table(header: FrameHeader, keyword: str) -> Dataset | None:
 
 
 def _looked_up(header: FrameHeader, item: Dataset, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
-    """Values by a Modality or VOI LUT (PS3.3 C.11.1.1, C.11.2.1.1: entries, where 0 means 65536, first value mapped,
-    bits of an entry), and the bits of an entry.
+    """Values by a Modality or VOI LUT (PS3.3 C.11.1.1, C.11.2.1.1), and the bits of an entry."""
+    return looked_up(item.LUTDescriptor, item.LUTData, values, header.dataset.original_encoding[1] is not False)
 
-    The first value has the sign with which the values reach the table, whatever its VR. A descriptor that claims more
-    bits than the largest entry needs would make the image dark: the entries' own bits are taken then.
+
+def looked_up(
+    descriptor: Sequence[int], data: bytes | Sequence[int] | NDArray[Any], values: NDArray[Any], is_little_endian: bool
+) -> tuple[NDArray[np.float32], int]:
+    """Values by a lookup table, and the bits of an entry.
+
+    descriptor: entries, where 0 means 65536, first value mapped, bits of an entry. The first value has the sign with
+    which the values reach the table, whatever its VR. A descriptor that claims more bits than the largest entry needs
+    would make the image dark: the entries' own bits are taken then.
     """
-    entries, first, bits = (int(number) for number in item.LUTDescriptor)
+    entries, first, bits = (int(number) for number in descriptor)
     entries = (entries & 0xFFFF) or 65536
     first &= 0xFFFF
     if first >= 2**15 and (float(values.min()) < 0 or float(values.max()) < first):
         first -= 2**16
-    data = item.LUTData
     if isinstance(data, bytes):
-        words = "<u2" if header.dataset.original_encoding[1] is not False else ">u2"
+        words = "<u2" if is_little_endian else ">u2"
         data = np.frombuffer(data, dtype=np.uint8 if len(data) < 2 * entries else words)
     table = (np.asarray(data, dtype=np.int64)[:entries] & 0xFFFF).astype(np.float32)
-    bits = min(bits, max(1, int(table.max()).bit_length())) if bits <= 16 else max(1, int(table.max()).bit_length())
+    needed = max(1, int(table.max()).bit_length())
     position = np.clip(np.rint(values) - first, 0, table.size - 1).astype(np.int64)
-    return table[position], bits
+    return table[position], min(bits, needed) if bits <= 16 else needed
 
 
 def _square_pixels(header: FrameHeader, shown: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from cxrsearch.errors import ImageError, Reason
 from cxrsearch.imaging.codestream import MAX_COMPONENTS, Codestream, check_whole, describe
 from cxrsearch.imaging.picture import decode_jpeg
-from cxrsearch.imaging.tone import LUMINANCE
+from cxrsearch.imaging.tone import LUMINANCE, looked_up
 
 _NATIVE = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"}
 _JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
@@ -182,8 +182,25 @@ def _luminance(dataset: Dataset, values: NDArray[Any], raw: bool) -> NDArray[Any
         return values
     top = float(2 ** int(dataset.BitsStored) - 1)
     if values.ndim == 2:
-        values = apply_color_lut(values.astype(np.uint16), dataset)
-        top = 255.0 if values.dtype == np.uint8 else 65535.0
+        values, top = _of_palette(dataset, values)
     if raw and photometric.startswith("YBR"):
         return np.asarray(values[..., 0] / top, dtype=np.float32)
     return np.asarray(values[..., :3].astype(np.float32) @ LUMINANCE / np.float32(top), dtype=np.float32)
+
+
+def _of_palette(dataset: Dataset, values: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
+    """(H, W, 3) red, green and blue by the palette (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6), and their largest value."""
+    segments = None
+    if "RedPaletteColorLookupTableData" not in dataset:  # PS3.3 C.7.9.2
+        segments = apply_color_lut(np.arange(2**16, dtype=np.uint16), dataset)
+    found, bits = [], 1
+    for number, color in enumerate(("Red", "Green", "Blue")):
+        descriptor = dataset[f"{color}PaletteColorLookupTableDescriptor"].value
+        if segments is None:
+            data = dataset[f"{color}PaletteColorLookupTableData"].value
+        else:
+            descriptor, data = (0, 0, descriptor[2]), segments[..., number]
+        component, needed = looked_up(descriptor, data, values, dataset.original_encoding[1] is not False)
+        found.append(component)
+        bits = max(bits, needed)
+    return np.stack(found, axis=-1), float(2**bits - 1)
