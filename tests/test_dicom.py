@@ -259,6 +259,73 @@ def test_what_is_no_image_says_what_it_is(tmp_path: Path, kind: str, expected: R
     assert reason(changed(tmp_path, setting(SOPClassUID=kind))) is expected
 
 
+@pytest.mark.parametrize(
+    "keyword", ["Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored"]
+)
+@pytest.mark.parametrize("empty", [False, True], ids=["absent", "empty"])
+def test_a_header_that_lacks_what_pixels_need_is_said_so_by_name(tmp_path: Path, keyword: str, empty: bool) -> None:
+    def drop(d: Any) -> None:
+        delattr(d, keyword)
+        if empty:
+            setattr(d, keyword, None)
+
+    with pytest.raises(ImageError, match=f"no {keyword}") as caught:
+        read(changed(tmp_path, drop))
+    assert caught.value.reason is Reason.UNSUPPORTED
+
+
+def test_a_header_without_high_bit_and_sign_and_in_lower_case_is_read(tmp_path: Path) -> None:
+    def drop(d: Any) -> None:
+        del d.HighBit, d.PixelRepresentation
+        d.PhotometricInterpretation = "Monochrome1 "
+
+    written = {"bits": 12, "window": True, "photometric": "MONOCHROME1"}
+    plain = read(changed(tmp_path, setting(), **written))[0].pixels
+    np.testing.assert_array_equal(read(changed(tmp_path, drop, **written))[0].pixels, plain)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "samples"),
+    [
+        *[(name, 1) for name in ("GRAYSCALE", "MONOCHROME 2", "RGB")],
+        *[(name, 3) for name in ("HSV", "YBR_PARTIAL_422", "MONOCHROME1", "PALETTE COLOR")],
+        *[(name, 4) for name in ("CMYK", "ARGB")],
+    ],
+)
+def test_a_photometric_interpretation_that_is_not_read_is_refused(
+    tmp_path: Path, photometric: str, samples: int
+) -> None:
+    def change(d: Any) -> None:
+        d.PhotometricInterpretation, d.SamplesPerPixel, d.PlanarConfiguration = photometric, samples, 0
+        d.PixelData = d.PixelData * samples
+
+    with pytest.raises(ImageError, match="PhotometricInterpretation") as caught:
+        read(changed(tmp_path, change, bits=8))
+    assert caught.value.reason is Reason.UNSUPPORTED
+
+
+@pytest.mark.parametrize("planar", [None, 0, 1])
+@pytest.mark.parametrize("syntax", [None, JPEG2000Lossless, JPEGLSLossless, RLELossless])
+def test_the_planes_of_a_stream_are_its_own_and_those_of_plain_pixels_are_the_headers(
+    tmp_path: Path, syntax: pydicom.uid.UID | None, planar: int | None
+) -> None:
+    gray = np.rint(PHANTOM * 255).astype(np.uint8)
+
+    def change(d: Any) -> None:
+        d.PhotometricInterpretation, d.SamplesPerPixel, d.PlanarConfiguration = "RGB", 3, 0
+        d.PixelData = np.stack([gray] * 3, axis=0 if planar == 1 and syntax is None else -1).tobytes()
+        if syntax is not None:
+            d.compress(syntax)
+        d.PlanarConfiguration = planar
+
+    path = changed(tmp_path, change, bits=8)
+    if syntax is None and planar is None:
+        with pytest.raises(ImageError, match="no PlanarConfiguration"):
+            read(path)
+    else:
+        assert np.abs(read(path)[0].pixels - gray / 255).max() < 0.01
+
+
 def test_a_deflated_bomb_is_refused_while_it_inflates(tmp_path: Path) -> None:
     plain = tmp_path / "plain.dcm"
     write_dicom(plain, PHANTOM)

@@ -24,7 +24,7 @@ from cxrsearch.errors import ImageError, Reason
 from cxrsearch.imaging.frame_header import frame_header
 from cxrsearch.imaging.radiograph import MAX_FILE_BYTES, Gates, check_size, projection
 from cxrsearch.imaging.tone import square_height, tone
-from cxrsearch.imaging.transfer_syntax import check_inflation, stored_values
+from cxrsearch.imaging.transfer_syntax import check_inflation, check_pixel_module, stored_values
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its log quotes header values
 # More frames than this are no set of radiographs of one sitting.
@@ -101,6 +101,7 @@ def _decode(dataset: Dataset, name: str, keywords: Sequence[str], gates: Gates) 
         raise ImageError(Reason.NO_PIXELS, f"{name}: a DICOM file without an image in it, or one cut short")
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = _plain_syntax(dataset)
+    check_pixel_module(dataset, name)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     frames = max(1, int(dataset.get("NumberOfFrames") or 1))
     if "NumberOfFrames" in dataset:

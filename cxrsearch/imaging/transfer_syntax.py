@@ -22,7 +22,7 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from cxrsearch.errors import ImageError, Reason
-from cxrsearch.imaging.codestream import MAX_COMPONENTS, Codestream, check_whole, describe
+from cxrsearch.imaging.codestream import Codestream, check_whole, describe
 from cxrsearch.imaging.picture import decode_jpeg
 from cxrsearch.imaging.tone import LUMINANCE, looked_up
 
@@ -46,7 +46,11 @@ _RLE = "1.2.840.10008.1.2.5"
 _LOSSY = {_JPEG_BASELINE, *(f"1.2.840.10008.1.2.4.{number}" for number in (51, 81, 91, 203))}
 # By how much a sample of a near-lossless JPEG-LS stream may be wrong (ISO 14495-1 C.2.3).
 _MAX_NEAR = 255
-_COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
+# Samples of a pixel, by photometric interpretation (PS3.3 C.7.6.3.1.2); others are not read.
+_SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1} | dict.fromkeys(
+    ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"), 3
+)
+_NEEDED = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored")
 
 
 def check_inflation(data: bytes, limit: int, name: str) -> None:
@@ -71,6 +75,33 @@ def check_inflation(data: bytes, limit: int, name: str) -> None:
         raise ImageError(Reason.TRUNCATED, f"{name}: its deflated data set is damaged") from None
 
 
+def check_pixel_module(dataset: Dataset, name: str) -> None:
+    """Sees that the Image Pixel Module (PS3.3 C.7.6.3) says how to read pixels, and fills in what only one answer fits.
+
+    Raises ImageError, which names the attribute.
+    """
+    missing = [keyword for keyword in _NEEDED if dataset.get(keyword) in (None, "")]
+    photometric = str(dataset.get("PhotometricInterpretation")).strip().upper()
+    if dataset.file_meta.TransferSyntaxUID not in _NATIVE:
+        dataset.PlanarConfiguration = 0  # a stream has an order of its own, whatever this says (PS3.5 8.2)
+    if missing:
+        what = f"its header has no {missing[0]}, without which its pixels cannot be read"
+    elif photometric not in _SAMPLES:
+        what = "its PhotometricInterpretation is not supported"
+    elif int(dataset.SamplesPerPixel) != _SAMPLES[photometric]:
+        what = "its SamplesPerPixel and its PhotometricInterpretation contradict each other"
+    elif int(dataset.SamplesPerPixel) > 1 and dataset.get("PlanarConfiguration") is None:
+        what = "its header has no PlanarConfiguration, without which its colors cannot be read"
+    else:
+        dataset.PhotometricInterpretation = photometric
+        if dataset.get("HighBit") is None:
+            dataset.HighBit = int(dataset.BitsStored) - 1
+        if dataset.get("PixelRepresentation") is None:
+            dataset.PixelRepresentation = 0
+        return
+    raise ImageError(Reason.UNSUPPORTED, f"{name}: {what}")
+
+
 def stored_values(dataset: Dataset, rows: int, columns: int, frames: int, name: str) -> Iterator[NDArray[Any]]:
     """Each frame's stored values: (H, W) integers, or (H, W) float32 on 0..1 for color, as luminance.
 
@@ -84,7 +115,7 @@ def stored_values(dataset: Dataset, rows: int, columns: int, frames: int, name: 
         if syntax not in _NATIVE and syntax != _RLE:
             streams = list(generate_frames(dataset.PixelData, number_of_frames=frames))
         for number in range(frames):
-            coded = _described(streams[number], rows, columns) if streams else None
+            coded = _described(dataset, streams[number], rows, columns) if streams else None
             if coded is not None and syntax in _IMAGECODECS:
                 samples = _jpeg(streams[number], coded)
             else:
@@ -101,11 +132,11 @@ def stored_values(dataset: Dataset, rows: int, columns: int, frames: int, name: 
         ) from None
 
 
-def _described(stream: bytes, rows: int, columns: int) -> Codestream:
+def _described(dataset: Dataset, stream: bytes, rows: int, columns: int) -> Codestream:
     """What a frame's stream says of itself. Raises ValueError where that is not what the header says."""
     coded = describe(stream)
-    if coded is None or coded.components > MAX_COMPONENTS:
-        raise ValueError("a frame of another kind than the transfer syntax says")
+    if coded is None or coded.components != int(dataset.SamplesPerPixel):
+        raise ValueError("a frame of another kind than the transfer syntax and the header say")
     if (coded.rows, coded.columns) != (rows, columns):
         raise ValueError("a frame of another size than the header says")
     return coded
@@ -178,7 +209,7 @@ def _luminance(dataset: Dataset, values: NDArray[Any], raw: bool) -> NDArray[Any
     decoders give RGB (PS3.3 C.7.6.3.1.2).
     """
     photometric = str(dataset.PhotometricInterpretation)
-    if photometric not in _COLOR and values.ndim == 2:
+    if photometric.startswith("MONOCHROME"):
         return values
     top = float(2 ** int(dataset.BitsStored) - 1)
     if values.ndim == 2:
