@@ -37,6 +37,8 @@ FORMAT = 1
 _METADATA = b"cxrsearch"
 # Rows of a group, which is read at once: ten megabytes with thumbnails.
 GROUP = 1024
+# Parts of a dataset: what --part of cxrsearch embed takes, in six digits each.
+MOST_PARTS = 999_999
 # What a stranger's group may say that it holds.
 _MOST_ROWS = 65_536
 _LARGEST_GROUP = 2**28

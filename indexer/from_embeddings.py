@@ -14,6 +14,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID
@@ -30,7 +31,7 @@ from cxrsearch.store.contract import UNIT_TOLERANCE
 from cxrsearch.store.thumbnails import is_thumbnail
 from cxrsearch.text import clean
 from indexer.dataset import Dataset
-from indexer.embeddings_file import Provenance
+from indexer.embeddings_file import MOST_PARTS, Provenance
 from indexer.points import OF_EVERY_IMAGE, EmbeddedFile, EmbeddedImage, PointMaker
 from indexer.readers import Outcome, Task
 
@@ -139,8 +140,11 @@ class EmbeddingsFiles:
             (part, parts), images = map(int, said["part"]), int(said["images"])
             texts = {name: clean(str(said[name])) for name in ("dataset", "model", "fingerprint", "key", "reading")}
             own = Provenance(**texts, dimensions=int(said["dimensions"]), part=(part, parts), images=images)
+            possible = 1 <= part <= parts <= MOST_PARTS
         except (KeyError, TypeError, ValueError, OverflowError):
-            raise InputError(f"{path}: does not say what it is of; {again}") from None
+            possible = False
+        if not possible:
+            raise InputError(f"{path}: does not say what it is of; {again}")
         name = points.mapping.name
         if own.dataset != name:
             raise InputError(f"{path}: of the dataset {own.dataset[:64]}, not of {name}; see --name")
@@ -291,6 +295,8 @@ def _paths(patterns: Sequence[str]) -> list[Path]:
 def _tell_missing(parts: set[tuple[int, int]]) -> None:
     """Say which parts there are beside these, where they are parts of one whole."""
     of = {several for _, several in parts}
-    if len(of) == 1 and len(missing := sorted(set(range(1, max(of) + 1)) - {part for part, _ in parts})) > 0:
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-        log.warning(f"note: parts {', '.join(map(str, missing[:_SHOWN]))}{more} of {max(of)} are not among the files")
+    if len(of) == 1 and len(parts) < (whole := max(of)):
+        missing = (part for part in range(1, whole + 1) if (part, whole) not in parts)
+        named, number = ", ".join(map(str, islice(missing, _SHOWN))), whole - len(parts)
+        more = f" and {number - _SHOWN} more" if number > _SHOWN else ""
+        log.warning(f"note: parts {named}{more} of {whole} are not among the files")

@@ -197,7 +197,7 @@ class _Writer:
         for frame, (image, payload) in enumerate(zip(images, payloads, strict=True), start=1):
             id = self.points.id(task.record, frame)
             self.batch.append(Point(id, payload, np.asarray(image.array, dtype=np.float32)))
-            if image.thumbnail is not None:
+            if image.thumbnail is not None and self.pictured:  # a stranger's file may hold one that is not wanted
                 self.thumbnails[id] = image.thumbnail
         if len(self.batch) >= _BATCH:
             self.flush()

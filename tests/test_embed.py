@@ -247,6 +247,9 @@ PROVENANCE = {
     "a dimension that is none": ({"dimensions": "3"}, 4, "vectors of another length than it says"),
     "a format to come": ({"format": 99}, 4, "of format 99; this version reads 1"),
     "no part": ({"part": None}, 4, "does not say what it is of"),
+    "a part beyond the last": ({"part": [3, 2]}, 4, "does not say what it is of"),
+    "a part before the first": ({"part": [0, 2]}, 4, "does not say what it is of"),
+    "more parts than --part takes": ({"part": [1, 2_000_000]}, 4, "does not say what it is of"),
 }
 
 
@@ -280,6 +283,28 @@ def test_a_file_of_something_else_is_refused(case: str, scans: Path, parts: Path
     refusal = refused(changed(parts / "part-1.parquet", tmp_path / "bad.parquet", unchanged, **metadata), scans)
     assert message in str(refusal)
     assert refusal.exit_code == code
+
+
+def test_a_thumbnail_that_the_dataset_does_not_want_is_not_stored(
+    cxrsearch: Run, scans: Path, parts: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(scans.parent, tmp_path / "set")
+    toml = tmp_path / "set" / "scans.toml"
+    toml.write_text(MAPPING + "[privacy]\nthumbnails = false\n", "utf-8")
+    cxrsearch("embed", toml, "--to", tmp_path / "plain.parquet", "--workers", "1")
+    (picture,) = parquet.read_table(parts / "part-1.parquet")["thumbnail"].to_pylist()[:1]
+    assert picture is not None
+    put_in = changed(tmp_path / "plain.parquet", tmp_path / "put-in.parquet", with_cell("thumbnail", picture))
+    assert cxrsearch("index", toml, "--index", tmp_path / "index", "--embeddings", put_in).out.startswith("8 indexed")
+    assert thumbnails(tmp_path / "index") == {}
+
+
+def test_missing_parts_are_named_however_many_there_are(
+    cxrsearch: Run, scans: Path, parts: Path, tmp_path: Path
+) -> None:
+    one = changed(parts / "part-1.parquet", tmp_path / "one.parquet", unchanged, part=[2, 999_999])
+    ran = cxrsearch("index", scans, "--index", tmp_path / "index", "--embeddings", one)
+    assert "note: parts 1, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 999988 more of 999999 are not among the files" in ran.err
 
 
 def test_files_that_are_none_are_refused_before_an_index_is_made(
