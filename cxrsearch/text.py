@@ -15,8 +15,8 @@ _HALVES = re.compile(r"[\ud800-\udfff]")
 
 def clean(text: str) -> str:
     """Unicode NFC, controls turned to a space, what has no width and outer white space removed, halves of a
-    character (from names that are no UTF-8) replaced."""
-    text = _HALVES.sub("\ufffd", _INVISIBLE.sub("", unicodedata.normalize("NFC", text)))
+    character (from names that are no UTF-8) replaced. What is clean stays as it is."""
+    text = _HALVES.sub("\ufffd", unicodedata.normalize("NFC", _INVISIBLE.sub("", text)))
     return _CONTROLS.sub(" ", text).strip()
 
 

@@ -6,11 +6,8 @@ it is: a stranger's file may hold anything.
 
 from __future__ import annotations
 
-import datetime
 import glob
-import json
 import logging
-import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +19,6 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrsearch.clinical.fields import FieldType, Payload, Scalar, wrong_type
 from cxrsearch.clinical.identity import Identity
 from cxrsearch.errors import ImageError, InputError, ModelMismatch, Reason
 from cxrsearch.imaging.isolated import Broken, Isolated
@@ -32,16 +28,13 @@ from cxrsearch.store.thumbnails import is_thumbnail
 from cxrsearch.text import clean
 from indexer.dataset import Dataset
 from indexer.embeddings_file import MOST_PARTS, Provenance
-from indexer.points import OF_EVERY_IMAGE, EmbeddedFile, EmbeddedImage, PointMaker
+from indexer.given_facts import GivenFacts
+from indexer.points import EmbeddedFile, EmbeddedImage, PointMaker
 from indexer.readers import Outcome, Task
 
 WORK = "indexer.embeddings_file:work"
 # Groups kept: parts are in the dataset's order, so that one is read after the other.
 _GROUPS = 4
-# What stands for a patient, a study or a digest (identity.py).
-_TOKEN = re.compile(r"[A-Z2-7]{16}\Z")
-_TOKENS = ("patient", "study", "image_sha256", "picture")
-_LARGEST_FACTS = 2**20
 # Parts that a message names.
 _SHOWN = 10
 log = logging.getLogger("cxrsearch")
@@ -92,7 +85,7 @@ class EmbeddingsFiles:
         reader: Isolated | None = None,
     ) -> None:
         self._points, self._card = PointMaker(dataset, identity), card
-        self._fields = self._points.facts_of_a_file()
+        self._facts = GivenFacts(self._points)
         self._reader = reader or Isolated(WORK)
         self._places: dict[bytes, _Place] = {}
         self._groups: OrderedDict[tuple[int, int], _Group] = OrderedDict()
@@ -193,29 +186,13 @@ class EmbeddingsFiles:
             self._refuse(path, row, f"an embedding of length {length:.4g}, not 1")
         if thumbnail is not None and not is_thumbnail(thumbnail):
             self._refuse(path, row, "a thumbnail that is none")
-        facts = self._facts(path, row, group.texts["facts"][at])
+        try:
+            facts = self._facts.read(group.texts["facts"][at])
+        except ValueError as error:
+            self._refuse(path, row, str(error))
         if facts.get("frame", 1) != group.frames[at]:
             self._refuse(path, row, "a frame that its facts call another")
         return EmbeddedImage(facts, vector, thumbnail)
-
-    def _facts(self, path: Path, row: int, text: str | None) -> Payload:
-        try:
-            facts = json.loads(text or "") if len(text or "") <= _LARGEST_FACTS else None
-        except (ValueError, RecursionError):
-            facts = None
-        if not isinstance(facts, dict) or not facts.keys() >= set(OF_EVERY_IMAGE):
-            self._refuse(path, row, "no facts of an image")
-        if unknown := facts.keys() - self._fields.keys():
-            self._refuse(path, row, f"a fact {clean(min(unknown))[:40]!r} that is none of a header by this mapping")
-        if (wrong := wrong_type(facts, self._fields)) is not None:
-            self._refuse(path, row, f"a wrong {wrong}")
-        for name, value in facts.items():
-            field, values = self._fields[name], value if isinstance(value, list) else [value]
-            if isinstance(value, list) != field.several or not all(_storable(one, field.type) for one in values):
-                self._refuse(path, row, f"a value of {name} that is none")
-        if any(not _TOKEN.match(str(facts[name])) for name in _TOKENS if name in facts):
-            self._refuse(path, row, "what is no pseudonym or digest of ours where one was due")
-        return facts
 
     # -------------------------------------------------------------- groups of rows
 
@@ -264,20 +241,6 @@ class EmbeddingsFiles:
 
     def _refuse(self, path: Path, row: int, what: str) -> NoReturn:
         raise InputError(f"{path}: row {row + 1} has {what}. Embed this part again.")
-
-
-def _storable(value: object, kind: FieldType) -> bool:
-    """Whether an engine takes a value of the right type: text that is Unicode, numbers of 64 bits, days there are."""
-    try:
-        if kind is FieldType.DATE:
-            datetime.date.fromisoformat(str(value))
-        elif isinstance(value, str):
-            value.encode()
-        elif isinstance(value, int):
-            value.to_bytes(8, signed=True)
-    except (ValueError, OverflowError):
-        return False
-    return isinstance(value, Scalar)
 
 
 def _paths(patterns: Sequence[str]) -> list[Path]:

@@ -229,6 +229,13 @@ ROWS = {
     "a number too large": (with_fact("age", 10**400), "row 2 has a"),
     "half a character": (with_fact("sex", "\ud800"), "row 2 has a value of sex that is none"),
     "a patient's own number": (with_fact("patient", "SECRET1"), "row 2 has what is no pseudonym or digest of ours"),
+    "an integer beyond all": (with_fact("height", 2**62), "row 2 has a wrong height: an integer beyond 2^53"),
+    "a size below one": (with_fact("width", -5), "row 2 has a wrong width: below 1"),
+    "a size of no image": (with_fact("width", 2**40), "pixels, above the limit of 64 million"),
+    "a projection that is none": (with_fact("projection", "upside down"), "neither frontal nor lateral"),
+    "an escape": (with_fact("sex", "\x1b[2JM"), "row 2 has a text of sex that has what is taken out of every text"),
+    "a mark of direction": (with_fact("sex", "M\u202e"), "row 2 has a text of sex that has what is taken out"),
+    "an age above 90": (with_fact("age", 104), "row 2 has an age in age that had to be made 90"),
     "a thumbnail that is none": (with_cell("thumbnail", b"GIF89a"), "row 2 has a thumbnail that is none"),
     "a reason that is none": (with_cell("frame", 0), "row 2 has rejected, and no reason that there is"),
 }

@@ -338,6 +338,7 @@ def test_an_error_quotes_no_more_of_a_table_than_the_name_of_a_column(
 def test_signs_that_reorder_text_are_removed() -> None:
     for sign in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069":
         assert clean(f"exe{sign}gnp.") == "exegnp."
+    assert clean("e\u202e\u0301") == clean(clean("e\u202e\u0301")) == "\u00e9"  # what is clean stays as it is
     assert clean("\u05e9\u05dc\u05d5\u05dd") == "\u05e9\u05dc\u05d5\u05dd"  # letters written from right to left stay
 
 

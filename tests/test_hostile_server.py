@@ -146,6 +146,9 @@ def test_a_score_that_is_no_number_is_refused(serve: Serve, cxrsearch: Run, coho
     [
         ("width", "wide", "width: a text, not an integer"),
         ("width", True, "width: true or false, not an integer"),
+        ("width", -5, "width: below 1"),
+        ("height", 2**62, "height: an integer beyond 2"),
+        ("projection", "upside down", "projection: neither frontal nor lateral"),
         ("path", {"a": [1]}, "path: an object, not a text"),
         ("path", ["a", 1], "path: an integer, not a text"),
         ("patient", 7, "patient: an integer, not a text"),

@@ -254,6 +254,10 @@ def a_payload_of_objects(parts: dict[str, bytes]) -> None:
     parts["points/000000.jsonl"] = re.sub(rb'"site": "\w+"', b'"site": {"a": 1}', parts["points/000000.jsonl"])
 
 
+def a_size_below_one(parts: dict[str, bytes]) -> None:
+    parts["points/000000.jsonl"] = re.sub(rb'"width": \d+', b'"width": -5', parts["points/000000.jsonl"], count=1)
+
+
 def not_a_number(parts: dict[str, bytes]) -> None:
     parts["vectors/000000.f32"] = np.full(32 * 128, np.nan, "<f4").tobytes()
 
@@ -262,7 +266,9 @@ def no_id(parts: dict[str, bytes]) -> None:
     parts["points/000000.jsonl"] = parts["points/000000.jsonl"].replace(b'"id": "', b'"id": "../', 1)
 
 
-@pytest.mark.parametrize("change", [bomb, too_many_lines, longer_vectors, a_payload_of_objects, not_a_number, no_id])
+@pytest.mark.parametrize(
+    "change", [bomb, too_many_lines, longer_vectors, a_payload_of_objects, a_size_below_one, not_a_number, no_id]
+)
 def test_a_hostile_backup_is_refused_and_leaves_nothing(
     cxrsearch: Run, index: Path, tmp_path: Path, change: Callable[[dict[str, bytes]], None]
 ) -> None:

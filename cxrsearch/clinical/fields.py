@@ -59,6 +59,9 @@ SYSTEM_FIELDS = {
         Field("picture", FieldType.KEYWORD),
     )
 }
+PROJECTIONS = ("frontal", "lateral")
+# What every image has at least one of.
+_FROM_1 = frozenset({"width", "height", "frame"})
 # Keyed digests of an image's file and of its pixels; what people are shown leaves them out.
 DIGESTS = frozenset({"image_sha256", "picture"})
 # Kept with each point to know what changed; never shown, never filtered on.
@@ -193,8 +196,20 @@ def wrong_type(payload: Mapping[str, Any], fields: Mapping[str, Field]) -> str |
         if field is None:
             continue
         for part in value if isinstance(value, list) else [value]:
-            if not _is_of(part, field.type):
-                return f"{name}: {_KINDS.get(type(part), 'no value')}, not {_EXPECTED[field.type]}"
+            if (wrong := _wrong(part, field)) is not None:
+                return f"{name}: {wrong}"
+    return None
+
+
+def _wrong(value: Any, field: Field) -> str | None:
+    if not _is_of(value, field.type):
+        if field.type is FieldType.INTEGER and type(value) is int:
+            return "an integer beyond 2^53"
+        return f"{_KINDS.get(type(value), 'no value')}, not {_EXPECTED[field.type]}"
+    if field.name in _FROM_1 and value < 1:
+        return "below 1"
+    if field.name == "projection" and value not in PROJECTIONS:
+        return f"neither {' nor '.join(PROJECTIONS)}"
     return None
 
 
