@@ -19,6 +19,9 @@ import json
 import math
 import os
 import pickle
+import re
+import socket
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -34,6 +37,8 @@ from indexer.readers import CHUNK, Digest, Outcome, ReaderConfig, Readers, Task,
 
 # A cluster that has to start machines takes minutes.
 _SECONDS_TO_START = 600
+# For the first connection to its head.
+_SECONDS_TO_REACH = 10
 # Files that one execution of Ray Data is given. Their tasks are held here, a kilobyte or so each; the actors start
 # once for so many, which takes them some seconds.
 _AT_ONCE = 2**18
@@ -119,9 +124,12 @@ def connect(
     if address is None:
         options |= {"num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
-        ray.init(address or "local", **options)
-    except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
-        why = str(error).strip().split("\n")[0][:200]
+        if address is not None:
+            _reach(address)
+        with warnings.catch_warnings(action="ignore"):
+            ray.init("local" if address is None else address, **options)
+    except (OSError, OverflowError, RuntimeError, ValueError, AssertionError) as error:
+        why = (getattr(error, "strerror", None) or str(error)).strip().split("\n")[0][:200]
         raise InputError(f"--address {address or 'of none'}: no Ray cluster that can be used ({why})") from None
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     share = 0.0
@@ -133,6 +141,14 @@ def connect(
         share = min(1.0, *(machine["GPU"] / max(1.0, machine.get("CPU", 1.0)) for machine in machines))
     workers = workers or max(1, int(sum(machine.get("CPU", 0.0) for machine in machines)))
     return lambda config, file: RayReaders(workers, share, device, config, file)
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nothing takes a connection, ValueError or OverflowError for what is no host or port: Ray
+    would try for ten minutes, and write of each try. Addresses of other forms (auto) are left to it."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:([0-9]{1,5})", address)
+    if found is not None:
+        socket.create_connection((found[1], int(found[2])), _SECONDS_TO_REACH).close()
 
 
 class RayReaders(Readers):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,3 +112,24 @@ def test_what_ray_cannot_be_asked_for_is_refused(cxrsearch: Run, tmp_path: Path)
     stored = ["--engine", "ray", "--embeddings", "x.parquet"]
     both = cxrsearch("index", tmp_path, "--index", "http://127.0.0.1:9/x", *stored)
     assert (both.code, "leave one of them out" in both.err) == (2, True)
+
+
+def test_an_address_that_is_empty_or_where_nothing_answers_is_said_at_once(cxrsearch: Run, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs Ray, which is not installed: pip install 'cxrsearch[ray]'")
+    toml = write_cohort(tmp_path / "set", patients=2, size=96)
+    asked = ["index", toml, "--index", "http://127.0.0.1:9/x", "--engine", "ray", "--address"]
+    for unset in ("", " "):
+        empty = cxrsearch(*asked, unset)
+        assert (empty.code, "--address: is empty; leave it out, or give" in empty.err) == (2, True), empty
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        place = f"127.0.0.1:{closed.getsockname()[1]}"
+        for address in (place, f"ray://{place}"):
+            started = time.monotonic()
+            ran = cxrsearch(*asked, address)
+            said = f"cxrsearch: --address {address}: no Ray cluster that can be used (Connection refused)\n"
+            assert (ran.code, ran.err) == (4, said)
+            assert time.monotonic() - started < 20
+    for impossible in ("127.0.0.1:99999", "no such host:6379"):
+        ran = cxrsearch(*asked, impossible)
+        assert (ran.code, f"--address {impossible}: no Ray cluster that can be used" in ran.err) == (4, True), ran

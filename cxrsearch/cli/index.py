@@ -113,6 +113,8 @@ def index(
         )
     if device is not Device.CPU and embeddings:
         raise UsageError(f"--device {device}: nothing is embedded; leave it out")
+    if address is not None and not address.strip():
+        raise UsageError("--address: is empty; leave it out, or give that of a Ray cluster: ray://HOST:10001")
     if engine is not Engines.RAY and address is not None:
         raise UsageError("--address: is of a Ray cluster; give --engine ray with it")
     if engine is Engines.RAY and embeddings:
