@@ -151,7 +151,7 @@ def test_a_picture_under_two_patients_comes_first(cxrsearch: Run, tmp_path: Path
     assert cxrsearch("index", toml, "--index", tmp_path / "index").code == 0
     ran = cxrsearch("duplicates", "--index", tmp_path / "index", "--format", "json")
     assert ran.code == 0, ran.err
-    first = json.loads(ran.out)[0]
+    first = json.loads(ran.out)["pairs"][0]
     assert first["kind"] == "two patients, two sites"
     assert first["bits"] == 0
     assert {first["path 1"], first["path 2"]} == {north["file"], "south/copy.dcm"}
@@ -172,7 +172,7 @@ def test_phantoms_of_two_patients_are_hardly_ever_called_duplicates(cxrsearch: R
     """The 120 images of ``make demo``: 7,140 pairs."""
     assert cxrsearch("index", write_cohort(tmp_path / "set"), "--index", tmp_path / "index").code == 0
     ran = cxrsearch("duplicates", "--index", tmp_path / "index", "--format", "json")
-    kinds = Counter(pair["kind"] for pair in json.loads(ran.out))
+    kinds = Counter(pair["kind"] for pair in json.loads(ran.out)["pairs"])
     assert kinds["two patients"] + kinds["two patients, two sites"] <= 20
     assert kinds["one patient"] >= 25  # of 30 that come twice
 

@@ -310,6 +310,19 @@ def first_of_csv(out: str) -> Any:
     return next(csv.DictReader(io.StringIO(out)))
 
 
+def test_duplicates_say_what_a_graph_misses(cxrsearch: Run, index: Path) -> None:
+    asked = ("duplicates", "--index", index)
+    given = json.loads(cxrsearch(*asked, "--format", "json").out)
+    assert (given["search"], given["without_picture"]) == ({"exact": True, "recall": 1.0}, 0)
+    assert "found by a graph" not in cxrsearch(*asked).out
+    with open_store(str(index), write=True) as store:
+        store.declare(replace(store.facts, graph=MEASURED))
+    given = json.loads(cxrsearch(*asked, "--format", "json").out)
+    assert (given["search"]["exact"], given["search"]["recall"]) == (False, 0.9912)
+    words = "found by a graph, which finds at least 99.1 % of the true neighbours in this index"
+    assert words in cxrsearch(*asked).out
+
+
 def test_search_info_and_doctor_say_what_a_graph_misses(cxrsearch: Run, cohort: Path, index: Path) -> None:
     def search(*options: object) -> Any:
         return json.loads(cxrsearch("search", image_of(cohort), "--index", index, "--format", "json", *options).out)[0]

@@ -19,10 +19,10 @@ def duplicates(index: Index, format: Output = Format.TABLE) -> None:
 
     from cxrsearch.cohort.duplicates import pairs
     from cxrsearch.imaging.perceptual_hash import BITS
-    from cxrsearch.store import open_store
+    from cxrsearch.store import graph, open_store
 
     with open_store(index) as store:
-        found, unseen = pairs(store)
+        found, unseen, by = pairs(store)
     if unseen:
         logging.getLogger(LOGGER).warning(
             f"{unseen} images have no picture here and were compared with nothing; index them again, with thumbnails"
@@ -33,9 +33,12 @@ def duplicates(index: Index, format: Output = Format.TABLE) -> None:
         for number, payload in enumerate((pair.first, pair.second), start=1):
             row |= {f"{name} {number}": payload.get(name) for name in ("dataset", "path", "patient", "site")}
         rows.append(row)
+    whole = {"search": graph.as_json(by), "without_picture": unseen, "pairs": rows}
     sides = [f"{name} {number}" for number in (1, 2) for name in ("dataset", "path", "patient", "site")]
-    write(rows, ["kind", "bits", "score", *sides], format)
+    write(rows, ["kind", "bits", "score", *sides], format, whole=whole)
     if format is Format.TABLE:
         kinds = Counter(pair.kind for pair in found)
         print("; ".join(f"{number} of {kind}" for kind, number in kinds.items()) or "no pair is near-identical")
+        if by is not None:
+            print(f"each image's nearest were {graph.found_words(by)}: a pair that it missed is not listed")
         print(f"bits: of {BITS} of the perceptual hashes, how many differ")

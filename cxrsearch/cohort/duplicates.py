@@ -11,6 +11,7 @@ from cxrsearch.clinical.fields import Payload
 from cxrsearch.imaging.canonical import filled
 from cxrsearch.imaging.perceptual_hash import NEAR, bits_between, crop_hashes
 from cxrsearch.store.contract import VectorStore
+from cxrsearch.store.graph import Graph, used
 from cxrsearch.store.images import StoredImages
 
 _PIXELS = 256  # of the pictures that are hashed, before crops are taken
@@ -35,11 +36,13 @@ class DuplicatePair:
 KINDS = ("two patients, two sites", "two patients", "patient unknown", "one patient")
 
 
-def pairs(store: VectorStore) -> tuple[list[DuplicatePair], int]:
-    """Near-identical pairs of an index, those across patients and sites first; how many images have no picture here.
+def pairs(store: VectorStore) -> tuple[list[DuplicatePair], int, Graph | None]:
+    """Near-identical pairs of an index, those across patients and sites first; how many images have no picture here;
+    and the graph that found what was compared, None where every image was looked at.
 
     Each image is compared with the nearest by its embedding, by perceptual hash.
     """
+    wanted = _NEIGHBOURS + 1  # the image itself is among them
     images, kept = StoredImages(store), {}
     unseen = 0
     points = {point.id: point for point in store.scroll(vectors=True)}
@@ -52,7 +55,7 @@ def pairs(store: VectorStore) -> tuple[list[DuplicatePair], int]:
     found: dict[tuple[str, str], DuplicatePair] = {}
     for id, point in points.items():
         assert point.vector is not None
-        for near in store.query(point.vector, _NEIGHBOURS + 1) if id in kept else []:
+        for near in store.query(point.vector, wanted) if id in kept else []:
             both = (min(id, near.id), max(id, near.id))
             if near.id == id or near.score < CANDIDATE or near.id not in kept or both in found:
                 continue
@@ -60,7 +63,8 @@ def pairs(store: VectorStore) -> tuple[list[DuplicatePair], int]:
             if bits <= NEAR:
                 first, second = (points[one].payload for one in both)
                 found[both] = DuplicatePair(first, second, bits, near.score, kind(first, second))
-    return sorted(found.values(), key=lambda pair: (KINDS.index(pair.kind), pair.bits)), unseen
+    in_order = sorted(found.values(), key=lambda pair: (KINDS.index(pair.kind), pair.bits))
+    return in_order, unseen, used(store.facts.graph, wanted)
 
 
 def kind(first: Mapping[str, object], second: Mapping[str, object]) -> str:
