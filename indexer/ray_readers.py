@@ -126,6 +126,8 @@ def connect(
     try:
         if address is not None:
             _reach(address)
+            # Of a port where something else listens: one try of 40 s. Ray makes twenty.
+            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
         with warnings.catch_warnings(action="ignore"):
             ray.init("local" if address is None else address, **options)
     except (OSError, OverflowError, RuntimeError, ValueError, AssertionError) as error:

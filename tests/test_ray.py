@@ -133,3 +133,19 @@ def test_an_address_that_is_empty_or_where_nothing_answers_is_said_at_once(cxrse
     for impossible in ("127.0.0.1:99999", "no such host:6379"):
         ran = cxrsearch(*asked, impossible)
         assert (ran.code, f"--address {impossible}: no Ray cluster that can be used" in ran.err) == (4, True), ran
+
+
+@pytest.mark.slow
+def test_a_port_of_something_else_is_tried_once(
+    cxrsearch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="needs Ray, which is not installed: pip install 'cxrsearch[ray]'")
+    monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "1")  # and so not left behind by the command
+    monkeypatch.delenv("RAY_gcs_server_port_wait_time_s")
+    toml = write_cohort(tmp_path / "set", patients=2, size=96)
+    with socket.create_server(("0.0.0.0", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        started = time.monotonic()
+        ran = cxrsearch("index", toml, "--index", "http://127.0.0.1:9/x", "--engine", "ray", "--address", address)
+    assert (ran.code, f"--address {address}: no Ray cluster that can be used" in ran.err) == (4, True), ran
+    assert time.monotonic() - started < 100
