@@ -17,9 +17,11 @@ from cxrsearch.errors import InputError, ModelError
 from cxrsearch.imaging.resizing import Resizing
 from cxrsearch.model_card import Pooling, read_card
 from trainer.config import Config
+from trainer.data import splits
 from trainer.data.images import Images
 from trainer.data.training_set import load
-from trainer.evaluation.compare import EncoderComparison, compare, different, learnt_from
+from trainer.evaluation.compare import EncoderComparison, compare, different
+from trainer.evaluation.seen import seen
 from trainer.importing.folder import import_model
 from trainer.importing.source import Choices
 
@@ -132,11 +134,20 @@ def test_an_encoder_and_its_twin_differ_by_nothing_in_any_resample(loaded: tuple
 def test_what_an_encoder_learnt_from_is_said(loaded: tuple[Config, Images], models: Path) -> None:
     def says(**described: Any) -> str:
         change(models / "again", **described)
-        return learnt_from(*loaded, models / "again", read_card(models / "again"), "it", everything=False)
+        return seen(*loaded, models / "again", read_card(models / "again"), "it", everything=False).note
 
     assert says(trained_on=["dataset"]) == "it learnt from images of dataset: its figures on them flatter it"
     own = "it was trained by this configuration: it learnt from the archive, not from the patients searched"
-    assert says(name="small", seed=3) == own
+    config, images = loaded
+    parts = splits.run_parts(images, config.held_out, config.seed)
+    sizes = {
+        name: int(mask.sum()) for name, mask in zip(("train", "validation", "test"), vars(parts).values(), strict=True)
+    }
+    by_this = {"name": "small", "seed": 3, "classes": config.classes, "images": sizes}
+    assert says(**by_this) == own
+    assert "it learnt from images of dataset" in says(images=sizes | {"test": 30})
+    assert "it learnt from images of dataset" in says(images=sizes, classes={})
+    assert says(classes=config.classes) == own
     assert "it learnt from images of dataset" in says(based_on={"trained_on": ["dataset"]})
     assert "does not say all" in says(name="again", trained_on=["other"], based_on={"trained_on": []})
     assert says(based_on=None) == ""

@@ -2,11 +2,12 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from factories import Run, cloud, configuration
+from factories import Run, cloud, configuration, write_clouds
 from PIL import Image
 
 from cxrsearch.errors import InputError
@@ -201,7 +202,31 @@ def test_a_model_on_images_it_never_saw_has_no_archive_and_claims_nothing(cxrsea
     assert list(found["galleries"]) == ["unseen"]
     assert found["queries"] == 48
     assert "learnt from, as in use" not in ran.out + (tmp_path / "all" / "evaluation.html").read_text("utf-8")
-    assert "patients held out of training" in cxrsearch(*judge, "--out", tmp_path / "own").out
+    assert "every labelled image" in ran.out
+    assert "LEAKAGE: small learnt from these very images" in ran.out
+    held = "patients held out of training"
+    assert held in cxrsearch(*judge, "--out", tmp_path / "own").out
+    # The card's own figures, among the images that were learnt from and not those that chose the epoch.
+    found = json.loads((tmp_path / "own" / "evaluation.json").read_text("utf-8"))
+    card = json.loads((tmp_path / "run" / "model" / "model.json").read_text("utf-8"))
+    of_card = card["figures"]["archive"]["32 x 32 thumbnails"]
+    for name, (value, low, high) in of_card.items():
+        now = found["galleries"]["archive"]["32 x 32 thumbnails"][name]
+        assert [now["value"], now["low"], now["high"]] == pytest.approx([value, low, high], abs=1e-4)
+    # Away from its run, the card alone says whose it is.
+    away = ["evaluate", config, "--model", shutil.copytree(tmp_path / "run" / "model", tmp_path / "away" / "small")]
+    assert held in cxrsearch(*away, "--out", tmp_path / "own-away").out
+    text = config.read_text("utf-8")
+    for number, (before, after) in enumerate(
+        [("\ntest = 0.2", "\ntest = 0.3"), ("validation = 0.2", "validation = 0.1"), ("epochs", "epochs")]
+    ):
+        config.write_text(text.replace(before, after), "utf-8")
+        if before == after:  # other images under the same names
+            write_clouds(tmp_path / "set", 30)
+        for name, command in (("run", judge), ("away", away)):
+            ran = cxrsearch(*command, "--out", tmp_path / f"{name}-{number}")
+            assert (ran.code, held in ran.out, "whether this model has seen" in ran.out) == (0, False, True), ran.err
+            assert "LEAKAGE: small learnt from" in ran.out
     config.write_text(config.read_text("utf-8").replace("seed = 3", "seed = 4"), "utf-8")
     assert "whether this model has seen them is not known" in cxrsearch(*judge, "--out", tmp_path / "other").out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from cxrsearch import files, settings
 from cxrsearch.clinical.identity import load_identity
@@ -47,14 +48,23 @@ def claim(folder: Path, config: Config, images: Images, protocol: str, allow_lea
 
 def claimed(folder: Path, images: Images) -> bool:
     """Whether the run in ``folder`` was of exactly these images, as far as this machine's key can tell."""
-    identity = load_identity(settings.key_file(), create=False)
+    identity, theirs = load_identity(settings.key_file(), create=False), _read(folder)
+    return identity is not None and theirs.get("images") == identity.images(_digest(images))
+
+
+def configuration_in(folder: Path) -> dict[str, Any] | None:
+    """The configuration that the training run in ``folder`` is of; None where there is no such run."""
+    found = _read(folder).get("configuration")
+    return found if isinstance(found, dict) else None
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """What ``claim`` wrote there; empty where it wrote nothing."""
     try:
-        theirs = json.loads((folder / CLAIM).read_text("utf-8"))
+        found = json.loads((folder / CLAIM).read_text("utf-8"))
     except (OSError, ValueError):
-        return False
-    return (
-        identity is not None and isinstance(theirs, dict) and theirs.get("images") == identity.images(_digest(images))
-    )
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _digest(images: Images) -> str:

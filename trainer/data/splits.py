@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -11,12 +12,22 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from cxrsearch.errors import InputError
+from trainer.config import HeldOut
 from trainer.data.images import Images
 
 # A site with fewer labelled images tells nothing on its own.
 SMALLEST_SITE = 20
 
 Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """The three parts of a training run's images, (N,) each, with or without labels; no patient is in two."""
+
+    learnt: Mask
+    validation: Mask
+    test: Mask
 
 
 def folds(images: Images, count: int, by: Literal["patient", "image"], seed: int) -> Iterator[tuple[str, Mask]]:
@@ -62,6 +73,17 @@ def held_out(images: Images, part: float, seed: int) -> Mask:
     labelled = np.unique(owners[images.judgeable])
     size = round(len(labelled) * part)
     return np.isin(owners, np.random.default_rng(seed).permutation(labelled)[:size])
+
+
+def run_parts(images: Images, parts: HeldOut, seed: int) -> RunParts:
+    """What a training run learns from, what chooses its epoch, and what it is judged on."""
+    test = held_out(images, parts.test, seed)
+    rest = learnt_from(images, test)
+    validation = np.zeros(len(images), dtype=bool)
+    if parts.validation:
+        others = np.flatnonzero(rest)
+        validation[others[held_out(images.part(others), parts.validation, seed + 1)]] = True
+    return RunParts(rest & ~validation, validation, test)
 
 
 def learnt_from(images: Images, judged: Mask, by: Literal["patient", "image"] = "patient") -> Mask:

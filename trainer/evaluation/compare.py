@@ -20,16 +20,15 @@ from numpy.typing import NDArray
 from cxrsearch import __version__
 from cxrsearch.encoder import Encoder
 from cxrsearch.errors import InputError, UsageError
-from cxrsearch.model_card import ModelCard
 from cxrsearch.statistics import Figure, Floats, figure
 from trainer.config import Config
-from trainer.data.claim import claimed
 from trainer.data.images import Images
 from trainer.data.squares import squares
 from trainer.evaluation import baselines
-from trainer.evaluation.evaluate import EVERYTHING, EXTERNAL, HELD_OUT, UNKNOWN, archive_and_queries, is_own
+from trainer.evaluation.evaluate import archive_and_queries, protocol_of
 from trainer.evaluation.judge import FROZEN, GALLERIES, THUMBNAILS, hardware, search
 from trainer.evaluation.page import COLUMNS, FINDING_COLUMNS
+from trainer.evaluation.seen import seen
 from trainer.learning.embed import embed_by_file
 
 # Patients with queries, below which a bootstrap over them says little.
@@ -132,7 +131,6 @@ def compare(
     first_name, second_name = (
         str(folder) if same_name else card.name for folder, card in zip(folders, cards, strict=True)
     )
-    own = all(is_own(card, config) for card in cards)
     facts = {
         "models": {first_name: cards[0].fingerprint, second_name: cards[1].fingerprint},
         "configuration": config.name,
@@ -143,16 +141,16 @@ def compare(
         "day": datetime.date.today().isoformat(),
         "hardware": hardware(),
     }
-    notes = [
-        learnt_from(config, images, folder, card, name, everything)
+    both_seen = [
+        seen(config, images, folder, card, name, everything)
         for folder, card, name in zip(folders, cards, (first_name, second_name), strict=True)
     ]
     return EncoderComparison(
         (first_name, second_name),
-        EVERYTHING if everything else EXTERNAL if external else HELD_OUT if own else UNKNOWN,
+        protocol_of(both_seen, everything, external),
         images.exclusive,
         metrics,
-        [note for note in notes if note],
+        [one.note for one in both_seen if one.note],
         facts,
     )
 
@@ -224,20 +222,3 @@ def _vectors(
         )
         advance(done)
     return found
-
-
-def learnt_from(config: Config, images: Images, folder: Path, card: ModelCard, name: str, everything: bool) -> str:
-    """What has to be said of an encoder that learnt from these images, or of which nobody knows; else nothing."""
-    own, began = card.described, card.described.get("based_on") or {}
-    datasets = list(dict.fromkeys(Path(one.mapping).stem for one in config.data))
-    shared = [one for one in datasets if one in own.get("trained_on", [])]
-    shared_before = [one for one in datasets if one in began.get("trained_on", [])]
-    if is_own(card, config) and not everything and not shared_before:
-        return f"{name} was trained by this configuration: it learnt from the archive, not from the patients searched"
-    if claimed(folder.parent, images):
-        return f"{name} learnt from these very images, or held some of them out: its figures flatter it"
-    if shared:
-        return f"{name} learnt from images of {', '.join(shared)}: its figures on them flatter it"
-    if own.get("trained_on") and (not began or began.get("trained_on")):
-        return ""
-    return f"{name}: its card does not say all that it learnt from; these images may be among that"

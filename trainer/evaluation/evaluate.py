@@ -3,7 +3,7 @@ has learnt from, and agreement with a reader's scores. Baselines are beside ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from cxrsearch.errors import InputError
 from cxrsearch.imaging.canonical import PICTURE_SIDE
-from cxrsearch.model_card import ModelCard, read_card
+from cxrsearch.model_card import read_card
 from trainer.config import Config, HeldOut, NetworkSettings, TrainingDataset
 from trainer.data import splits
 from trainer.data.claim import claim
@@ -22,16 +22,20 @@ from trainer.data.images import Images
 from trainer.data.squares import as_learnt, as_seen
 from trainer.data.training_set import LEAKAGE
 from trainer.evaluation.judge import Evaluation, Judging, judge
+from trainer.evaluation.seen import Seen, seen
 from trainer.learning.embed import embedder, has_network, network_embedder
 from trainer.learning.fit import Line, fit
 from trainer.learning.imported import new_network
 from trainer.learning.network import Network
 
 HELD_OUT = "patients held out of training and of the choice of the epoch"
-# What is said of a model whose card is not of this configuration.
+# What is said of a model that was not trained by this configuration as it is now.
 UNKNOWN = "the configuration's held-out patients; whether this model has seen them is not known"
 EVERYTHING = "every labelled image"
+# Nothing was learnt from it; it was; nobody knows.
 EXTERNAL = "an archive that nothing was learnt from: a part of its patients is searched for among the others"
+EXTERNAL_SEEN = "an archive that was learnt from: a part of its patients is searched for among the others"
+EXTERNAL_UNKNOWN = "an archive: a part of its patients is searched for among the others"
 
 # The part of an external archive's patients whose images are queries.
 EXTERNAL_QUERIES = 0.25
@@ -107,7 +111,8 @@ def of_model(config: Config, images: Images, model: Path, everything: bool, exte
     """Judge a model folder on the part of the configuration that is held out, or on everything, where the model
     has seen none of it: there is then no archive that it learnt from, only the gallery of unseen images.
 
-    external: the user says that none of the images was learnt from, so that the rest is an archive like any other.
+    external: the user says that none of the images was learnt from, so that the rest is an archive like any other;
+    where the model is known to have learnt from it all the same, the evaluation says so.
     Raises InputError, ModelError.
     """
     card = read_card(model)
@@ -118,30 +123,35 @@ def of_model(config: Config, images: Images, model: Path, everything: bool, exte
         )
     archive, queries = archive_and_queries(config, images, everything)
     judging = Judging(embedder(model), archive, queries)
+    found = seen(config, images, model, card, card.name, everything)
+    protocol = protocol_of([found], everything, external)
+    if not found.own and not found.leak and found.note:
+        protocol = f"{protocol}; {found.note}"
+    return judge(card.name, protocol, as_seen(config, images, card.input), [judging], found.leak)
+
+
+def protocol_of(models: Sequence[Seen], everything: bool, external: bool) -> str:
+    """What may be said of the images, by what the models that are judged have seen of them."""
     if everything:
-        return judge(card.name, EVERYTHING, as_seen(config, images, card.input), [judging])
-    protocol = EXTERNAL if external else HELD_OUT if is_own(card, config) else UNKNOWN
-    return judge(card.name, protocol, as_seen(config, images, card.input), [judging])
+        return EVERYTHING
+    if external:
+        leak, known = any(one.leak for one in models), not any(one.note for one in models)
+        return EXTERNAL_SEEN if leak else EXTERNAL if known else EXTERNAL_UNKNOWN
+    return HELD_OUT if all(one.own for one in models) else UNKNOWN
 
 
 def archive_and_queries(
     config: Config, images: Images, everything: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The numbers of the images that are searched in, and of those that are searched: the held-out ones, or all, and
-    then there is no archive. Raises InputError."""
+    then there is no archive. Images that choose the epoch are in neither. Raises InputError."""
     counted = _counted(images)
     if everything:
         return np.zeros(0, dtype=np.int64), np.flatnonzero(images.judgeable & counted)
-    test = splits.held_out(images, config.held_out.test, config.seed)
-    if not test.any():
+    parts = splits.run_parts(images, config.held_out, config.seed)
+    if not parts.test.any():
         raise InputError(f"{config.name}: held_out.test is 0, so nothing is held out to judge on; see --all, --folds")
-    learnt = splits.learnt_from(images, test)
-    return np.flatnonzero(learnt & counted), np.flatnonzero(test & images.judgeable & counted)
-
-
-def is_own(card: ModelCard, config: Config) -> bool:
-    """Whether a model was trained by a configuration, whose held-out patients it then never saw."""
-    return (card.name, card.described.get("seed")) == (config.name, config.seed)
+    return np.flatnonzero(parts.learnt & counted), np.flatnonzero(parts.test & images.judgeable & counted)
 
 
 def stamped(evaluation: Evaluation, leakage: str) -> Evaluation:
