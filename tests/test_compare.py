@@ -151,6 +151,11 @@ def test_what_an_encoder_learnt_from_is_said(loaded: tuple[Config, Images], mode
     assert "it learnt from images of dataset" in says(based_on={"trained_on": ["dataset"]})
     assert "does not say all" in says(name="again", trained_on=["other"], based_on={"trained_on": []})
     assert says(based_on=None) == ""
+    change(models / "again", trained_on=["dataset"])
+    folders = models / "again", models / "token"
+    protocol = compare(*loaded, folders, different(*folders), external=True).protocol
+    assert protocol.startswith("an archive that was learnt from: ")
+    change(models / "again", trained_on=[])
 
 
 @pytest.mark.parametrize(

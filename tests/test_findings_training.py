@@ -1,5 +1,6 @@
 """Learning from several findings, each known to some datasets: pairs, where learning begins, what is judged how."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from factories import Run, cloud, write_clouds
+from factories import Run, cloud, small_model, small_onnx, write_clouds
 
 from cxrsearch.encoder import Encoder
 from cxrsearch.errors import InputError
@@ -307,14 +308,43 @@ def test_several_findings_are_judged_at_once_and_by_source(cxrsearch: Run, tmp_p
 def test_an_archive_that_was_not_learnt_from_is_searched_by_patient(cxrsearch: Run, tmp_path: Path) -> None:
     config = several(tmp_path)
     assert cxrsearch("train", config, "--out", tmp_path / "run").code == 0
-    write_clouds(tmp_path / "elsewhere", 40)
-    judge = ["evaluate", "--model", tmp_path / "run" / "model", "--external", tmp_path / "elsewhere" / "dataset.toml"]
+    # No name of a configuration, and not the mapping that the model's card names.
+    toml = write_clouds(tmp_path / "elsewhere", 40).rename(tmp_path / "elsewhere" / "my data.toml")
+    judge = ["evaluate", "--model", tmp_path / "run" / "model", "--external", toml]
     ran = cxrsearch(*judge, "--out", tmp_path / "external")
     assert ran.code == 0, ran.err
     found = json.loads((tmp_path / "external" / "evaluation.json").read_text("utf-8"))
-    assert "nothing was learnt from" in found["protocol"]
+    assert found["protocol"].startswith("an archive that nothing was learnt from: ")
     assert found["patients"] == 10  # a quarter of 40
     assert set(found["classes"]) == {"COVID-19", "No Finding", "Pneumonia"}
+
+
+def test_an_archive_that_a_model_learnt_from_is_called_so(cxrsearch: Run, tmp_path: Path) -> None:
+    from cxrsearch.model_card import DEFAULT_MODEL
+
+    toml = write_clouds(tmp_path / "set", 12).rename(tmp_path / "set" / "nih.toml")
+    said = "cxr-1 learnt from images of nih: its figures on them flatter it"
+    ran = cxrsearch("evaluate", "--model", DEFAULT_MODEL, "--external", toml, "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert "an archive that was learnt from: a part of its patients is searched for among the others" in ran.out
+    assert f"LEAKAGE: {said}" in ran.out
+    page = (tmp_path / "out" / "evaluation.html").read_text("utf-8")
+    assert f"Leakage: {said}" in page
+    assert "an archive that was learnt from" in page
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text("utf-8"))["leakage"] == said
+
+
+@pytest.mark.parametrize("size", [16, 1040])
+def test_an_encoder_of_any_size_is_judged_on_an_archive(cxrsearch: Run, tmp_path: Path, size: int) -> None:
+    model, toml = small_model(tmp_path / "model"), write_clouds(tmp_path / "set", 12)
+    content = small_onnx(model / "encoder.onnx", size=size).read_bytes()
+    card = json.loads((model / "model.json").read_text("utf-8"))
+    card["input"]["size"], card["sha256"] = size, {"encoder.onnx": hashlib.sha256(content).hexdigest()}
+    (model / "model.json").write_text(json.dumps(card), "utf-8")
+    ran = cxrsearch("evaluate", "--model", model, "--external", toml, "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    # Its card says nothing of what it learnt from.
+    assert "an archive: a part of its patients is searched for among the others; small: its card does not" in ran.out
 
 
 def test_agreement_with_scores_is_beside_random_neighbours(cxrsearch: Run, tmp_path: Path) -> None:
@@ -338,3 +368,36 @@ def test_agreement_with_scores_is_beside_random_neighbours(cxrsearch: Run, tmp_p
     ran = cxrsearch(*judge, "--agreement", "right,lft")
     assert ran.code == 4
     assert "0 images have a number in all of these fields" in ran.err
+
+
+def test_agreement_is_of_images_that_may_be_judged_on_and_says_what_the_model_learnt_from(
+    cxrsearch: Run, tmp_path: Path
+) -> None:
+    """Copies of unknown patients would find themselves."""
+    from cxrsearch.model_card import DEFAULT_MODEL
+
+    def scored(folder: Path, patients: int, unknown: int) -> None:
+        write_clouds(folder, patients)
+        head, *rows = (folder / "facts.csv").read_text("utf-8").splitlines()
+        cells = [row.split(",") for row in rows]
+        for number, row in enumerate(cells):
+            row[1:3] = ["", ""] if number < unknown else row[1:3]
+        lines = [",".join([*row, str(n % 4)]) for n, row in enumerate(cells)]
+        (folder / "facts.csv").write_text("\n".join([f"{head},score", *lines]) + "\n", "utf-8")
+        text = '\n[fields.score]\ncolumn = "score"\ntype = "float"\n'
+        (folder / "nih.toml").write_text((folder / "dataset.toml").read_text("utf-8") + text, "utf-8")
+
+    scored(tmp_path / "set", 24, unknown=6)
+    judge = ["evaluate", "--model", DEFAULT_MODEL, "--agreement", "score", "--out", tmp_path / "out"]
+    for arguments in ([], ["--allow-leakage"]):
+        ran = cxrsearch(*judge, "--external", tmp_path / "set" / "nih.toml", *arguments)
+        assert ran.code == 0, ran.err
+        assert "cxr-1 learnt from images of nih: its figures on them flatter it" in ran.out
+        assert ("LEAKAGE: images without a patient number" in ran.out) == bool(arguments)
+        found = json.loads((tmp_path / "out" / "agreement.json").read_text("utf-8"))
+        assert (found["images"], found["patients"], len(found["notes"])) == (26, 20, 1 + len(arguments))
+    (tmp_path / "never.toml").write_text(
+        'name = "never"\n[[data]]\nmapping = "set/nih.toml"\njudged = false\n[network]\nimage_size = 224\n', "utf-8"
+    )
+    ran = cxrsearch(*judge, tmp_path / "never.toml")
+    assert (ran.code, "0 images have a number in all" in ran.err) == (4, True), ran.err

@@ -99,7 +99,7 @@ def evaluate(
         images, left = load(configuration, allow_leakage, progress.reach)
         print_left_out(left)
         if agreement is not None and model is not None:
-            agreed = agree.agree(configuration, images, agreement.split(","), model)
+            agreed = agree.agree(configuration, images, agreement.split(","), model, allow_leakage)
             out.mkdir(parents=True, exist_ok=True)
             text = json.dumps(agree.as_json(agreed), indent=2, ensure_ascii=False)
             files.write(out / "agreement.json", text + "\n")

@@ -95,4 +95,6 @@ def print_agreement(found: ScoreAgreement) -> None:
     ]
     facts = found.facts
     title = f"{', '.join(facts['fields'])}: {facts['images']} images of {facts['patients']} patients"
+    for note in found.notes:
+        print(note)
     write_table(shown, ["", *names.values()], title)

@@ -16,8 +16,10 @@ from cxrsearch.statistics import Figure
 from trainer.config import Config
 from trainer.data.images import Images
 from trainer.data.squares import as_seen
+from trainer.data.training_set import LEAKAGE
 from trainer.evaluation import baselines
 from trainer.evaluation.judge import ENCODER, FROZEN, THUMBNAILS, hardware
+from trainer.evaluation.seen import seen
 from trainer.learning.embed import embedder
 from trainer.metrics.agreement import agreement
 
@@ -28,17 +30,22 @@ _RANDOM = "random neighbours"
 
 @dataclass(frozen=True)
 class ScoreAgreement:
-    """name: the model. methods: the encoder first, then its baselines, each with its figures."""
+    """name: the model. methods: the encoder first, then its baselines, each with its figures.
+    notes: what has to be known of the figures, such as that the encoder learnt from these images."""
 
     name: str
     methods: dict[str, dict[str, Figure]]
+    notes: list[str]
     facts: dict[str, Any]
 
 
-def agree(config: Config, images: Images, fields: list[str], model: Path) -> ScoreAgreement:
-    """Search every image that has all the scores among the others, its own patient left out.
+def agree(
+    config: Config, images: Images, fields: list[str], model: Path, allow_leakage: bool = False
+) -> ScoreAgreement:
+    """Search every image that may be judged on and has all the scores among the others, its own patient left out.
 
-    fields: numbers; those of the right lung first where they are zones. Raises InputError, ModelError.
+    fields: numbers; those of the right lung first where they are zones. allow_leakage: images of unknown patients were
+    taken for patients of their own, which is said. Raises InputError, ModelError.
     """
     card = read_card(model)
     values = [[payload.get(name) for name in fields] for payload in images.payloads]
@@ -46,12 +53,12 @@ def agree(config: Config, images: Images, fields: list[str], model: Path) -> Sco
         [[v if isinstance(v, int | float) and not isinstance(v, bool) else np.nan for v in row] for row in values],
         dtype=np.float64,
     ).reshape(len(images), len(fields))
-    known = np.flatnonzero(~np.isnan(numbers).any(axis=1))
+    known = np.flatnonzero(images.judgeable & ~np.isnan(numbers).any(axis=1))
     scored = images.part(known)
     if len(scored) < FEWEST:
         raise InputError(
-            f"--agreement {','.join(fields)}: {len(scored)} images have a number in all of these fields; at least"
-            f" {FEWEST} are needed"
+            f"--agreement {','.join(fields)}: {len(scored)} images have a number in all of these fields, and a class;"
+            f" at least {FEWEST} are needed"
         )
     scores = numbers[known]
     rng = np.random.default_rng(config.seed)
@@ -72,7 +79,9 @@ def agree(config: Config, images: Images, fields: list[str], model: Path) -> Sco
         "day": datetime.date.today().isoformat(),
         "hardware": hardware(),
     }
-    return ScoreAgreement(card.name, found, facts)
+    note = seen(config, images, model, card, card.name, everything=True).note
+    notes = [*(f"LEAKAGE: {LEAKAGE}" for _ in range(allow_leakage)), *([note] if note else [])]
+    return ScoreAgreement(card.name, found, notes, facts)
 
 
 def as_json(found: ScoreAgreement) -> dict[str, Any]:
@@ -80,4 +89,5 @@ def as_json(found: ScoreAgreement) -> dict[str, Any]:
         method: {name: {"value": one.value, "low": one.low, "high": one.high} for name, one in figures.items()}
         for method, figures in found.methods.items()
     }
-    return {"name": found.name, "protocol": "agreement with a reader's scores", **found.facts, "methods": methods}
+    protocol = "agreement with a reader's scores"
+    return {"name": found.name, "protocol": protocol, "notes": found.notes, **found.facts, "methods": methods}
