@@ -3,19 +3,24 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from factories import Run, cloud, configuration, write_clouds
 from PIL import Image
 
 from cxrsearch.errors import InputError
 from indexer.phantoms import FINDINGS, draw
+from trainer.config import Config
 from trainer.data import splits
 from trainer.data.images import Images
 from trainer.data.patients import near_duplicates, patient_groups
-from trainer.evaluation import baselines
+from trainer.evaluation import baselines, evaluate
+from trainer.learning.fit import Fit
+from trainer.learning.imported import new_network
 
 
 def images_of(
@@ -238,6 +243,69 @@ def test_one_site_is_left_out_at_a_time(cxrsearch: Run, tmp_path: Path) -> None:
     assert "one site left out at a time" in ran.out
     assert "without site North" in ran.err
     assert "without site South" in ran.err
+
+
+def test_what_may_be_of_the_site_that_is_left_out_is_learnt_from_in_no_part(
+    cxrsearch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configuration(tmp_path, 60, 1)
+    table = tmp_path / "set" / "facts.csv"
+    head, *rows = table.read_text("utf-8").splitlines()
+    nowhere = {row.split(",")[0] for row in rows[5:12]}
+    lines = [row.rpartition(",")[0] + "," if row.split(",")[0] in nowhere else row for row in rows]
+    table.write_text("\n".join([head, *lines]) + "\n", "utf-8")
+    learnt: list[set[str]] = []
+
+    def fit(config: Config, images: Images, validation: Images | None, unlabelled: Images, *rest: object) -> Fit:
+        assert validation is not None
+        learnt.append({*images.keys, *validation.keys, *unlabelled.keys})
+        return Fit(new_network(config).eval(), 0)
+
+    monkeypatch.setattr(evaluate, "fit", fit)
+    ran = cxrsearch("evaluate", config, "--leave-out", "site", "--out", tmp_path / "sites")
+    assert ran.code == 0, ran.err
+    assert len(learnt) == 2
+    assert not nowhere & set.union(*learnt)
+    assert "one site left out at a time; 7 images whose site is not known are learnt from in none" in ran.out
+
+
+def test_weights_cut_short_are_learnt_anew_and_no_epochs_need_no_checkpoint(cxrsearch: Run, tmp_path: Path) -> None:
+    import open_clip
+
+    open_clip.add_model_config(Path(sys.modules["trainer.learning.network"].__file__ or "").parent / "towers")
+    config, out = configuration(tmp_path, 24, 0), tmp_path / "folds"
+    text = config.read_text("utf-8").replace("dimensions = 16", 'dimensions = 16\npretrained = "weights.pt"')
+    config.write_text(text, "utf-8")
+    torch.save(open_clip.create_model("cxr-RN14-w8").state_dict(), tmp_path / "weights.pt")
+    ran = cxrsearch("evaluate", config, "--folds", 2, "--out", out)
+    assert ran.code == 0, ran.err
+    weights = out / "part-1" / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    again = cxrsearch("evaluate", config, "--folds", 2, "--out", out)
+    assert (again.code, again.out) == (0, ran.out), again.err
+    assert weights.read_bytes() == whole
+
+
+def test_what_chooses_the_epoch_is_not_learnt_from_without_labels_though_nobody_knows_whose_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unknown patients are numbered: among all images, not anew among those that have labels."""
+    images = images_of(60, [None] * 60, [-1 if n < 20 else n % 2 for n in range(60)])
+    parts: list[tuple[Images, Images, Images]] = []
+
+    def fit(config: Config, learnt: Images, validation: Images, unlabelled: Images, *rest: object) -> Fit:
+        parts.append((learnt, validation, unlabelled))
+        return Fit(new_network(config).eval(), 0)
+
+    monkeypatch.setattr(evaluate, "fit", fit)
+    config = Config.load(configuration(tmp_path, 4, 1))
+    folds, nothing = splits.folds(images, 2, "patient", 0), np.zeros(60, dtype=bool)
+    evaluate.in_folds(config, images, "folds", folds, nothing, tmp_path / "out")
+    for learnt, validation, unlabelled in parts:
+        assert (len(learnt), len(validation), len(unlabelled)) == (16, 4, 36)
+        assert not set(validation.digests) & set(unlabelled.digests)
+        assert set(learnt.digests) <= set(unlabelled.digests)
 
 
 @pytest.mark.parametrize(

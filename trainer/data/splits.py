@@ -67,6 +67,11 @@ def sites(images: Images, field: str) -> Iterator[tuple[str, Mask]]:
         yield f"without {field} {value}", values == value
 
 
+def unknown(images: Images, field: str) -> Mask:
+    """Which images have no value of ``field``, and so may be of whichever is left out."""
+    return np.array([value is None for value in images.values(field)], dtype=bool)
+
+
 def held_out(images: Images, part: float, seed: int) -> Mask:
     """Which images belong to ``part`` of the patients, drawn at random; unlabelled images of theirs too."""
     owners = images.owners

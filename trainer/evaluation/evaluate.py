@@ -10,8 +10,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
+from cxrsearch import files
 from cxrsearch.errors import InputError
 from cxrsearch.imaging.canonical import PICTURE_SIDE
 from cxrsearch.model_card import read_card
@@ -72,10 +74,16 @@ def run(
         claim(folder, config, images, protocol, allow_leakage)
         evaluation = of_model(config, images, model, everything, external)
     else:
-        protocol = f"{folds} folds, drawn by {by}" if folds else f"one {leave_out} left out at a time"
-        parts = splits.folds(images, folds, by, config.seed) if folds else splits.sites(images, str(leave_out))
+        unknown = np.zeros(len(images), dtype=bool)
+        if folds:
+            protocol, parts = f"{folds} folds, drawn by {by}", splits.folds(images, folds, by, config.seed)
+        else:
+            protocol, parts = f"one {leave_out} left out at a time", splits.sites(images, str(leave_out))
+            unknown = splits.unknown(images, str(leave_out))
+            if unknown.any():
+                protocol += f"; {int(unknown.sum())} images whose {leave_out} is not known are learnt from in none"
         claim(folder, config, images, protocol, allow_leakage)
-        evaluation = in_folds(config, images, protocol, parts, folder, bool(folds) and by == "image", log)
+        evaluation = in_folds(config, images, protocol, parts, unknown, folder, bool(folds) and by == "image", log)
     return stamped(evaluation, LEAKAGE) if allow_leakage else evaluation
 
 
@@ -84,12 +92,14 @@ def in_folds(
     images: Images,
     protocol: str,
     parts: Iterator[tuple[str, splits.Mask]],
+    never: splits.Mask,
     folder: Path,
     random: bool = False,
     log: Callable[[str, Line], None] = lambda name, line: None,
 ) -> Evaluation:
     """Train one network for each part, without it, and judge it on it.
 
+    never: what is learnt from in no part.
     folder: keeps each part's weights and checkpoint, so that an evaluation goes on where it was stopped.
     random: parts were drawn by image, so that a patient may be learnt from and judged, which is said.
     """
@@ -97,7 +107,7 @@ def in_folds(
     for number, (name, judged) in enumerate(parts, start=1):
         place = folder / f"part-{number}"
         place.mkdir(parents=True, exist_ok=True)
-        usable = splits.learnt_from(images, judged, "image" if random else "patient")
+        usable = splits.learnt_from(images, judged, "image" if random else "patient") & ~never
         network = _trained(config, images, usable, place, lambda line, name=name: log(name, line))  # type: ignore[misc]
         learnt = np.flatnonzero(usable & _counted(images))
         judgings.append(
@@ -166,25 +176,39 @@ def _counted(images: Images) -> splits.Mask:
 
 def _trained(config: Config, images: Images, usable: splits.Mask, folder: Path, log: Callable[[Line], None]) -> Network:
     weights = folder / "weights.safetensors"
-    if weights.exists():
-        network = new_network(config, pretrained=False)
-        network.load_state_dict(load_file(weights))
-        return network.eval()
-    learnt = images.part(usable & images.labelled)
-    if (learnt.findings == 1).any(axis=0).sum() < 2:
+    kept = _kept(config, weights)
+    if kept is not None:
+        return kept
+    taught = np.flatnonzero(usable & images.labelled)
+    if (images.findings[taught] == 1).any(axis=0).sum() < 2:
         raise InputError(
             f"{config.name}: {folder.name}: what is left to learn from has fewer than two classes; its patients are in"
             " the part that is left out too, or the field splits the classes"
         )
     validation = None
     if config.held_out.validation:
-        choosing = splits.held_out(learnt, config.held_out.validation, config.seed)
-        learnt, validation = learnt.part(~choosing), learnt.part(choosing)
-        usable = usable & splits.learnt_from(images, np.isin(images.owners, validation.owners))
+        choosing = taught[splits.held_out(images.part(taught), config.held_out.validation, config.seed)]
+        validation = images.part(choosing)
+        # Owners of the whole: an unknown patient's is a number among the images it is asked of.
+        usable = usable & ~np.isin(images.owners, images.owners[choosing])
+    learnt = images.part(usable & images.labelled)
     result = fit(config, learnt, validation, images.part(usable), folder / "checkpoint.pt", log)
-    save_file({name: value.contiguous() for name, value in result.network.state_dict().items()}, weights)
-    (folder / "checkpoint.pt").unlink()
+    files.write(weights, save({name: value.contiguous() for name, value in result.network.state_dict().items()}))
+    (folder / "checkpoint.pt").unlink(missing_ok=True)  # no epochs write none
     # From the file here too: in another memory layout the last digits differ, and a second run has to say the same.
+    network = _kept(config, weights)
+    assert network is not None
+    return network
+
+
+def _kept(config: Config, weights: Path) -> Network | None:
+    """The network of a part that was learnt before; None where there is none, or its file was cut short."""
+    if not weights.exists():
+        return None
+    try:
+        learnt = load_file(weights)
+    except SafetensorError:
+        return None
     network = new_network(config, pretrained=False)
-    network.load_state_dict(load_file(weights))
+    network.load_state_dict(learnt)
     return network.eval()
