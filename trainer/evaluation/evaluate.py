@@ -3,6 +3,7 @@ has learnt from, and agreement with a reader's scores. Baselines are beside ever
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,9 +47,11 @@ EXTERNAL_QUERIES = 0.25
 def external_config(mapping: str, root: Path | None, image_size: int = PICTURE_SIDE) -> Config:
     """The configuration of an archive that a model was not trained on: every value of the label is a class."""
     described = TrainingDataset(mapping=mapping, root=None if root is None else str(root))
-    network = NetworkSettings(image_size=image_size)
+    # Sizes that we do not train at are an encoder's own all the same.
+    network = NetworkSettings().model_copy(update={"image_size": image_size})
     held_out = HeldOut(validation=0.0, test=EXTERNAL_QUERIES)
-    return Config(name=Path(mapping).stem, data=[described], network=network, held_out=held_out)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(mapping).stem).lstrip("-._")[:64] or "archive"
+    return Config(name=name, data=[described], network=network, held_out=held_out)
 
 
 def run(
