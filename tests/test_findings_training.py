@@ -334,7 +334,7 @@ def test_an_archive_that_a_model_learnt_from_is_called_so(cxrsearch: Run, tmp_pa
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text("utf-8"))["leakage"] == said
 
 
-@pytest.mark.parametrize("size", [16, 1040])
+@pytest.mark.parametrize("size", [16, pytest.param(1040, marks=pytest.mark.slow)])
 def test_an_encoder_of_any_size_is_judged_on_an_archive(cxrsearch: Run, tmp_path: Path, size: int) -> None:
     model, toml = small_model(tmp_path / "model"), write_clouds(tmp_path / "set", 12)
     content = small_onnx(model / "encoder.onnx", size=size).read_bytes()
