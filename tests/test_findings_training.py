@@ -76,7 +76,7 @@ def several(folder: Path, south: str = "") -> Path:
     table.write_text(table.read_text("utf-8").replace(",COVID-19,", ",COVID-19|Pneumonia,"), "utf-8")
     rng = np.random.default_rng(9)
     for path in sorted((folder / "south").glob("*.png")):
-        # A name that two datasets have counts as one picture.
+        # Other pictures than those of the north.
         cloud(rng, "MRN0" in path.name).save(path.with_name(f"S{path.name}"))
         path.unlink()
     table = folder / "south" / "facts.csv"
@@ -112,6 +112,82 @@ def test_images_on_a_list_are_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "south" / "out.csv").unlink()
     with pytest.raises(InputError, match=r"out\.csv: a list of images to leave out, which cannot be read"):
         load(config)
+
+
+@pytest.mark.parametrize(
+    ("content", "gone"),
+    [
+        ("\ufeffSMRN1-0.png,bad\nSMRN2-0.png,bad\n", {"x/SMRN1-0.png", "y/SMRN1-0.png", "y/SMRN2-0.png"}),
+        ("file\nx/SMRN1-0.png\n", {"x/SMRN1-0.png"}),
+        ("file\nsouth/y/SMRN1-0.png\n", {"y/SMRN1-0.png"}),
+        ("file\nelsewhere/SMRN1-0.png\n", {"x/SMRN1-0.png", "y/SMRN1-0.png"}),
+    ],
+)
+def test_a_listed_path_is_one_image_and_a_listed_name_every_image_of_that_name(
+    tmp_path: Path, content: str, gone: set[str]
+) -> None:
+    path, kept = in_folders(tmp_path), {"x/SMRN1-0.png", "y/SMRN1-0.png", "y/SMRN2-0.png"}
+    (tmp_path / "south" / "out.csv").write_text(content, "utf-8")
+    images, left = load(Config.load(path))
+    assert kept - set(images.keys) == gone
+    assert left.listed == len(gone)
+
+
+def in_folders(folder: Path) -> Path:
+    """``several``, with the images of the south in folders."""
+    path, south, rng = several(folder), folder / "south", np.random.default_rng(5)
+    for name in ("x", "y"):
+        (south / name).mkdir()
+    for file in south.glob("*.png"):
+        file.rename(south / "y" / file.name)
+    cloud(rng, False).save(south / "x" / "SMRN1-0.png")
+    table = (south / "facts.csv").read_text("utf-8").replace("\nSMRN", "\ny/SMRN")
+    (south / "facts.csv").write_text(table + "x/SMRN1-0.png,SMRN1,No Finding,South\n", "utf-8")
+    return path
+
+
+def test_a_list_that_leaves_nothing_out_is_refused_and_names_that_are_nowhere_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, out = several(tmp_path), tmp_path / "south" / "out.csv"
+    for content in ("SMRN1-0.png;bad\nSMRN2-0.png;bad\n", "SMRN1-0\nSMRN2-0\n"):
+        out.write_text(content, "utf-8")
+        with pytest.raises(InputError, match=r"out\.csv: none of the 2 images .* is in south; the first is 'SMRN1-0"):
+            load(Config.load(path))
+    # One list may serve several datasets.
+    path.write_text(path.read_text("utf-8").replace("knows =", 'leave_out = ["south/out.csv"]\nknows =', 1), "utf-8")
+    out.write_text("file\nSMRN1-0.png\nMRN1-0.png\n", "utf-8")
+    assert load(Config.load(path))[1].listed == 2
+    assert caplog.messages == []
+    out.write_text("SMRN1-0.png\nMRN1-0.png\na.png\n", "utf-8")
+    assert load(Config.load(path))[1].listed == 2
+    assert caplog.messages == [f"{out}: 1 of the images to leave out are not in north, south"]
+
+
+def test_two_datasets_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = several(tmp_path)
+    path.write_text(path.read_text("utf-8").replace("north/dataset.toml", "south/dataset.toml"), "utf-8")
+    with pytest.raises(InputError, match=r"2 of \[\[data\]\] are of a dataset 'south'; each needs a name of its own"):
+        load(Config.load(path))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("seed = 1", 'label = "findings"', r"field 'findings'\. Did you mean 'finding'\? The fields are finding, site"),
+        ('["No Finding"]', '["no finding"]', "every image is in one class, 'opacity'"),
+        ('"Pneumonia", "COVID-19"]', '"pneumonia"]', "has the values 'COVID-19', 'No Finding', 'Pneumonia'"),
+    ],
+)
+def test_without_two_classes_the_label_and_its_values_are_named(
+    tmp_path: Path, before: str, after: str, message: str
+) -> None:
+    path = several(tmp_path)
+    text = path.read_text("utf-8").replace(before, after).replace('"COVID-19" = ["COVID-19"]\n', "")
+    path.write_text(re.sub(r"(knows|leave_out) = .*\n", "", text), "utf-8")
+    with pytest.raises(InputError, match=message) as raised:
+        load(Config.load(path))
+    assert "patient" not in str(raised.value)
 
 
 def test_a_class_that_is_no_class_is_refused(tmp_path: Path) -> None:

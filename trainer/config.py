@@ -35,7 +35,8 @@ class TrainingDataset(_Strict):
     source: the hospital or collection, where several datasets are of one; the mapping's name where it is not given.
     knows: the classes that this dataset speaks of, so that an image which it does not put in one of them is not in it;
     of other classes nothing is known. Not given: the classes that its images are in.
-    leave_out: CSV files whose first column names images not to be used, such as ones with contradicted labels.
+    leave_out: CSV files whose first column has the file names or paths of images not to be used, such as ones with
+    contradicted labels.
     """
 
     mapping: str

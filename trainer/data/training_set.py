@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -20,8 +20,12 @@ from indexer import dataset as datasets
 from indexer.readers import Outcome, ReaderConfig, Readers, Task
 from indexer.record import Record
 from trainer.config import Config, TrainingDataset
+from trainer.data import left_out
 from trainer.data.images import Images
 from trainer.data.patients import near_duplicates, patient_groups
+
+# Values of the label that a message names.
+_SHOWN = 6
 
 LEAKAGE = "images without a patient number were taken as patients of their own (--allow-leakage)"
 
@@ -57,18 +61,21 @@ def load(
     advance: told how many of how many files are done. Raises InputError when fewer than two classes are left.
     """
     sets = datasets_of(config)
+    listed = left_out.listed(config, sets)
     found, unreadable = read(sets, config.network.image_size, advance)
     described = {data.mapping.name: source for data, source in zip(sets, config.data, strict=True)}
     sources = [described[name].source or name for name in found.datasets]
     only_learnt = np.array([not described[name].judged for name in found.datasets], dtype=bool)
     found = replace(found, sources=sources, only_learnt=only_learnt)
     images = found_in_classes(found, config.label, config.classes, described)
-    images, left_out = _without(images, described)
+    is_listed = np.array([image in listed for image in zip(images.datasets, images.keys, strict=True)], dtype=bool)
+    images = images.part(~is_listed)
+    _check_classes(config, images)
     groups = patient_groups(images, near_duplicates(images))
     images = replace(images, patients=groups)
     taught = np.array([described[name].labelled for name in images.datasets], dtype=bool)
     lost = images.judgeable & np.array([patient is None for patient in images.patients], dtype=bool)
-    left = LeftOut(unreadable, int((taught & ~images.labelled).sum()), listed=left_out)
+    left = LeftOut(unreadable, int((taught & ~images.labelled).sum()), listed=int(is_listed.sum()))
     if not allow_leakage:
         images, left = images.part(~lost), replace(left, no_patient=int(lost.sum()))
     if sum(((images.findings == 1).sum(axis=0) > 0).tolist()) < 2:
@@ -79,9 +86,33 @@ def load(
     return images, left
 
 
+def _check_classes(config: Config, images: Images) -> None:
+    """Raises InputError where fewer than two classes have an image, whoever's it is."""
+    found = [name for name, seen in zip(images.classes, (images.findings == 1).any(axis=0), strict=True) if seen]
+    if len(found) > 1:
+        return
+    fields = sorted(set().union(*images.payloads))
+    values = sorted({str(value) for payload in images.payloads for value in values_of(payload, config.label)})
+    what = f"every image is in one class, {found[0]!r}" if found else "no image has a value that is of a class"
+    if values:
+        more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+        why = f"The label, field {config.label!r}, has the values {', '.join(map(repr, values[:_SHOWN]))}{more}"
+    else:
+        why = f"No image has a value in the label, field {config.label!r}.{nearest(config.label, fields)}"
+        why += f" The fields are {', '.join(fields) or 'none'}"
+    raise InputError(f"{config.name}: {what}; nothing to learn.\n  {why}")
+
+
 def datasets_of(config: Config) -> list[datasets.Dataset]:
-    """Raises InputError."""
-    return [datasets.load(one.mapping, None if one.root is None else Path(one.root)) for one in config.data]
+    """Raises InputError, where two have one name too: images are known by the name of their dataset."""
+    sets = [datasets.load(one.mapping, None if one.root is None else Path(one.root)) for one in config.data]
+    (name, times), *_ = Counter(data.mapping.name for data in sets).most_common(1)
+    if times > 1:
+        raise InputError(
+            f"{config.name}: {times} of [[data]] are of a dataset {name!r}; each needs a name of its own: copy the"
+            " mapping, with another name in it (and one patient namespace in both, where patients are shared)"
+        )
+    return sets
 
 
 def read(
@@ -182,21 +213,3 @@ def found_in_classes(
         if description.labelled:
             findings[np.ix_(informed, known)] = present[np.ix_(informed, known)]
     return replace(images, classes=names, findings=findings)
-
-
-def _without(images: Images, described: Mapping[str, TrainingDataset]) -> tuple[Images, int]:
-    """The images that no list of their dataset leaves out, and how many are left out. Raises InputError."""
-    listed: dict[str, set[str]] = {}
-    for name, description in described.items():
-        listed[name] = set()
-        for path in description.leave_out:
-            try:
-                lines = Path(path).read_text("utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise InputError(f"{path}: a list of images to leave out, which cannot be read ({error})") from None
-            listed[name] |= {PurePosixPath(row[0].strip()).name for row in csv.reader(lines) if row}
-    out = np.array(
-        [PurePosixPath(key).name in listed[name] for key, name in zip(images.keys, images.datasets, strict=True)],
-        dtype=bool,
-    )
-    return images.part(~out), int(out.sum())
