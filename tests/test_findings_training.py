@@ -212,6 +212,23 @@ def test_images_that_nothing_is_judged_on_need_no_patient_and_are_never_held_out
     assert not (test & south).any()
 
 
+@pytest.mark.parametrize(("epochs", "names"), [(0, ["dataset"]), (1, ["dataset", "other"])])
+def test_a_card_names_the_datasets_that_were_learnt_from(
+    cxrsearch: Run, tmp_path: Path, epochs: int, names: list[str]
+) -> None:
+    """One without labels only where epochs without labels are asked for."""
+    path = several(tmp_path, "labelled = false")
+    (tmp_path / "south" / "dataset.toml").rename(tmp_path / "south" / "other.toml")
+    text = path.read_text("utf-8").replace("south/dataset.toml", "south/other.toml")
+    path.write_text(text.replace("epochs = 2", f"epochs = 1\nself_supervised_epochs = {epochs}"), "utf-8")
+    ran = cxrsearch("train", path, "--out", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    card = json.loads((tmp_path / "run" / "model" / "model.json").read_text("utf-8"))
+    assert card["trained_on"] == names
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert len(lines) == 1 + epochs
+
+
 def test_pairs_share_a_finding_or_are_of_one_source_and_known_to_share_none() -> None:
     findings = torch.tensor([[1, 0, -1], [1, 1, 0], [0, 1, 0], [0, -1, 1], [-1, -1, 1], [0, 1, 0]], dtype=torch.int8)
     sources = torch.tensor([0, 0, 0, 0, 0, 1])

@@ -247,6 +247,34 @@ def test_learning_without_labels_goes_on_after_a_kill(small: tuple[Config, Image
     assert [line.get("self_supervised_epoch") for line in lines] == [1, 2, 3, None]
     assert [line["loss"] for line in rest.history] == pytest.approx([line["loss"] for line in whole.history], rel=1e-4)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    lines.clear()  # stopped after learning with labels began, it tells the epochs without them again
+    fit(config, images, unlabelled=images, checkpoint=checkpoint, log=lines.append)
+    assert [line.get("self_supervised_epoch") for line in lines] == [1, 2, 3, None]
+
+
+def test_a_checkpoint_on_a_full_disk_is_the_users_error_and_the_old_one_stays(
+    small: tuple[Config, Images], tmp_path: Path
+) -> None:
+    import resource
+
+    from cxrsearch.errors import InputError
+
+    config, images = small
+    checkpoint = tmp_path / "checkpoint.pt"
+    before, kept = resource.getrlimit(resource.RLIMIT_FSIZE), b""
+
+    def fill(line: dict[str, float]) -> None:
+        nonlocal kept
+        kept = checkpoint.read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) // 2, before[1]))  # no file may grow beyond this
+
+    try:
+        with pytest.raises(InputError, match=r"checkpoint\.pt: cannot be written \(File too large\)"):
+            fit(config, images, checkpoint=checkpoint, log=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert checkpoint.read_bytes() == kept
 
 
 def test_few_images_are_learnt_from_without_labels_too(small: tuple[Config, Images]) -> None:

@@ -11,7 +11,6 @@ RUN/model/           the model folder: card, encoder.onnx, weights
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from cxrsearch import __version__, files
+from cxrsearch.errors import InputError
 from cxrsearch.model_card import read_card
 from cxrsearch.statistics import Figure
 from trainer import plots
@@ -94,17 +94,22 @@ def train(
         chosen = splits.held_out(images.part(others), config.held_out.validation, config.seed + 1)
         choosing[others[chosen]] = True
     usable = rest & ~choosing
-    with (folder / "metrics.jsonl" if writing else Path(os.devnull)).open("w", encoding="utf-8") as lines:
+    metrics = folder / "metrics.jsonl"
+    if writing:
+        files.write(metrics, "")  # fit tells the epochs of a stopped run again
 
-        def both(line: Line) -> None:
-            lines.write(json.dumps(line) + "\n")
-            lines.flush()
-            log(line)
+    def both(line: Line) -> None:
+        if writing:
+            try:
+                files.append(metrics, json.dumps(line) + "\n")
+            except OSError as error:
+                raise InputError(f"{metrics}: cannot be written ({error.strerror})") from None
+        log(line)
 
-        validation = images.part(choosing & images.judgeable) if choosing.any() else None
-        result = fit(
-            config, images.part(usable & labelled), validation, images.part(usable), folder / "checkpoint.pt", both
-        )
+    validation = images.part(choosing & images.judgeable) if choosing.any() else None
+    result = fit(
+        config, images.part(usable & labelled), validation, images.part(usable), folder / "checkpoint.pt", both
+    )
     evaluation, leakage = None, _leakage(config, allow_leakage)
     if not writing:
         return Run(result, evaluation, left_out)
@@ -192,7 +197,8 @@ def _leakage(config: Config, allow_leakage: bool) -> str:
 
 def _beginning(config: Config) -> dict[str, Any]:
     """What learning began with, whose licence that has, and all that was learnt from, then and now."""
-    given, datasets = config.network, [Path(source.mapping).stem for source in config.data]
+    given, without_labels = config.network, config.learning.self_supervised_epochs > 0
+    datasets = [Path(source.mapping).stem for source in config.data if source.labelled or without_labels]
     folder = imported_folder(config)
     if folder is None:
         start = f"pretrained {given.pretrained}" if given.pretrained else "from random weights"

@@ -19,7 +19,7 @@ _log = logging.getLogger("cxrsearch")
 def listed(config: Config, sets: Sequence[Dataset]) -> set[tuple[str, str]]:
     """The dataset and key of each image that a list of its dataset leaves out.
 
-    A path means the images whose paths agree with it in most folders, from the file name on; a name those of any folder.
+    A path means the images whose paths agree with it furthest, from the file name on; a name those of any folder.
     Raises InputError for a list that cannot be read, or has no image of any dataset that it is given for.
     """
     given: dict[str, list[Dataset]] = {}
@@ -45,8 +45,8 @@ def listed(config: Config, sets: Sequence[Dataset]) -> set[tuple[str, str]]:
         names = ", ".join(data.mapping.name for data in those)
         if entries and not found:
             raise InputError(
-                f"{path}: none of the {len(entries)} images to leave out is in {names}; the first is {clean(entries[0])!r}."
-                " The first column, parted by commas, has file names with their extension, or paths"
+                f"{path}: none of the {len(entries)} images to leave out is in {names}; the first is"
+                f" {clean(entries[0])!r}. In the first column, parted by commas, belong file names or paths"
             )
         # The first line may be a header.
         if unknown := len(set(entries[1:]) - found):

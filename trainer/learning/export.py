@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from cxrsearch import files
@@ -37,8 +37,7 @@ def export(network: Network, folder: Path, card: dict[str, Any]) -> None:
         name: (t.half() if t.is_floating_point() and t.numel() >= _HALF_FROM_ELEMENTS else t).contiguous()
         for name, t in network.state_dict().items()
     }
-    save_file(weights, folder / "weights.safetensors")
-    (folder / "weights.safetensors").chmod(0o644)  # safetensors makes it private; a model folder is to be shared
+    files.write(folder / "weights.safetensors", save(weights))
     size = network.architecture.image_size
     outputs = ["embedding", "places", "attention"]
     export_onnx(network, torch.rand(2, 1, size, size), outputs, folder / "encoder.onnx")

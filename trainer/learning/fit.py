@@ -6,6 +6,7 @@ number, so a run repeats, and one that was killed goes on as if it had not been.
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -82,8 +83,9 @@ def fit(
             return Fit(network.eval(), 0)
     start = {name: value.clone() for name, value in network.state_dict().items()} if learning.back_to_start else {}
     beside = None if checkpoint is None else checkpoint.with_name(WITHOUT_LABELS)
+    without_labels: list[Line] = []
     if unlabelled is not None and learning.self_supervised_epochs and not resumed:
-        network = _pretrain_self_supervised(config, network, unlabelled, accelerator, beside, log)
+        network, without_labels = _pretrain_self_supervised(config, network, unlabelled, accelerator, beside, log)
     known = _known(config, network, images, start=not resumed)
     objective = Objective(learning, known.findings, config.network.dimensions)
     steps = sum(1 for _ in _batches(config, images, 0, accelerator))
@@ -93,7 +95,8 @@ def fit(
     if checkpoint is not None and resumed:
         kept = _restored(trainer, checkpoint)
         best, history, known = kept["best"], kept["history"], replace(known, start=kept["start"])
-        for line in history:
+        without_labels = kept["without_labels"]
+        for line in without_labels + history:
             log(line)
     for epoch in range(len(history) + 1, learning.epochs + 1):
         started, generator = time.monotonic(), _seeded(config.seed, epoch, accelerator)
@@ -116,7 +119,7 @@ def fit(
         if accelerator.is_main_process:
             if checkpoint is not None:
                 state = {"trainer": trainer.state(), "best": best, "history": history, "start": known.start}
-                _save(state, checkpoint)
+                _save(state | {"without_labels": without_labels}, checkpoint)
                 checkpoint.with_name(WITHOUT_LABELS).unlink(missing_ok=True)
             log(line)
     trainer.averaged.load_state_dict(best["weights"])
@@ -134,8 +137,8 @@ def _pretrain_self_supervised(
     accelerator: Accelerator,
     checkpoint: Path | None,
     log: Callable[[Line], None],
-) -> Network:
-    """Two views of every image are brought together, and apart from all others.
+) -> tuple[Network, list[Line]]:
+    """Two views of every image are brought together, and apart from all others. Gives the network and its history.
 
     Raises InputError for fewer than two images, of which none can be told from another.
     """
@@ -167,7 +170,7 @@ def _pretrain_self_supervised(
                 _save({"trainer": trainer.state(), "history": history}, checkpoint)
             log(line)
     averaged: Network = trainer.averaged
-    return averaged
+    return averaged, history
 
 
 def _line(results: list[tuple[Tensor, Tensor]], size: int, started: float, trainer: Trainer) -> Line:
@@ -211,8 +214,11 @@ def _check(config: Config, line: Line, epoch: int) -> None:
 
 
 def _save(whole: dict[str, Any], path: Path) -> None:
+    """Raises InputError where it cannot be written. In memory first: of a full disk torch says nothing of use."""
+    content = io.BytesIO()
+    torch.save(whole, content)
     with replacing(path) as draft:
-        torch.save(whole, draft)
+        draft.write_bytes(content.getbuffer())
 
 
 def _restored(trainer: Trainer, path: Path) -> dict[str, Any]:
