@@ -329,6 +329,14 @@ def test_an_evaluation_has_one_protocol(cxrsearch: Run, tmp_path: Path, argument
     assert message in ran.err
 
 
+def test_a_field_that_no_image_has_cannot_be_left_out(cxrsearch: Run, tmp_path: Path) -> None:
+    config, out = configuration(tmp_path, 24, 1), tmp_path / "out"
+    ran = cxrsearch("evaluate", config, "--leave-out", "sites", "--out", out)
+    assert ran.code == 4
+    assert "--leave-out: no image has a field 'sites'. Did you mean 'site'? The fields are dataset, finding" in ran.err
+    assert not out.exists()
+
+
 def test_a_model_of_another_picture_size_is_refused(cxrsearch: Run, tmp_path: Path) -> None:
     from cxrsearch.model_card import DEFAULT_MODEL
 

@@ -458,7 +458,10 @@ def test_agreement_with_scores_is_beside_random_neighbours(cxrsearch: Run, tmp_p
     assert set(found["methods"]) == {"the encoder", "ImageNet trunk, frozen", "32 x 32 thumbnails", "random neighbours"}
     own = found["methods"]["the encoder"]["rank_correlation"]
     assert own["low"] <= own["value"] <= own["high"]
-    ran = cxrsearch(*judge, "--agreement", "right,lft")
+    ran = cxrsearch(*judge, "--agreement", "right, lft")
+    assert ran.code == 4
+    assert "--agreement: no image has a field 'lft'. Did you mean 'left'?" in ran.err
+    ran = cxrsearch(*judge, "--agreement", "right, site")
     assert ran.code == 4
     assert "0 images have a number in all of these fields" in ran.err
 

@@ -403,7 +403,13 @@ if __name__ == "__main__":
             CLOUD_CONFIG.format(epochs=1, learning="").replace(
                 "image_size = 64", "image_size = 64\npretrained = 'nowhere'"
             ),
-            "pretrained 'nowhere' cannot be used",
+            "pretrained 'nowhere' cannot be used: it is no file, and no tag of this tower (its tags: none)",
+        ),
+        (
+            CLOUD_CONFIG.format(epochs=1, learning="").replace(
+                "image_size = 64", "image_size = 64\npretrained = 'set/facts.csv'"
+            ),
+            "set/facts.csv' cannot be used: no file of weights",
         ),
     ],
 )
@@ -414,7 +420,19 @@ def test_a_wrong_configuration_says_what(cxrsearch: Run, tmp_path: Path, text: s
     ran = cxrsearch("train", tmp_path / "config.toml", "--out", tmp_path / "run")
     assert ran.code == 4
     assert message in ran.err
-    assert len(ran.err.strip().splitlines()) <= 3
+    assert ran.err.startswith("cxrsearch: ")
+    assert len(ran.err.strip().splitlines()) <= 2
+
+
+@pytest.mark.parametrize("command", [("train",), ("evaluate", "--folds", 3)])
+def test_a_tower_that_is_none_is_refused_before_images_are_read(
+    cxrsearch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str | int, ...]
+) -> None:
+    config = configuration(tmp_path, 20, 1)
+    config.write_text(config.read_text("utf-8").replace("RN14-w8", "RN14-w9"), "utf-8")
+    monkeypatch.setattr("trainer.data.training_set.read", lambda *_: pytest.fail("images were read"))
+    ran = cxrsearch(*command, config, "--out", tmp_path / "run")
+    assert (ran.code, "open_clip has no 'cxr-RN14-w9'" in ran.err) == (4, True), ran.err
 
 
 def test_without_patients_there_is_no_training_but_a_stamped_one(cxrsearch: Run, tmp_path: Path) -> None:

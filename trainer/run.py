@@ -78,8 +78,7 @@ def train(
     the run was started, for the model's card. Raises InputError.
     """
     config = Config.load(path)
-    if imported_folder(config) is not None:
-        new_network(config)  # an encoder that cannot be begun with is refused before images are read for it
+    new_network(config)  # one that cannot be begun with is refused before images are read for it
     images, left_out = load(config, allow_leakage, advance)
     images = as_learnt(config, images)
     writing = processes().is_main_process  # of several, one writes

@@ -88,10 +88,13 @@ def evaluate(
         from trainer.evaluation import evaluate as evaluating
         from trainer.evaluation import page as evaluation_page
         from trainer.evaluation.judge import as_json
+        from trainer.learning.imported import new_network
 
     model = None if model is None else find_model(model)
     if config is not None:
         configuration = Config.load(config)
+        if model is None:
+            new_network(configuration)  # one that cannot be begun with is refused before images are read for it
     else:
         size = read_card(model).image_size  # type: ignore[arg-type]
         configuration = evaluating.external_config(str(external), root, size)

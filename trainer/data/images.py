@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.clinical.fields import Payload, values_of
+from cxrsearch.errors import InputError
 from cxrsearch.imaging.canonical import content
 from cxrsearch.imaging.resizing import Resizing
+from cxrsearch.text import nearest
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,19 @@ class Images:
     def owners(self) -> NDArray[np.str_]:
         """(N,) patients; an image of an unknown one is a patient of its own."""
         return np.array([p if p is not None else f"?{n}" for n, p in enumerate(self.patients)])
+
+    @property
+    def fields(self) -> list[str]:
+        """Names of the fields that any image has a value of; ``dataset`` and ``source`` are such."""
+        return sorted({"dataset", "source"}.union(*self.payloads))
+
+    def check_field(self, field: str, option: str) -> None:
+        """Raises InputError where no image has the field that ``option`` names."""
+        if field not in self.fields:
+            fields = ", ".join(self.fields)
+            raise InputError(
+                f"{option}: no image has a field {field!r}.{nearest(field, self.fields)} The fields are {fields}"
+            )
 
     def values(self, field: str) -> list[str | None]:
         """N values of a field (the first, where an image has several) as text; ``dataset`` and ``source`` are such."""

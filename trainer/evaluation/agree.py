@@ -47,6 +47,9 @@ def agree(
     fields: numbers; those of the right lung first where they are zones. allow_leakage: images of unknown patients were
     taken for patients of their own, which is said. Raises InputError, ModelError.
     """
+    fields = [name.strip() for name in fields]
+    for name in fields:
+        images.check_field(name, "--agreement")
     card = read_card(model)
     values = [[payload.get(name) for name in fields] for payload in images.payloads]
     numbers = np.array(

@@ -72,6 +72,8 @@ def run(
 
     Raises InputError, ModelError.
     """
+    if leave_out is not None:
+        images.check_field(leave_out, "--leave-out")
     if model is not None:
         protocol = f"{model.name}, everything={everything}, external={external}"
         claim(folder, config, images, protocol, allow_leakage)

@@ -7,6 +7,7 @@ embedding is learned by multi-similarity loss. Its layer sizes could not be read
 from __future__ import annotations
 
 import logging
+import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,7 +154,13 @@ def _trunk(architecture: Architecture, pretrained: str | None) -> nn.Module:
         raise InputError(f"network.tower: open_clip has no {name!r}.{nearest(name, known)} Our own: {own}.")
     package = pretrained is not None and pretrained.startswith(PACKAGE)
     downloads = pretrained is not None and not package
-    logging.getLogger().addFilter(_about_random_weights)
+    if downloads and not Path(str(pretrained)).is_file() and not open_clip.get_pretrained_cfg(name, str(pretrained)):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise InputError(
+            f"network.tower {name}: pretrained {pretrained!r} cannot be used: it is no file, and no tag of this tower"
+            f" (its tags: {tags})"
+        )
+    logging.getLogger().addFilter(_is_news)
     try:
         model = open_clip.create_model(
             name,
@@ -164,18 +171,22 @@ def _trunk(architecture: Architecture, pretrained: str | None) -> nn.Module:
         )
         if pretrained is not None and package:
             load_package(getattr(model.visual, "trunk", model.visual), pretrained.removeprefix(PACKAGE))
+    except (pickle.UnpicklingError, EOFError):
+        raise InputError(
+            f"network.tower {name}: pretrained {pretrained!r} cannot be used: no file of weights"
+        ) from None
     except Exception as error:  # open_clip and the hubs it asks raise whatever went wrong
         what = f"pretrained {pretrained!r}" if pretrained else f"image_size {architecture.image_size}"
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"network.tower {name}: {what} cannot be used ({type(error).__name__}: {reason})") from None
     finally:
-        logging.getLogger().removeFilter(_about_random_weights)
+        logging.getLogger().removeFilter(_is_news)
     visual: nn.Module = model.visual
     if not hasattr(visual, "forward_intermediates"):
         raise InputError(f"network.tower: {name} gives no feature map (no forward_intermediates); choose another")
     return visual
 
 
-def _about_random_weights(record: logging.LogRecord) -> bool:
-    """open_clip warns where nothing was asked to be loaded; here that is a choice."""
-    return "No pretrained weights loaded" not in record.getMessage()
+def _is_news(record: logging.LogRecord) -> bool:
+    """False where open_clip logs what it raises as well, or that nothing was loaded, which here is a choice."""
+    return record.levelno < logging.ERROR and "No pretrained weights loaded" not in record.getMessage()
