@@ -15,7 +15,7 @@ from indexer.column_names import age_units, units_in_a_year
 
 OLDEST = 90
 # Of the rule: what entered by another one is stored again, and files of embeddings by another are refused.
-VERSION = 2
+VERSION = 3
 # An age of a header (PS3.5 6.2, AS).
 _DICOM = re.compile(r"[0-9]{3}[DWMY]")
 

@@ -1,4 +1,5 @@
-"""What the name of a table's column says it holds, in words of English, German, Spanish and French.
+"""What the name of a table's column says it holds, in words of English, German, Spanish, French and, of who
+somebody is, ten more languages.
 
 A name is evidence, not proof: a draft writes down what it took a name for, and people check it.
 """
@@ -11,11 +12,15 @@ from enum import StrEnum
 
 from cxrsearch.clinical.fields import PER_YEAR
 
-_NUMBER_OF = r"(id|ids|nr|no|num|number|nummer|numero|codigo|code|key|identifier|uid|kennung)"
-_PEOPLE = (
-    r"(patient|patienten|patientin|pat|paciente|paziente|subject|proband|probanden|person|persona|participant|case|fall"
-    r"|individual)"
+_NUMBER_OF = (
+    r"(id|ids|nr|no|num|number|nummer|numero|numer|numara|numarasi|codigo|codice|code|kod|kodu|key|identifier|uid"
+    r"|kennung)"
 )
+_PEOPLE = (
+    r"(patient|patienten|patientin|pat|paciente|paziente|pacjent|pacjenta|subject|proband|probanden|person|persona"
+    r"|participant|case|fall|individual)"
+)
+_RECORDS = r"(chart|dossiers?|expediente|historia|prontuario|cartella|akte)"
 
 
 class Role(StrEnum):
@@ -39,38 +44,58 @@ class Role(StrEnum):
 
 
 LEFT_OUT = frozenset({Role.NAME, Role.BIRTH, Role.CONTACT, Role.STAFF, Role.NUMBER, Role.FREE_TEXT})
+_AGE_ABROAD = r"eta|idade|leeftijd|alder|wiek|yas|возраст|年龄"
 # In order: the first that fits a name, folded to small letters and words between single spaces.
 _PATTERNS: tuple[tuple[Role, str], ...] = (
-    (Role.BIRTH, r".*\b(birth\w*|born|[dy]ob|geburt\w*|geb|geb(dat|jahr)\w*|naissance|ddn|nascita)\b.*"),
-    (Role.BIRTH, r".*\b(nacimiento|f(ec|echa)? ?(de )?nac|jahrgang)\b.*"),
-    (Role.CONTACT, r".*\b(addr\w*|adresse|anschrift|street|strasse|phone\w*|tel|telefon\w*|mobile|e ?mail\w*).*"),
+    (Role.BIRTH, r".*\b(birth\w*|dateofbirth|born|[dy]ob|[dy] o b|geburt\w*|geb|geb(dat|jahr)\w*|ddn|naiss\w*)\b.*"),
+    (Role.BIRTH, r".*\b(nacimiento|f(ec|echa)? ?(de )?nac|jahrgang|nascimento|nascita|geboorte\w*|geboren)\b.*"),
+    (Role.BIRTH, r".*\b(foe?dsels\w*|foe?delse\w*|urodz\w*|dogum\w*|рожд\w*)\b.*|.*(出生|生日).*"),
+    (Role.CONTACT, r".*\b(addr\w*|adresse|anschrift|street|strasse|phone\w*|tel|telefo\w*|mobile|e ?mail\w*).*"),
     (Role.CONTACT, r".*\b(direccion|domicilio|celular|movil|handy|fax|correo|codigo postal|postleitzahl)\b.*"),
-    (Role.CONTACT, r"ort|city|town|ciudad|ville"),
-    (Role.CONTACT, r".*\b(zip|zipcode|post ?code|postal ?code|plz|wohnort|home ?town)\b.*"),
-    (Role.NUMBER, r".*\b(ssn|nhs|passport|iban|insurance|versicher\w*|krankenkasse\w*|social security)\b.*"),
-    (Role.NUMBER, r".*\b(dni|nif|curp|nss|kv ?nr|sv ?nr|ausweis\w*|seguridad social)\b.*"),
-    (Role.STAFF, r".*\b(physician|doctor|radiologist|referr\w+|arzt|aerztin|operator|technician|zuweiser|nurse)\b.*"),
+    (Role.CONTACT, r".*\b(adres\w*|endereco|indirizzo|cellulare|адрес|телефон|город)\b.*|.*(地址|电话).*"),
+    (Role.CONTACT, r"ort|city|town|ciudad|ville|cidade|comune|citta|sehir|miasto|miejscowosc|stad|gemeente|cep"),
+    (Role.CONTACT, r".*\b(zip|zipcode|post ?code|postal ?code|plz|wohnort|home ?town|woonplaats)\b.*"),
+    (Role.NUMBER, r".*\b(ssn|nhs|nhi|passport|iban|insurance|versicher\w*|krankenkasse\w*|social security)\b.*"),
+    (Role.NUMBER, r".*\b(dni|nif|curp|nss|kv ?nr|sv ?nr|ausweis\w*|seguridad social|securite sociale|nir|iep)\b.*"),
+    (Role.NUMBER, r".*\b(health ?card|medicare|cedula|rut|cpf|bsn|cpr|pesel|codice fiscale|kimlik|pnr|снилс)\b.*"),
+    (Role.NUMBER, r"aktenzeichen|.*身份证.*"),
+    (Role.STAFF, r".*\b(physician|doctor|radiologist|referr\w+|operator|technician|zuweiser|nurse|consultant)\b.*"),
     (Role.STAFF, r".*\b(medic[oa]|medecin|radiolog(o|a|in|ue)|befunder(in)?|untersucher(in)?|ueberweiser)\b.*"),
-    (Role.PATIENT, r"nhc|ipp|uhid|mr ?(no|nr)|(numero (de )?)?historia( clinica)?|hosp(ital)? ?(no|nr|number|id)"),
-    (Role.PATIENT, rf"{_NUMBER_OF} (de |del |du |des |der )?{_PEOPLE}"),
-    (Role.PATIENT, rf"{_PEOPLE}|({_PEOPLE} ?{_NUMBER_OF})|mrn|pid|medical record number|record {_NUMBER_OF}"),
+    (Role.STAFF, r".*\b(\w*arzt|\w*aerztin|(huis)?arts|laekare|laege|lekarz|doktor|dottore|doutor|hekim|врач)\b.*"),
+    (
+        Role.STAFF,
+        r"gp|.*医[生师].*|.*\b(reported|read|signed|requested|ordered|performed|verified|approved|dictated) by\b.*",
+    ),
+    (Role.PATIENT, r"nhc|ipp|nip|uhid|urn|(\w+ )?mr ?(no|nr)|hosp(ital)? ?(no|nr|number|id)"),
+    (Role.PATIENT, rf"(\w+ )?mrns?( ?([0-9]+|{_NUMBER_OF}))?|(\w+ )?rec(ord)? ?{_NUMBER_OF}|historia( clinica)?"),
+    (Role.PATIENT, r"(ur|unit|journal|folder) ?(no|nr|number)"),
+    (Role.PATIENT, rf"(n|{_NUMBER_OF}) (de |del |du |der )?{_RECORDS}( \w+)?|{_RECORDS} ?{_NUMBER_OF}|prontuario"),
+    (Role.PATIENT, rf"{_NUMBER_OF} (de |del |du |des |der |do |del )?{_PEOPLE}"),
+    (Role.PATIENT, rf"{_PEOPLE}|({_PEOPLE} ?{_NUMBER_OF})|(pt|hasta) ?{_NUMBER_OF}|pid"),
+    (Role.PATIENT, r"номер (карты|пациента)|.*(病历|病案|患者|住院|门诊)(编?号|id)"),
     (Role.STUDY, rf"accession( ?{_NUMBER_OF})?|(study|exam|examination|untersuchungs?)( instance)? ?{_NUMBER_OF}"),
+    (Role.STUDY, rf"acc ?{_NUMBER_OF}"),
     (Role.NAME, r"(.*\b)?(patient(en)?|pat|vor|nach|familien)? ?name[ns]?( (of|des|der))?( \w+)?"),
     (Role.NAME, r"(.*\b)?(sur|first|last|middle|given|family|full)name[ns]?( \w+)?"),
     (Role.NAME, r".*\b(surname|firstname|lastname|vorname|nachname|familienname|prenom|nom|apellidos?|nombres?)\b.*"),
+    (Role.NAME, r".*\b(cognome|nome|sobrenome|apelido|\w*naam|\w*namn|\w*navn|nazwisko|imie|imiona|soyadi?|isim)\b.*"),
+    (Role.NAME, r"adi?|.*\b(фамилия|имя|отчество|фио)\b.*|.*(姓名|名字|曾用名).*|姓|名"),
     (Role.NAME, r"initial(s|en|es)|iniciales|kuerzel|titular|pname"),
     (Role.FREE_TEXT, r".*\b(notes?|comments?|remarks?|bemerkung\w*|kommentar\w*|free ?text|freitext)\b.*"),
     (Role.FREE_TEXT, r".*\b(anmerkung\w*|anamnes\w*|observacion\w*|comentarios?|commentaires?|remarques?)\b.*"),
+    (Role.FREE_TEXT, r".*\b(opmerking\w*|toelichting|anteckning\w*|bemaerkning\w*|uwagi|observac(ao|oes))\b.*"),
+    (Role.FREE_TEXT, r".*\b(osservazion[ei]|aciklama\w*|notlar|commenti|commentaar|примечани\w+)\b.*|.*备注.*"),
     (
         Role.STUDY_DATE,
         r"((study|exam|examination|acquisition|image|x ?ray|scan|visit) )?(date|datum)( of (study|exam))?",
     ),
-    (Role.STUDY_DATE, r"(untersuchungs|aufnahme|studien|bild)(datum|tag)|studydate|examdate|datetime"),
+    (Role.STUDY_DATE, r"(untersuchungs|aufnahme|studien|bild|onderzoeks)(datum|tag)|studydate|examdate|datetime"),
     (Role.VIEW, r"(x ?ray )?(view|view ?position|projection|projektion|ansicht|strahlengang)"),
     (Role.SITE, r"(hospital|site|cent(er|re)|institution|klinik|krankenhaus|standort|clinic|location)( name)?"),
-    (Role.AGE, r"((patient|pat) ?)?(age|alter|edad)( (at|in|bei|al|en) .*| years| jahre| anos| ans)?"),
+    (Role.SITE, r"ospedale|ziekenhuis|sjukhus|szpital|hastane"),
+    (Role.AGE, rf"((patient|pat) ?)?(age|alter|edad|{_AGE_ABROAD})( (at|in|bei|al|en) .*| years| jahre| anos| ans)?"),
     (Role.AGE, r"(age|edad) (de |du |del )?(patient|paciente)"),
-    (Role.SEX, r"((patient|pat) ?)?(sex|gender|geschlecht)"),
+    (Role.SEX, r"((patient|pat) ?)?(sexe?|gender|geschlecht|sexo|sesso|geslacht|koen|plec|cinsiyet|пол|性别)"),
     (Role.FINDING, r"(image |x ?ray )?(findings?|labels?|finding labels?|diagnos\w+|pathology|befunde?|class)"),
 )
 _OUTCOME = re.compile(
@@ -80,18 +105,36 @@ _OUTCOME = re.compile(
 )
 # What has a name without being a person.
 _THINGS = re.compile(
-    r".*\b(file|image|bild|datei|scan|site|hospital|cent(er|re)|device|study|series|column|drug|model|archivo|imagen|fichier)\b.*"
+    r".*\b(file|image|bild|datei|scan|site|hospital|cent(er|re)|device|study|series|column|drug|model|archivo|imagen|fichier"
+    r"|immagine|arquivo|imagem|bestand|bestandsnaam|plik|pliku|fil|filnamn|filnavn|dosya)\b.*"
+)
+_ONLY_NAME = re.compile(r"name[ns]?|nom|nombre|nome|naam|namn|navn|adi?")
+# Facts of patients and of images that no role stands for.
+_FACT = re.compile(
+    r".*\b(side|laterality|seite|lado|ward|station|department|abteilung|modality|manufacturer|scanner|position"
+    r"|severity|stage|grade|score|smok\w*|weight|height|bmi|gewicht|groesse|peso|width|rows|columns|bits|offset"
+    r"|follow ?up|temperature|pulse|saturation|count)\b.*"
+)
+# What dates of something that was done are called; a date alone too.
+_EVENT = re.compile(
+    r"date|datum|fecha|data|dato|tarihi?|дата|日期|.*\b(stud[iy]\w*|exam\w*|scan\w*|acqui\w*|imag\w*|x ?ray|cxr"
+    r"|visit\w*|seen|admi\w+|onset|symptom\w*|test\w*|pcr|sampl\w*|treat\w*|therap\w*|surg\w*|follow ?up"
+    r"|report\w*|diagnos\w*|untersuchung\w*|aufnahme\w*|bild\w*|befund\w*|entnahme\w*|besuch\w*|estudio"
+    r"|esame|ingreso|ricovero|consulta|onderzoek\w*|opname\w*|undersoek\w*|badani\w*|przyjeci\w*|cekim|tetkik|muayene)\b.*"
 )
 _ID = re.compile(rf"(.* )?({_NUMBER_OF}|\w+(nummer|nr|number|numero))|#")
 # A word that names an age, "Altersgruppe" too, and how many of another unit than years are in a year.
-_AGE = re.compile(r"(patient|pat)?ages?|edad(es)?|alter|alters\w*|(lebens|patienten?)alter\w*")
+_AGE = re.compile(rf"(patient|pat)?ages?|edad(es)?|alter|alters\w*|(lebens|patienten?)alter\w*|{_AGE_ABROAD}")
 _IN_A_YEAR = (
     (r"mo|months?|monate?n?|mes(?:es)?|mois", PER_YEAR["M"]),
     (r"wk|weeks?|wochen?|semanas?|semaines?", PER_YEAR["W"]),
     (r"days?|tage?n?|dias?|jours?", PER_YEAR["D"]),
 )
 _UNIT = re.compile(r"(.+?)\s*[(\[]([^()\[\]]{1,15})[)\]]")
-_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
+# Letters that Unicode does not part into a Latin letter and an accent, and those that German writes as two.
+_UMLAUTS = str.maketrans(
+    {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "æ": "ae", "ø": "oe", "ł": "l", "đ": "d", "\u0131": "i"}
+)
 
 
 def role_of(column: str) -> Role | None:
@@ -136,7 +179,17 @@ def is_number_of_something(column: str) -> bool:
 
 def names_person(column: str) -> bool:
     """Whether a column has names of people by its name, which says more than "name", as columns of files do."""
-    return role_of(column) is Role.NAME and re.fullmatch(r"name[ns]?|nom|nombre", _folded(column)) is None
+    return role_of(column) is Role.NAME and _ONLY_NAME.fullmatch(_folded(column)) is None
+
+
+def is_fact(column: str) -> bool:
+    """Whether a column by its name has facts of patients or of images, though none of a role."""
+    return _FACT.fullmatch(_folded(column)) is not None
+
+
+def is_event(column: str) -> bool:
+    """Whether a column by its name says when something was done or seen."""
+    return _EVENT.fullmatch(_folded(column)) is not None
 
 
 def says_date(column: str) -> bool:

@@ -36,6 +36,8 @@ _LEGACY = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "mac_roman", "shift
 _WESTERN = frozenset("äöüÄÖÜßéèêëàâáçñóòôíìîïúùûÉÈÀÇÑåøæÅØÆœ°µ§²³±—€„“”«»\u00a0".encode("cp1252"))
 _SAMPLE_BYTES = 2**18
 _SAMPLE_ROWS = 200
+# Control characters beside tabs and line ends, and the part of a file's bytes above which it is no text.
+_CONTROLS, _NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f]"), 0.05
 # Parts of the header's cells that have to be filled: above it people write titles.
 _FILLED = 0.6
 
@@ -80,6 +82,8 @@ def detect(path: Path, sheet: str | None = None) -> Detected:
             encoding, guessed = _encoding(start, file.read)
     except OSError as error:
         raise MappingError(f"{path.name}: cannot be read ({error.strerror})") from None
+    if not encoding.startswith(("utf-16", "utf-32")) and len(_CONTROLS.findall(start)) > _NO_TEXT * len(start):
+        raise MappingError(f"{path.name}: no table, nor any text; name the CSV, Excel or Parquet file of your images")
     text = codecs.getincrementaldecoder(encoding)("replace").decode(start)
     if len(start) == _SAMPLE_BYTES:
         text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1]  # the last line is cut
@@ -97,11 +101,15 @@ def _of_sheets(path: Path, sheet: str | None) -> Dialect:
     return replace(dialect, sheet=None) if best == names[0] else dialect
 
 
+def marked_encoding(start: bytes) -> str | None:
+    """The encoding that a byte order mark at a file's beginning says, None where there is none."""
+    return next((name for mark, name in _MARKS if start.startswith(mark)), None)
+
+
 def _encoding(start: bytes, more: Callable[[int], bytes]) -> tuple[str, bool]:
     """The encoding of a file that begins so, and whether it is only likely."""
-    for mark, name in _MARKS:
-        if start.startswith(mark):
-            return name, False
+    if (marked := marked_encoding(start)) is not None:
+        return marked, False
     for name, zeros in (("utf-16-le", start[1::2]), ("utf-16-be", start[::2])):
         if start and zeros.count(0) > len(zeros) // 2:
             return name, False

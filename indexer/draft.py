@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from indexer import column_names, column_values, identifying, image_columns, she
 from indexer.column_names import LEFT_OUT, Role
 from indexer.column_values import Cells, Reading
 from indexer.dialect import Detected, detect
+from indexer.folder import is_text
 from indexer.image_columns import Matching
 from indexer.numbers import is_scientific, whole
 from indexer.tables import Line, Table, read_header, read_table
@@ -82,6 +83,9 @@ def draft(table: Path, images: Path, sheet: str | None = None) -> Draft:
         raise MappingError(f"{table}: no such table; name the CSV, Excel or Parquet file whose rows are of your images")
     if not images.is_dir():
         raise MappingError(f"{images}: no such folder; say with --images where the images are")
+    for path, what in ((table, "file"), (images, "folder")):
+        if not is_text(str(path.resolve())):
+            raise MappingError(f"{path}: the name of this {what} is no text in UTF-8; rename it")
     detected = detect(table, sheet)
     header = read_header(table, detected.dialect)
     names = [name for name in header if name and header.count(name) == 1]
@@ -195,10 +199,10 @@ def _choose_fields(drafted: Draft, cells: dict[str, dict[str, list[int]]]) -> No
         if reading is None:
             drafted.left_out[column] = "nothing known"
             continue
-        if role in (Role.PATIENT, Role.STUDY) or _is_number(column, reading, texts):
+        if role in (Role.PATIENT, Role.STUDY) or _is_number(column, reading, texts, patient_of):
             reading.left_out = "numbers of persons or documents"
         elif reading.left_out is None:
-            reading.left_out = identifying.why_left_out(texts, reading, role, patient_of)
+            reading.left_out = identifying.why_left_out(texts, reading, column, patient_of)
         if reading.left_out is not None:
             drafted.left_out[column] = reading.left_out
             if reading.left_out in identifying.OF_PEOPLE:
@@ -217,13 +221,13 @@ def _read(drafted: Draft, column: str, texts: Cells) -> Reading | None:
     return column_values.read(texts, is_date, drafted.decimal, is_place, drafted.calendar)
 
 
-def _is_number(column: str, reading: Reading, texts: Cells) -> bool:
+def _is_number(column: str, reading: Reading, texts: Cells, patient_of: Mapping[int, str]) -> bool:
     """Whether whole numbers or words count persons or documents and measure nothing."""
-    return (
-        column_names.is_number_of_something(column)
-        and reading.type in (FieldType.INTEGER, FieldType.KEYWORD)
-        and len(texts) >= reading.known / 2
-    )
+    if not column_names.is_number_of_something(column) or reading.type not in (FieldType.INTEGER, FieldType.KEYWORD):
+        return False
+    if not patient_of:
+        return not identifying.is_shared(texts)
+    return len(texts) >= len({patient_of.get(row, row) for rows in texts.values() for row in rows}) / 2
 
 
 def _field_name(column: str, n: int, role: Role | None, taken: set[str]) -> str:

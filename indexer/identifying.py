@@ -1,6 +1,7 @@
 """What the cells of a column say of who a patient is, whatever the column is called.
 
 A name is told by its form and by how often it repeats; a number by its length; both by each patient having their own.
+Where nothing says which rows are of one patient, that cannot be told, and only what is clearly a fact may enter.
 """
 
 from __future__ import annotations
@@ -11,24 +12,33 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from cxrsearch.clinical.fields import FieldType, convert
-from indexer.column_names import Role
+from indexer.column_names import Role, is_event, role_of, unit_of
+from indexer.column_names import is_fact as names_fact
 from indexer.column_values import Cells, Reading, count, share
 from indexer.numbers import whole
 
 NAMES = "looks like names"
 NUMBERS = "long numbers, as persons and documents have"
+UNKNOWN = "may name a person: no column of patients was found to tell it from a fact"
 OWN = "nearly every patient has its own, as names and numbers of people do"
 MANY = "many values of a few rows each, as names and notes are"
 FEW = "too few rows for each value to tell facts from names"
+ONE_DATE = "a date or year of which each patient has one, as of births"
 BIRTHS = "mostly dates or years before 1990, as of births"
 # What may stand in names of files too.
-OF_PEOPLE = frozenset({NAMES, NUMBERS, OWN, FEW})
+OF_PEOPLE = frozenset({NAMES, NUMBERS, OWN, FEW, UNKNOWN})
 _FIRST_YEAR = 1990
 _MOST = 0.9
 # Parts of the rows that have a value of their own, above which capitalised words are names: findings and places repeat.
 _NAMES_OWN, _WORDS_OWN, _NUMBERS_OWN = 0.25, 0.5, 0.1
 # Values, or patients, below which how they repeat says nothing.
 _FEW_NAMES, _FEW, _MANY = 3, 8, 20
+# Values at most, and rows of each at least, that no patient has alone; and of codes as short as L and R.
+_SHARED, _SHARED_CODES, _SHORT = (20, 20), (6, 1.5), 2
+# Ages, scores and percentages are no greater.
+_SMALL = 150
+_INTEGER = re.compile(r"[+-]?[0-9]{1,9}")
+_TITLED = re.compile(r"(dr|prof|dott|lek|med)\b.*", re.IGNORECASE)
 _LETTERS = re.compile(r".*[^\W\d_]{2}.*")
 _WORD = r"[^\W\d_][\w'\u2019.-]*"
 _NAME = re.compile(rf"{_WORD}( {_WORD}){{1,3}}")
@@ -41,20 +51,40 @@ _LONG_CODE = re.compile(r"[A-Za-z]{0,5}[-_/ ]?[0-9]([-_/. ]?[0-9]){4,}[A-Za-z]?"
 _PARTICLES = frozenset({"da", "de", "del", "della", "der", "di", "du", "la", "le", "van", "von", "y", "zu"})
 
 
-def why_left_out(known: Cells, reading: Reading, role: Role | None, patient_of: Mapping[int, str]) -> str | None:
+def why_left_out(known: Cells, reading: Reading, column: str, patient_of: Mapping[int, str]) -> str | None:
     """Why a column should not enter an index, None where it may. patient_of: of each row that has one, its patient."""
+    role = role_of(column)
     if reading.type is FieldType.DATE:
-        return BIRTHS if _old(known, reading.formats) > count(known) / 2 else None
+        return _why_no_date(known, reading, column, patient_of)
     if role is not None or reading.type not in (FieldType.KEYWORD, FieldType.INTEGER):
         return None
     own = len(known) / count(known)
+    of_patient = len(known) / len({patient_of.get(row, row) for rows in known.values() for row in rows})
     if reading.type is FieldType.INTEGER:
         numbers = {whole(text): rows for text, rows in known.items()}
-        if share(numbers, _YEAR) >= _MOST and share(numbers, _OLD_YEAR) > 1 / 2:
-            return BIRTHS
-        return NUMBERS if own > _NUMBERS_OWN and share(numbers, _LONG_NUMBER) >= _MOST else None
-    if own > _NUMBERS_OWN and share(known, _LONG_CODE) >= _MOST:
+        if share(numbers, _YEAR) >= _MOST and not is_event(column):
+            if share(numbers, _OLD_YEAR) > 1 / 2:
+                return BIRTHS
+            if _has_one_each(known, patient_of):
+                return ONE_DATE
+        if of_patient > _NUMBERS_OWN and share(numbers, _LONG_NUMBER) >= _MOST:
+            return NUMBERS
+        is_fact = reading.unit is not None or unit_of(column) is not None or _is_small(numbers)
+    else:
+        if (why := _why_no_words(known, reading, own, of_patient, patient_of)) is not None:
+            return why
+        is_fact = is_shared(known)
+    return None if patient_of or is_fact or names_fact(column) else UNKNOWN
+
+
+def _why_no_words(
+    known: Cells, reading: Reading, own: float, of_patient: float, patient_of: Mapping[int, str]
+) -> str | None:
+    """own, of_patient: distinct values in each row, and for each patient."""
+    if of_patient > _NUMBERS_OWN and share(known, _LONG_CODE) >= _MOST:
         return NUMBERS
+    if share(known, _TITLED) >= 1 / 2:
+        return NAMES
     capitalised = {text: rows for text, rows in known.items() if _is_capitalised(text)}
     if count(capitalised) >= _MOST * count(known):
         if len(known) >= _FEW_NAMES and own > _NAMES_OWN and share(known, _NAME) >= _MOST:
@@ -69,18 +99,57 @@ def why_left_out(known: Cells, reading: Reading, role: Role | None, patient_of: 
     return MANY if len(known) >= _MANY and own > _NAMES_OWN and reading.separator is None else None
 
 
+def _why_no_date(known: Cells, reading: Reading, column: str, patient_of: Mapping[int, str]) -> str | None:
+    """Births of children are as late as their images, so that a date has to be one of something done, by its name, or
+    to differ within patients."""
+    if _old(known, reading.formats) > count(known) / 2:
+        return BIRTHS
+    if role_of(column) in (Role.STUDY_DATE, Role.OUTCOME) or is_event(column):
+        return None
+    if not patient_of:
+        return UNKNOWN
+    return ONE_DATE if _has_one_each(known, patient_of) else None
+
+
+def is_shared(known: Cells) -> bool:
+    """Whether so many rows have each of so few values that none is one patient's."""
+    codes = share(known, _LETTERS) == 0 and max(map(len, known)) <= _SHORT
+    values, rows = _SHARED_CODES if codes else _SHARED
+    return len(known) <= values and count(known) >= rows * len(known)
+
+
+def _is_small(numbers: Cells) -> bool:
+    """Whether whole numbers are as small as ages and scores are, and do not count the rows up."""
+    values = {int(text): rows for text, rows in numbers.items() if _INTEGER.fullmatch(text)}
+    in_order = [value for _, value in sorted((row, value) for value, rows in values.items() for row in rows)]
+    if not values or max(map(abs, values)) > _SMALL:
+        return False
+    return len(values) < _FEW or in_order != sorted(in_order)
+
+
 def _is_capitalised(text: str) -> bool:
     return all(word[0].isupper() or word in _PARTICLES for word in text.split())
 
 
 def _each_patient_has_one(known: Cells, patient_of: Mapping[int, str]) -> bool:
+    values = _values_of_patients(known, patient_of)
+    single = [next(iter(found)) for found in values.values() if len(found) == 1]
+    return len(values) >= _FEW and len(single) >= _MOST * len(values) and len(set(single)) > len(values) / 2
+
+
+def _has_one_each(known: Cells, patient_of: Mapping[int, str]) -> bool:
+    """Whether the value stays what it is from image to image of a patient."""
+    values = _values_of_patients(known, patient_of)
+    return bool(values) and sum(len(found) == 1 for found in values.values()) >= _MOST * len(values)
+
+
+def _values_of_patients(known: Cells, patient_of: Mapping[int, str]) -> dict[str, set[str]]:
     values = defaultdict[str, set[str]](set)
     for text, rows in known.items():
         for row in rows:
             if row in patient_of:
                 values[patient_of[row]].add(text)
-    single = [next(iter(found)) for found in values.values() if len(found) == 1]
-    return len(values) >= _FEW and len(single) >= _MOST * len(values) and len(set(single)) > len(values) / 2
+    return values
 
 
 def _old(known: Cells, formats: list[str]) -> int:

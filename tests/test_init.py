@@ -12,6 +12,7 @@ from factories import Ran, Run, points, write_picture
 
 from cxrsearch.clinical.identity import load_identity
 from cxrsearch.settings import key_file
+from indexer.column_names import Role, role_of
 from indexer.dataset import load
 from indexer.phantoms import draw
 
@@ -277,6 +278,45 @@ def test_a_column_that_tells_who_a_patient_is_stays_out_whatever_it_is_called(
     assert f"column {header} is left out: " in ran.err
 
 
+@pytest.mark.parametrize(
+    ("names", "role"),
+    [
+        ("D.O.B.|dateofbirth|Date naiss.|Data de nascimento|Data urodzenia|Doğum tarihi|Geboortedatum", Role.BIRTH),
+        ("Födelsedatum|Fødselsdato|Дата рождения|出生日期", Role.BIRTH),
+        ("Medical Record No.|Patient MRN|MRN_No|Chart number|Unit number|N° dossier|Numéro de dossier", Role.PATIENT),
+        ("NIP|Nº historia|Nº de expediente|Codice paziente|Prontuário|Numer pacjenta|Hasta No", Role.PATIENT),
+        ("Numéro de sécurité sociale|IEP|Cédula|RUT|Aktenzeichen|NHI|Health card|BSN|PESEL", Role.NUMBER),
+        ("Consultant|Hausarzt|Huisarts|Reported by|GP|Lekarz|Läkare|Врач|医生", Role.STAFF),
+        ("Acc. No.|AccNo", Role.STUDY),
+        ("Cognome|Nome|Sobrenome|Imię|Nazwisko|Ad|Soyad|Achternaam|Efternamn|Фамилия|姓名", Role.NAME),
+        ("Observações|Uwagi|Opmerkingen|Anteckningar|A\u00e7\u0131klama", Role.FREE_TEXT),
+        ("Bestand|Nome do arquivo|charts|parts|Gebiet|urea", None),
+    ],
+)
+def test_what_a_column_is_for_is_known_by_its_name_in_many_languages(names: str, role: Role | None) -> None:
+    assert {name: role_of(name) for name in names.split("|")} == dict.fromkeys(names.split("|"), role)
+
+
+@pytest.mark.parametrize("patient", ["Betegszám", "PatientID"])
+def test_a_name_or_birth_date_on_five_images_a_patient_stays_out_whatever_it_is_called(
+    cxrsearch: Run, tmp_path: Path, patient: str
+) -> None:
+    """Of children, and with columns in words that nobody listed."""
+    people = [(100 + 37 * n, *PEOPLE[n].split(", "), f"201{n}-0{n + 1}-11", 2010 + n, "MF"[n % 2]) for n in range(8)]
+    scans(tmp_path, [f"{n}-{m}.png" for n in range(8) for m in range(5)])
+    rows = [",".join(map(str, (f"{n}-{m}.png", *person, m))) for n, person in enumerate(people) for m in range(5)]
+    header = f"kép,{patient},Család,Utónév,Szül,Év,Nem,CRP"
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join([header, *rows]), "utf-8")
+    ran = init(cxrsearch, table)
+    assert set(drafted(table)["fields"]) == {"nem", "crp"}, ran.err
+    if patient != "PatientID":
+        why = "may name a person: no column of patients was found to tell it from a fact"
+        assert all(f"column {name} is left out: {why}" in ran.err for name in ("Betegszám", "Család", "Szül", "Év"))
+    told = ran.out + ran.err + table.with_suffix(".toml").read_text("utf-8")
+    assert not [cell for person in people for cell in person[1:4] if str(cell) in told]
+
+
 def test_names_and_notes_without_a_column_of_patients_stay_out(cxrsearch: Run, tmp_path: Path) -> None:
     scans(tmp_path, [f"{n}.png" for n in range(60)])
     names = [f"{person.split(', ')[1]}{'abc'[n]} meier".lower() for n in range(3) for person in PEOPLE[:7]]
@@ -476,6 +516,26 @@ def test_a_table_that_cannot_be_drafted_says_why_and_quotes_no_cell(
     assert not (tmp_path / "t.toml").exists()
 
 
+def test_a_table_or_a_folder_whose_name_is_no_text_is_refused(cxrsearch: Run, tmp_path: Path) -> None:
+    scans(tmp_path, ["1.png", "2.png"])
+    (tmp_path / "t.csv").write_text("scan,age\n1,50\n2,60\n", "utf-8")
+    (tmp_path / "t\udcff.csv").write_bytes((tmp_path / "t.csv").read_bytes())
+    (tmp_path / "s\udcff").symlink_to(tmp_path / "scans")
+    (tmp_path / "d\udcff").mkdir()
+    for arguments in (("t\udcff.csv", "scans"), ("t.csv", "d\udcff")):
+        table, images = (tmp_path / name for name in arguments)
+        ran = cxrsearch("init", table, "--images", images, "--out", tmp_path / "t.toml")
+        assert (ran.code, "is no text in UTF-8; rename it" in ran.err) == (4, True), ran.err
+    assert not (tmp_path / "t.toml").exists()
+
+
+def test_a_picture_in_place_of_a_table_is_none(cxrsearch: Run, tmp_path: Path) -> None:
+    scans(tmp_path, ["1.png"])
+    ran = cxrsearch("init", tmp_path / "scans/1.png", "--images", tmp_path / "scans", "--out", tmp_path / "t.toml")
+    assert ran.code == 4
+    assert ran.err.startswith("cxrsearch: 1.png: no table, nor any text; name the CSV")
+
+
 def test_a_mapping_that_is_there_is_kept(cxrsearch: Run, ugly: Path) -> None:
     ugly.with_suffix(".toml").write_text("mine", "utf-8")
     ran = init(cxrsearch, ugly)
@@ -497,7 +557,7 @@ def test_names_of_columns_are_never_markup(cxrsearch: Run, tmp_path: Path) -> No
     scans(tmp_path, ["1.png", "2.png"])
     evil = "[red]x[/red]\"'\n[privacy]\nthumbnails = false #\x1b[31m"
     quoted = evil.replace('"', '""')
-    (tmp_path / "t.csv").write_text(f'scan,"{quoted}","more\n[x]"\n1,5,a\n2,6,b\n', "utf-8")
+    (tmp_path / "t.csv").write_text(f'scan,"{quoted}","more\n[x]"\n1,5,a\n2,6,a\n', "utf-8")
     ran = init(cxrsearch, tmp_path / "t.csv", "--yes", "--index", tmp_path / "index")
     assert ran.code == 0, ran.err
     assert "\x1b" not in ran.out + ran.err
