@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cxrsearch.clinical.identity import whole_number
 from cxrsearch.text import tidy
 from indexer.mapping import Identifier
 from indexer.numbers import is_scientific
@@ -41,6 +42,7 @@ def patient_numbers(lines: Sequence[Line], source: Identifier, column: str, miss
             continue
         if is_scientific(tidy(raw)):
             scientific.add(line.number)
+        number = whole_number(number)
         if number.isdecimal():
             written.setdefault(number.lstrip("0"), {}).setdefault(number, []).append(line.number)
     several = [rows for forms in written.values() if len(forms) > 1 for rows in forms.values()]

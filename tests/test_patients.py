@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from factories import Run, points
+from factories import Run, points, write_picture
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -81,6 +81,31 @@ def test_texts_that_look_alike_are_one_number(text: str) -> None:
     ):
         assert numbering.number(other) == number
     assert numbering.number(" not\u00a0 known\n") is None
+
+
+def test_a_whole_number_with_decimals_is_the_patient_without(cxrsearch: Run, tmp_path: Path) -> None:
+    """As data frames write a column with gaps; three zeros may be thousands."""
+    cells = ("12", "12.0", "12.00", '"12,0"', "12.000", "112")
+    for n in range(len(cells)):
+        write_picture(tmp_path / f"{n}.png", draw("Pneumonia", n, size=64))
+    rows = "".join(f"{n},{cell}\n" for n, cell in enumerate(cells))
+    (tmp_path / "t.csv").write_text(f"scan,id\n{rows}")
+    (tmp_path / "set.toml").write_text(
+        'name = "set"\n[images]\ntable = "t.csv"\npath = "{scan}.png"\n[patient]\ncolumn = "id"\n'
+    )
+    index = tmp_path / "index"
+    assert cxrsearch("index", tmp_path / "set.toml", "--index", index, "--workers", 1).code == 0
+    assert "6 of 3 patients" in cxrsearch("info", "--index", index).out
+    hits = search(cxrsearch, dicom(tmp_path / "new.dcm", "12.0", 90), "--index", index, "--dataset", "set")["hits"]
+    assert {hit["path"] for hit in hits} == {"4.png", "5.png"}
+    for number in ("12", "12.0"):
+        ran = cxrsearch("forget", number, "--index", index, "--dry-run")
+        assert ran.out == "dry run: 4 images would be deleted\n", ran.err
+
+
+def test_an_argument_of_forget_that_is_no_text_is_refused(cxrsearch: Run, index: Path) -> None:
+    ran = cxrsearch("forget", "M\udcffller", "--index", index)
+    assert (ran.code, ran.err) == (2, "cxrsearch: PATIENT: no text in UTF-8. Give the pseudonym that search shows.\n")
 
 
 def test_two_folders_without_a_mapping_are_two_datasets(cxrsearch: Run, tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ def forget(
     from cxrsearch.store import is_url, open_store
     from cxrsearch.store.contract import named_patients
 
+    try:
+        patient.encode()
+    except UnicodeEncodeError:
+        raise UsageError("PATIENT: no text in UTF-8. Give the pseudonym that search shows.") from None
     identity = load_identity(settings.key_file())
     if identity is None:
         raise InputError(f"{settings.key_file()}: no pseudonym key, without which nobody can be forgotten for good.")

@@ -12,6 +12,7 @@ import datetime
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import uuid
 from collections.abc import Collection
@@ -25,6 +26,9 @@ from cxrsearch.errors import InputError
 from cxrsearch.text import tidy
 
 _KEY_BYTES = 32
+# A whole number as data frames write it where other cells are blank, and spreadsheets with two decimals. Three zeros
+# may be thousands.
+_WHOLE = re.compile(r"([0-9]+)[.,]0{1,2}")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Numbering:
     dicom: the header's keyword. path: "stem", "folder" or "full". Neither: a table's column.
     pattern: its first group, or all that it finds, is the number.
     missing: texts that stand for no number.
+    ``12.0`` and ``12.00`` are ``12``, as tables have them; a header's number is taken as it stands.
     """
 
     dicom: str | None = None
@@ -47,7 +52,8 @@ class Numbering:
         text = tidy(text)
         if self.pattern is not None and text not in unknown:
             text = tidy(part_of(self.pattern, text))
-        return None if text in unknown else text
+        number = text if self.dicom is not None else whole_number(text)
+        return None if {text, number} & unknown else number
 
     def as_json(self) -> dict[str, Any]:
         return {"dicom": self.dicom, "path": self.path, "pattern": self.pattern, "missing": list(self.missing)}
@@ -61,6 +67,12 @@ class Numbering:
         if pattern is not None:
             check(pattern)
         return cls(dicom, path, pattern, tuple(map(str, data["missing"])))
+
+
+def whole_number(text: str) -> str:
+    """``12`` for ``12.0`` and ``12,00``; any other text as it is."""
+    found = _WHOLE.fullmatch(text)
+    return found[1] if found else text
 
 
 def part_of_path(key: str, part: str) -> str:
