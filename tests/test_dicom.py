@@ -237,6 +237,14 @@ def test_each_gate_has_its_reason_and_its_switch(
     assert read(path)  # a person who names the file knows what it is
 
 
+def test_a_text_in_modality_that_is_no_code_of_the_standard_is_not_quoted(tmp_path: Path) -> None:
+    for value, words in (("MUELLER", "another modality than CR or DX"), ("MG", "modality MG, not CR or DX")):
+        with pytest.raises(ImageError) as caught:
+            read(changed(tmp_path, setting(Modality=value)), gates=Gates())
+        assert words in str(caught.value)
+        assert "MUELLER" not in str(caught.value)
+
+
 def test_a_lateral_view_is_marked_and_left_out_on_request(tmp_path: Path) -> None:
     for view in ("LL", "RL", "LATERAL", "LARGE LATERAL"):
         path = changed(tmp_path, setting(ViewPosition=view))

@@ -36,6 +36,14 @@ _NOT_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.88.": (Reason.REPORT, "a structured report, not an image"),
     "1.2.840.10008.5.1.4.1.1.104.": (Reason.DOCUMENT, "an encapsulated document, not an image"),
 }
+# Modality (PS3.3 C.7.3.1.1.1), with what the standard has retired: any other text there may be a name.
+_MODALITY_CODES = (
+    "ANN AR ASMT AU BDUS BI BMD CAD CAPTURE CFM CR CT CTPROTOCOL DMS DG DOC DX ECG EEG EMG EOG EPS ES FID GM HC HD IO"
+    " IOL IVOCT IVUS KER KO LEN LS M3D MG MR NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA PLAN POS PR PT PX REG"
+    " RESP RF RG RTDOSE RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF STAIN TEXTUREMAP"
+    " TG US VA XA XAPROTOCOL XC AS CD CF CP CS DD DF DM DS EC FA FS LP MA MS OPR ST VF"
+)
+_MODALITIES = frozenset(_MODALITY_CODES.split())
 # Spellings of a chest in Body Part Examined, which sites write as they like; checked inside the value.
 _CHEST = re.compile(r"CHEST|THORA|TORAX|TÓRAX|LUNG|PULM|POUMON|RIB|CXR|HEART|BREAST_BONE", re.IGNORECASE)
 
@@ -146,10 +154,9 @@ def _check_gates(dataset: Dataset, view: str | None, name: str, gates: Gates) ->
             raise ImageError(reason, f"{name}: {what}")
     modality = str(dataset.get("Modality") or "")
     if gates.modalities is not None and modality and modality not in gates.modalities:
-        shown = modality if re.fullmatch("[A-Z]{2,8}", modality) else "another"
-        raise ImageError(
-            Reason.MODALITY, f"{name}: modality {shown}, not {' or '.join(sorted(gates.modalities))}; see --modality"
-        )
+        wanted = " or ".join(sorted(gates.modalities))
+        what = f"modality {modality}, not {wanted}" if modality in _MODALITIES else f"another modality than {wanted}"
+        raise ImageError(Reason.MODALITY, f"{name}: {what}; see --modality")
     part = str(dataset.get("BodyPartExamined") or "")
     if not gates.any_body_part and part and not _CHEST.search(part):
         raise ImageError(Reason.BODY_PART, f"{name}: another body part than the chest; see --any-body-part")
