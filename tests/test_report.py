@@ -68,6 +68,7 @@ def test_a_page_says_everything_and_needs_nothing_else(
     )
     page = Page(text)
     assert (tmp_path / "r.html").stat().st_size < 5_000_000
+    assert (tmp_path / "r.html").stat().st_mode & 0o777 == 0o600
     for tag, attributes in page.tags:
         assert tag not in ("link", "iframe", "object", "embed", "form", "base")
         for name in ("src", "href", "srcset", "action"):

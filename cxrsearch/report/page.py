@@ -31,8 +31,9 @@ def check_name(path: Path | None, option: str) -> None:
 
 
 def write(path: Path, template: str, **facts: Any) -> None:
-    """Fill ``templates/<template>.html`` with ``facts`` and write it to ``path``. Raises InputError."""
-    files.write(path, render(template, version=__version__, **facts))
+    """Fill ``templates/<template>.html`` with ``facts`` and write it to ``path``, readable by its owner only: pages
+    show pictures of patients. Raises InputError."""
+    files.write(path, render(template, version=__version__, **facts), private=True)
 
 
 def render(template: str, **facts: Any) -> str:
