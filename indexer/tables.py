@@ -16,17 +16,18 @@ from pathlib import Path
 from cxrsearch.errors import MappingError
 from cxrsearch.text import nearest, tidy
 from indexer import sheets
-from indexer.dialect import Dialect
+from indexer.dialect import Dialect, marked_encoding
 
 # A million patients with a hundred facts each fit; a cell of a gigabyte, or ten million columns, do not.
 _LARGEST = 512 * 2**20
 _LONGEST_HEADER = 2**20
 # Faults of a kind that are named before the rest is only counted.
 SHOWN = 3
-# What a strict reader stops at is always a quote.
+# What a strict reader stops at is a quote, or a cell that looks as if one were never closed.
 _QUOTES = {
     "unexpected end of data": 'a quote (") that opens here is never closed',
-    "field larger": 'a quote (") that opens here is never closed',
+    "field larger": f'a cell of more than {csv.field_size_limit():,} characters begins here: a quote (") in it is never'
+    " closed, or its text is too long for a table",
     "expected after": 'text follows a closing quote ("); a quote inside a cell is written twice ("")',
 }
 
@@ -92,6 +93,10 @@ def _opened(path: Path, dialect: Dialect) -> Generator[Record, None, None]:
             file.seek(0)
             yield from _records(file, path.name, dialect.separator_of(path), dialect.quote)
     except (UnicodeError, LookupError):
+        with path.open("rb") as file:
+            marked = marked_encoding(file.read(4))
+        if marked is not None and marked != dialect.encoding:
+            raise MappingError(f'{path.name}: {marked.upper()}; set images.encoding = "{marked}"') from None
         what = f"{path.name}: not text in {dialect.encoding}; set images.encoding (latin-1 is common)"
         raise MappingError(what) from None
     except OSError as error:

@@ -62,7 +62,7 @@ def indexable(folder: Path, toml: str, table: str, scans: int) -> str:
         ('scan,patient,finding\n1,P1,a\n2,P2,"b\n3,P3,c\n', "line 3: a quote .* never closed"),
         ('scan,patient,finding,notes\n1,P1,"a,ok\n2,P2,b",ok\n', "line 3 is inside a cell .* names a file of its own"),
         ('scan,patient,finding\n1,P1,"a" b\n', "line 2: text follows a closing quote"),
-        ('scan,patient,finding\n1,P1,"' + "x" * 200_000, "line 2: a quote .* never closed"),
+        ('scan,patient,finding\n1,P1,"' + "x" * 200_000, "line 2: a cell of more than 131,072 .* or its text is too"),
         ("scan,patient,finding,finding\n1,P1,a,b\n", "has 2 columns 'finding'"),
         ("\nscan,patient,finding\n1,P1,a\n", "names no columns"),
     ],
@@ -71,6 +71,14 @@ def test_a_table_that_would_shift_or_lose_rows_is_refused_by_its_line(tmp_path: 
     with pytest.raises(MappingError, match=message) as refused:
         dataset(tmp_path, MAPPING, table)
     assert refused.value.exit_code == 4
+
+
+def test_a_table_with_the_mark_of_utf_16_says_what_to_set(tmp_path: Path) -> None:
+    table = "scan,patient,finding\n1,P1,a\n"
+    path = write_mapping(tmp_path, MAPPING, table, ("data/1.png",))
+    (tmp_path / "table.csv").write_text(table, "utf-16")
+    with pytest.raises(MappingError, match=r'table\.csv: UTF-16; set images\.encoding = "utf-16"$'):
+        load(path)
 
 
 def test_text_of_several_lines_in_quotes_is_one_row(tmp_path: Path) -> None:
