@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from factories import Run, image_of, write_picture
 
+from cxrsearch.report import rows as report_rows
 from indexer.phantoms import draw, write_cohort, write_dicom
 
 
@@ -264,6 +265,18 @@ def test_copy_brings_everything(cxrsearch: Run, cohort: Path, index: Path, tmp_p
 
 
 # ------------------------------------------------------------------ untrusted text
+
+
+def test_a_semicolon_in_a_cell_begins_no_formula_in_a_spreadsheet_that_parts_cells_by_it() -> None:
+    out = io.StringIO()
+    cells = ["x;=1+1", "x; @SUM(A1)", 'a "b"', "a; b", ["-1", "=2"], -3.5, None, "x;-1", "plain"]
+    report_rows.write_csv([{str(n): cell for n, cell in enumerate(cells)}], list(map(str, range(len(cells)))), out)
+    line = out.getvalue().splitlines()[1]
+    assert '"x;\'=1+1"' in line
+    assert '"a; b"' in line
+    (read,) = list(csv.reader([line]))
+    assert read == ["x;'=1+1", "x; '@SUM(A1)", 'a "b"', "a; b", "'-1; '=2", "-3.5", "", "x;'-1", "plain"]
+    assert not [part for cell in line.split(";") for part in [cell.strip('" ')] if part.startswith(("=", "@", "+"))]
 
 
 def test_text_from_a_table_is_never_markup_nor_a_formula_nor_a_terminal_command(cxrsearch: Run, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -13,6 +13,9 @@ from cxrsearch.text import clean
 
 # Cells that begin so are run as formulas by spreadsheets; a leading quote makes them text.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet whose separator is a semicolon begins a cell there, whatever quotes stand around.
+_FORMULA_INSIDE = re.compile(r";(?=[+-])|;\s*(?=[=@])")
+_QUOTED = re.compile(r'[",;\r\n]')
 # Wide enough that nothing is cut in a table that goes into a file or a pipe, where nothing has a width of its own.
 _PIPED_WIDTH = 10_000
 # Width up to which such a table takes optional columns.
@@ -56,10 +59,10 @@ def write(
 
 def write_csv(rows: Iterable[Row], columns: Sequence[str], stream: TextIO, header: bool = True) -> None:
     """Missing cells are empty; several values are joined by ``; ``; formulas are disarmed."""
-    writer = csv.writer(stream, lineterminator="\n")
     if header:
-        writer.writerow([_csv_cell(column) for column in columns])
-    writer.writerows([_csv_cell(row.get(column)) for column in columns] for row in rows)
+        stream.write(_csv_line(columns))
+    for row in rows:
+        stream.write(_csv_line([row.get(column) for column in columns]))
 
 
 def write_jsonl(rows: Iterable[Row], stream: TextIO) -> None:
@@ -145,6 +148,12 @@ def text_of(value: Any) -> str:
     return clean(str(value))
 
 
+def _csv_line(values: Sequence[Any]) -> str:
+    """A record of RFC 4180; cells with a semicolon are quoted too, for readers that take it for the separator."""
+    cells = ['"' + cell.replace('"', '""') + '"' if _QUOTED.search(cell) else cell for cell in map(_csv_cell, values)]
+    return (",".join(cells) or '""') + "\n"
+
+
 def _csv_cell(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -153,4 +162,5 @@ def _csv_cell(value: Any) -> str:
     if isinstance(value, list | tuple):
         return _csv_cell("; ".join(_csv_cell(part) for part in value))
     text = "" if value is None else clean(str(value))
+    text = _FORMULA_INSIDE.sub(r"\g<0>'", text)
     return "'" + text if text.startswith(_FORMULA_STARTS) else text
