@@ -26,6 +26,7 @@ Place = tuple[str, str, ImageError | None]
 _LINK = ImageError(
     Reason.OUTSIDE_ROOT, "a link to a folder, which is not followed; index the folder that it leads to by its own name"
 )
+_GONE = ImageError(Reason.UNREADABLE, "a link whose target is gone")
 
 
 def files(root: Path, patterns: Sequence[str]) -> Iterator[Place]:
@@ -34,13 +35,17 @@ def files(root: Path, patterns: Sequence[str]) -> Iterator[Place]:
     Raises ImageError for a DICOMDIR that cannot be read, MappingError for a glob that is none.
     """
     try:
-        found = {p for pattern in patterns for p in root.glob(pattern) if is_file(p) and not is_litter(p)}
+        every = {
+            p for pattern in patterns for p in root.glob(pattern) if (is_file(p) or _is_gone(p)) and not is_litter(p)
+        }
     except (ValueError, NotImplementedError, IndexError) as error:
         raise MappingError(f"images.glob: {error}") from None
+    found = set(filter(is_file, every))
+    gone = {p.relative_to(root).as_posix() for p in every - found}
     folders = {folder for p in found for folder in p.relative_to(root).parents}
     indexes = {root / folder for folder in folders if holds_index(root / folder)}
     found = {p for p in found if indexes.isdisjoint(p.parents)}  # an index's thumbnails are no images of a dataset
-    names = {p.relative_to(root).as_posix() for p in found if p.name != "DICOMDIR"}
+    names = gone | {p.relative_to(root).as_posix() for p in found if p.name != "DICOMDIR"}
     for directory in sorted(p for p in found if p.name == "DICOMDIR"):
         folder = directory.parent.relative_to(root)
         names |= {(folder / name).as_posix() for name in isolated.referenced_files(directory)}
@@ -54,6 +59,8 @@ def files(root: Path, patterns: Sequence[str]) -> Iterator[Place]:
         elif key != name and key in names:
             twin = "another file has this name, with accents written otherwise; rename one"
             yield name, name, ImageError(Reason.UNREADABLE, twin)
+        elif name in gone:
+            yield key, name, _GONE
         else:
             yield key, name, unless_inside(root, root / name) if stays_inside(name) else OUTSIDE
 
@@ -67,6 +74,11 @@ def _linked_folders(root: Path) -> list[str]:
         if os.path.islink(os.path.join(place, name))  # noqa: PTH114
     ]
     return sorted(Path(name).as_posix() for name in found if is_text(name))
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether a path is a link to nothing."""
+    return path.is_symlink() and not path.exists()
 
 
 def unless_inside(root: Path, path: Path) -> ImageError | None:
