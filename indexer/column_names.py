@@ -130,6 +130,10 @@ _IN_A_YEAR = (
     (r"wk|weeks?|wochen?|semanas?|semaines?", PER_YEAR["W"]),
     (r"days?|tage?n?|dias?|jours?", PER_YEAR["D"]),
 )
+_MEASURE = re.compile(
+    r".*[/%\u00b0].*|[cmn\u00b5\u03bc]?m|[km]?g|[md]?l|[mk]?u|[km]?pa|mmhg|bpm|msv|mgy|kv|mas|h|min|m?s|days|years|tage|jahre",
+    re.IGNORECASE,
+)
 _UNIT = re.compile(r"(.+?)\s*[(\[]([^()\[\]]{1,15})[)\]]")
 # Letters that Unicode does not part into a Latin letter and an accent, and those that German writes as two.
 _UMLAUTS = str.maketrans(
@@ -205,6 +209,11 @@ def unit_of(column: str) -> str | None:
     """The unit in brackets at the end of a name: ``CRP (mg/l)``."""
     found = _UNIT.fullmatch(column)
     return found[2].strip() or None if found else None
+
+
+def is_measure(unit: str | None) -> bool:
+    """Whether what stands beside a number is a unit of measurement: brackets and endings may be anything."""
+    return unit is not None and _MEASURE.fullmatch(unit) is not None
 
 
 def field_name(column: str) -> str:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from cxrsearch.clinical.fields import FieldType, convert
-from indexer.column_names import Role, is_event, role_of, unit_of
+from indexer.column_names import Role, is_event, is_measure, role_of, unit_of
 from indexer.column_names import is_fact as names_fact
 from indexer.column_values import Cells, Reading, count, share
 from indexer.numbers import whole
@@ -69,7 +69,7 @@ def why_left_out(known: Cells, reading: Reading, column: str, patient_of: Mappin
                 return ONE_DATE
         if of_patient > _NUMBERS_OWN and share(numbers, _LONG_NUMBER) >= _MOST:
             return NUMBERS
-        is_fact = reading.unit is not None or unit_of(column) is not None or _is_small(numbers)
+        is_fact = is_measure(reading.unit or unit_of(column)) or _is_small(numbers)
     else:
         if (why := _why_no_words(known, reading, own, of_patient, patient_of)) is not None:
             return why
