@@ -29,6 +29,7 @@ from cxrsearch.store.address import parse_address
 from cxrsearch.store.contract import DatasetFacts, IndexFacts, Point
 from cxrsearch.store.graph import Effort
 from cxrsearch.store.server import ServerStore
+from cxrsearch.store.server_collection import ServerCollection
 from cxrsearch.store.thumbnails import Thumbnails
 
 D = 4
@@ -173,14 +174,14 @@ def test_two_datasets_of_one_name_declared_at_once_are_an_error(server: Loopback
     with create_store(address, FACTS) as first, create_store(address, FACTS) as second:
         ours = first.facts.declaring("b", DatasetFacts("h", "/b", place="here"), {})
         theirs = second.facts.declaring("b", DatasetFacts("h", "/other", place="there"), {})
-        opened = ServerStore._open
+        opened = ServerCollection.open
 
-        def while_the_other_writes(store: ServerStore) -> IndexFacts:
-            monkeypatch.setattr(ServerStore, "_open", opened)
+        def while_the_other_writes(collection: ServerCollection) -> IndexFacts:
+            monkeypatch.setattr(ServerCollection, "open", opened)
             second.declare(theirs)
-            return opened(store)
+            return opened(collection)
 
-        monkeypatch.setattr(ServerStore, "_open", while_the_other_writes)
+        monkeypatch.setattr(ServerCollection, "open", while_the_other_writes)
         with pytest.raises(InputError, match="another process is indexing another dataset 'b'"):
             first.declare(ours)
 
@@ -208,7 +209,7 @@ def test_a_collection_that_another_process_is_making_is_waited_for(server: Loopb
 def test_a_collection_whose_maker_was_killed_is_finished(server: Loopback, monkeypatch: Any) -> None:
     from qdrant_client import models
 
-    monkeypatch.setattr("cxrsearch.store.server._MAKING_SECONDS", 0.3)
+    monkeypatch.setattr("cxrsearch.store.server_collection._MAKING_SECONDS", 0.3)
     vectors = models.VectorParams(size=D, distance=models.Distance.DOT)
     server.client.create_collection("chest", vectors, metadata={"cxrsearch": collection_facts.BEING_MADE})
     with create_store(f"{server.url}/chest", FACTS):
@@ -446,11 +447,51 @@ def test_forgetting_is_refused_where_thumbnails_would_stay(pictured: str, tmp_pa
         assert store.count() == 2
 
 
-@pytest.mark.parametrize("folder", ["relative/chest", "/etc", "", "/tmp/another"])
+@pytest.mark.parametrize(
+    "folder", ["relative/chest", "/etc", "", "/tmp/another", "/tmp/chest-old", "/tmp/chest-0123456789abcdef"]
+)
 def test_a_folder_that_is_none_of_this_index_is_not_touched(pictured: str, server: Loopback, folder: str) -> None:
     server.client.update_collection("chest", metadata={collection_facts.THUMBNAILS: folder})
     with open_store(pictured) as store:
         assert store.thumbnails.folder is None
+
+
+def test_indexes_of_one_name_on_two_servers_have_each_their_own_pictures(
+    pictured: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What failed on one server, or was forgotten there, took the other's pictures away."""
+    monkeypatch.setenv("CXRSEARCH_THUMBNAILS", str(tmp_path / "pictures"))
+    with loopback() as other:
+        with pytest.raises(InputError):
+            _copy_that_fails(f"{other.url}/chest")
+        assert len(list((tmp_path / "pictures").iterdir())) == 1
+        with create_store(f"{other.url}/chest", FACTS) as store:
+            assert not store.thumbnails.has(image(0).id)
+            store.upsert([image(0, patient="P")])
+            store.thumbnails.put(image(0).id, JPEG)
+            store.delete(Equals("patient", ("P",)))
+    with open_store(pictured) as store:
+        assert list(store.thumbnails.ids()) == [image(0).id, image(1).id]
+
+
+def _copy_that_fails(address: str) -> None:
+    with new_store(address, FACTS) as store:
+        store.thumbnails.put(image(0).id, JPEG)
+        raise InputError("as where what is stored is not what was read")
+
+
+def test_an_index_of_an_older_version_keeps_the_place_of_its_pictures(
+    pictured: str, server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXRSEARCH_THUMBNAILS", str(tmp_path / "pictures"))
+    (newer,) = (tmp_path / "pictures").iterdir()
+    older = newer.rename(tmp_path / "pictures" / "chest")
+    server.client.update_collection("chest", metadata={collection_facts.THUMBNAILS: str(older)})
+    with open_store(pictured, write=True) as store:
+        store.declare(dataclasses.replace(store.facts, nearness={"x": 1}))
+        assert store.thumbnails.get(image(0).id) == JPEG
+    with open_store(pictured) as store:
+        assert store.thumbnails.folder == older
 
 
 @pytest.fixture
@@ -474,9 +515,8 @@ def test_thumbnails_at_an_address_are_seen_copied_and_forgotten_by_everybody(
 ) -> None:
     monkeypatch.setattr("cxrsearch.store.server_erasure._BEGINS_WITHIN", 0.0)
     first = image(0).id
-    assert server.client.get_collection("chest").config.metadata[collection_facts.THUMBNAILS] == (
-        "memory://bucket/pictures/chest"
-    )
+    named = server.client.get_collection("chest").config.metadata[collection_facts.THUMBNAILS]
+    assert re.fullmatch("memory://bucket/pictures/chest-[0-9a-f]{12}", named)
     assert cxrsearch("copy", at_an_address, tmp_path / "copied").code == 0
     assert cxrsearch("backup", at_an_address, tmp_path / "file").code == 0
     assert cxrsearch("restore", tmp_path / "file", tmp_path / "restored").code == 0
@@ -506,7 +546,7 @@ def test_a_store_that_does_not_answer_costs_a_search_a_warning_and_forgetting_it
     with open_store(at_an_address) as store:
         assert [store.thumbnails.get(image(n).id) for n in (0, 1)] == [None, None]
         (said,) = [record.getMessage() for record in caplog.records if "no thumbnails" in record.getMessage()]
-        assert "memory://bucket/pictures/chest: no thumbnails (ConnectionError)" in said
+        assert re.search("memory://bucket/pictures/chest-[0-9a-f]{12}: no thumbnails .ConnectionError", said)
         with pytest.raises(IndexUnavailable, match="cannot be reached from here, and would stay") as refused:
             store.erase(Equals("patient", ("P",)), store.facts)
         assert store.count() == 2
@@ -546,3 +586,81 @@ def test_a_copy_that_was_killed_is_no_index_and_the_next_one_begins_anew(server:
         store.upsert([image(1), image(2)])
     with open_store(address) as store:
         assert store.count() == 2
+
+
+def test_the_last_of_two_copies_that_begin_is_kept_whole(
+    server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one dropped, as it failed, what the second had published."""
+    monkeypatch.setenv("CXRSEARCH_THUMBNAILS", str(tmp_path))
+    address = f"{server.url}/chest"
+    for ends_with in ("a batch", "its last line", "an error"):
+        with pytest.raises(IndexUnavailable, match="another copy or restore into it has begun meanwhile"):
+            _copy_beside_another(address, ends_with)
+        with open_store(address) as store:
+            assert sorted(point.id for point in store.scroll()) == [image(1).id, image(2).id]
+            assert list(store.thumbnails.ids()) == [image(1).id]
+        assert len(list(tmp_path.rglob("*.jpg"))) == 1
+        server.client.delete_collection("chest")
+        next(tmp_path.rglob("*.jpg")).unlink()
+
+
+def _copy_beside_another(address: str, ends_with: str) -> None:
+    with new_store(address, FACTS) as first:
+        first.thumbnails.put(image(0).id, JPEG)
+        first.upsert([image(0)])
+        with new_store(address, FACTS) as second:
+            second.thumbnails.put(image(1).id, JPEG)
+            second.upsert([image(1), image(2)])
+        if ends_with == "a batch":
+            first.upsert([image(3)])
+        if ends_with == "an error":
+            raise InputError("as where what is stored is not what was read")
+
+
+def test_pictures_of_a_copy_that_was_killed_go_when_the_next_one_begins(
+    server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXRSEARCH_THUMBNAILS", str(tmp_path))
+    killed = ServerStore.connect(f"{server.url}/chest", FACTS, unpublished=True)
+    killed.thumbnails.put(image(0).id, JPEG)
+    with new_store(f"{server.url}/chest", FACTS) as store:
+        assert list(tmp_path.rglob("*.jpg")) == []
+        store.upsert([image(1)])
+
+
+def test_a_collection_that_takes_longer_to_make_than_is_waited_is_our_own(
+    server: Loopback, cxrsearch: Run, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request was made again, and its answer "already exists" taken for another process's collection."""
+    monkeypatch.setenv("CXRSEARCH_QDRANT_TIMEOUT", "1")
+    monkeypatch.setattr("cxrsearch.store.nodes.PAUSES", (0.8,))
+    made: list[Any] = []
+
+    def slow(method: str, path: str, body: Any) -> None:
+        if (method, path) == ("PUT", "/collections/chest") and not made:
+            made.append(server.client.create_collection("chest", **_asked(body)))
+            time.sleep(1.5)
+
+    server.refuse = slow
+    assert cxrsearch("copy", index, f"{server.url}/chest").code == 0
+
+
+def _asked(body: Any) -> Any:
+    from qdrant_client import models
+
+    asked = models.CreateCollection(**body)
+    return {"vectors_config": asked.vectors, "metadata": asked.metadata}
+
+
+def test_an_index_without_images_is_not_copied_into(
+    server: Loopback, cxrsearch: Run, index: Path, tmp_path: Path
+) -> None:
+    """Its facts were replaced, and a copy that was killed left part of itself in an index that others read."""
+    for target in (f"{server.url}/chest", str(tmp_path / "empty")):
+        with create_store(target, FACTS):
+            pass
+        ran = cxrsearch("copy", index, target)
+        assert (ran.code, "holds 0 images already; give a new index" in ran.err) == (2, True), ran.err
+        with open_store(target) as store:
+            assert (store.facts, store.count()) == (FACTS, 0)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from cxrsearch.store.contract import IndexFacts, VectorStore
+    from cxrsearch.store.edge import EdgeStore
     from cxrsearch.store.placement import Placement
+    from cxrsearch.store.server import ServerStore
 
 
 def is_url(address: str) -> bool:
@@ -86,7 +88,8 @@ def problems(address: str) -> Iterator[str]:
 def new_store(address: str, facts: IndexFacts) -> Iterator[VectorStore]:
     """A new index, to be filled, that is there only when the block has ended without error.
 
-    Raises UsageError where an index with images is already, and IndexUnavailable for facts with fields that are none.
+    Raises UsageError where an index is already, before anything is changed, and IndexUnavailable for facts with fields
+    that are none.
     """
     for name in facts.fields:
         if not valid_field_name(name):
@@ -94,7 +97,7 @@ def new_store(address: str, facts: IndexFacts) -> Iterator[VectorStore]:
                 f"{address}: not made, as {tidy(name)[:40]!r} of what is copied is no name of a field"
             )
     facts = replace(facts, graph=None)  # of another index's graph
-    store: VectorStore
+    store: ServerStore | EdgeStore
     if is_url(address):
         from cxrsearch.store.server import ServerStore
 
@@ -103,11 +106,10 @@ def new_store(address: str, facts: IndexFacts) -> Iterator[VectorStore]:
         from cxrsearch.store.edge import EdgeStore
 
         store = EdgeStore.create(_folder(address), facts, unpublished=True)
-    if count := store.count():
-        store.close()
-        raise UsageError(f"{address}: holds {count} images already; give a new index")
+    if not store.is_unpublished:
+        with closing(store):
+            raise UsageError(f"{address}: holds {store.count()} images already; give a new index")
     try:
-        store.declare(facts)
         yield store
     except BaseException:
         store.abandon()

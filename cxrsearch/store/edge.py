@@ -45,7 +45,8 @@ class EdgeStore:
     """A VectorStore on a local folder. Use :meth:`open` and :meth:`create`."""
 
     def __init__(self, folder: Path, facts: IndexFacts, writer: Lock | None, unpublished: bool = False) -> None:
-        self.folder, self.facts, self._writer, self._unpublished = folder, facts, writer, unpublished
+        self.folder, self.facts, self._writer = folder, facts, writer
+        self.is_unpublished = unpublished
         self.thumbnails = Thumbnails(folder / "thumbnails", self._begin)
         self._head: Head
         self._shard: edge.EdgeShard
@@ -78,9 +79,7 @@ class EdgeStore:
         """The index in ``folder``, made when there is none; opened for writing. unpublished: nothing of what is
         written is there for others, or after a kill, before the store is closed."""
         if (folder / HEAD).is_file():
-            opened = cls.open(folder, write=True)
-            opened._unpublished = unpublished
-            return opened
+            return cls.open(folder, write=True)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -119,7 +118,7 @@ class EdgeStore:
         if self._draft is None:
             self._head = replace(self._head, facts=facts)
             generations.write_head(self.folder, self._head)
-        elif not self._unpublished:
+        elif not self.is_unpublished:
             generations.plan(self.folder, DRAFT, Plan(facts, self._draft))
         self.facts = facts
 
@@ -226,7 +225,7 @@ class EdgeStore:
     def optimise(self, graph: bool = False) -> None:
         if graph:
             logging.getLogger("cxrsearch").info(BUILDING)
-            if self._draft is not None and not self._unpublished:
+            if self._draft is not None and not self.is_unpublished:
                 self._publish_copy()  # building takes minutes: readers have all there is meanwhile
             self._begin()
         if self._draft is not None:
@@ -258,14 +257,10 @@ class EdgeStore:
     def abandon(self) -> None:
         self._shard.close()
         self._held.close()
-        if (self.folder / HEAD).exists():  # it was empty, and is again
-            self.thumbnails.keep_only(())
-            generations.remove_others(self.folder, {generations.read_head(self.folder).generation})
-        else:
-            self._remove_all()
-            (self.folder / "lock").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # holds what is not ours
-                self.folder.rmdir()
+        self._remove_all()
+        (self.folder / "lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # holds what is not ours
+            self.folder.rmdir()
         assert self._writer is not None
         self._writer.close()
 
@@ -284,7 +279,7 @@ class EdgeStore:
         if self._draft is not None:
             return
         self._draft = generations.copy_published(self.folder, self._head)
-        if not self._unpublished:
+        if not self.is_unpublished:
             generations.plan(self.folder, DRAFT, Plan(self.facts, self._draft))
         self._shard.close()
         self._held.close()
@@ -297,7 +292,7 @@ class EdgeStore:
         for operation in operations:
             self._shard.update(operation)
         self._shard.flush()
-        if not self._unpublished and time.monotonic() >= self._publish_at:
+        if not self.is_unpublished and time.monotonic() >= self._publish_at:
             self._publish_copy()
 
     def _publish_copy(self) -> None:

@@ -50,7 +50,6 @@ class ObjectThumbnails(Thumbnails):
     def put(self, id: str, picture: bytes) -> None:
         if not self.keeps or not UUID.match(id):
             return
-        self.unsettled.add(id)
         with_what = "thumbnails cannot be written"
         self._try(with_what, lambda: self._files.pipe_file(self._object(id), picture))
         self._known.add(id)
@@ -80,6 +79,12 @@ class ObjectThumbnails(Thumbnails):
         if gone := [self._object(id) for id in ids if id in self._known]:
             self._try("thumbnails cannot be deleted", lambda: self._files.rm(gone))
             self._known.difference_update(ids)
+
+    def keep_only(self, ids: Collection[str]) -> None:
+        self.remove(self._known.difference(ids))
+
+    def remove_all(self) -> None:
+        self.keep_only(())
 
     def ids(self) -> Iterator[str]:
         yield from sorted(self._known)

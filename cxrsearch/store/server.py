@@ -7,44 +7,32 @@ Opening it is one request and a search another, by plain HTTP (rest.py); what is
 from __future__ import annotations
 
 import logging
-import time
-import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cxrsearch import settings
 from cxrsearch.clinical.expression import Expression
 from cxrsearch.clinical.fields import FieldType, Payload, Scalar, values_of
 from cxrsearch.errors import IndexUnavailable, UsageError
 from cxrsearch.store import collection_facts as facts_of
-from cxrsearch.store import replication, server_graph
 from cxrsearch.store import server_erasure as erasure
+from cxrsearch.store import server_graph
 from cxrsearch.store.address import ServerAddress, parse_address
 from cxrsearch.store.answers import MOST_POINTS, Answers
 from cxrsearch.store.contract import IndexFacts, KnownOrNearest, Point, Scored, Vector, check_vectors
 from cxrsearch.store.filters import SERVER, translate
 from cxrsearch.store.graph import EXACT, Effort, effort_for, has_int8
 from cxrsearch.store.limits import Limits
-from cxrsearch.store.members import Members
 from cxrsearch.store.order import most_frequent_first
-from cxrsearch.store.refusals import Refusal, impossible
 from cxrsearch.store.replication import Replication
 from cxrsearch.store.rest import Rest
-from cxrsearch.store.thumbnail_places import is_place_of, place_of, thumbnails_at
-from cxrsearch.store.thumbnails import Thumbnails
-
-if TYPE_CHECKING:
-    from cxrsearch.store.server_writes import ServerWrites
+from cxrsearch.store.server_collection import ServerCollection
 
 _log = logging.getLogger("cxrsearch")
 
 # Points that are asked for at once.
 _PAGE = 1_000
-# How long a collection that another process is making is waited for, in seconds, and how often it is looked at.
-_MAKING_SECONDS = 20.0
-_LOOK_EVERY = 0.2
 
 
 class ServerStore:
@@ -59,18 +47,16 @@ class ServerStore:
     ) -> None:
         self._address, self._place = address, address.place
         self._rest = Rest(address)
-        self._members = Members(self._rest, address)
-        self._replicas = 1
-        folder = settings.thumbnails()
-        self._own_folder = None if folder is None else place_of(folder, address.collection)
-        self.thumbnails = thumbnails_at(self._own_folder) if self._own_folder is not None else Thumbnails(None)
-        self._unpublished = False
-        self._limits = Limits()
+        self._collection = ServerCollection(address, self._rest)
         self._remains: Sequence[str] = ()
         try:
-            self.facts = self._open() if facts is None else self._open_or_make(facts, unpublished)
+            if facts is None:
+                self.facts = self._collection.open()
+            else:
+                self.facts = self._collection.open_or_make(facts, unpublished)
+            self.thumbnails = self._collection.thumbnails
             if self._rest.nodes.is_cluster and (write or facts is not None or self._rest.nodes.were_away):
-                self._members.check()
+                self._collection.members.check()
             if write:
                 self.check_writable()
         except BaseException:
@@ -91,32 +77,39 @@ class ServerStore:
             _log.warning(f"the API key goes to {', '.join(place.open_hosts)} unencrypted; use https")
         return cls(place, facts, unpublished, write)
 
+    @property
+    def is_unpublished(self) -> bool:
+        """Whether this process made it, and it is no index yet."""
+        return self._collection.is_unpublished
+
     def check_writable(self) -> None:
         self._rest.change({})  # changes nothing, and is refused to a key that may only read
 
     def declare(self, facts: IndexFacts) -> None:
         """Other processes' declarations of the same time stay, and are in ``self.facts`` afterwards. Raises InputError
         where they do not go together."""
-        self._writes.index_fields({n: f for n, f in facts.fields.items() if n not in self.facts.fields})
-        if self._unpublished:
+        self._collection.writes.index_fields({n: f for n, f in facts.fields.items() if n not in self.facts.fields})
+        if self.is_unpublished:
             self.facts = facts
             return
         if changes := facts_of.changes(self.facts, facts):
-            self._rest.change({"metadata": changes | self._where_thumbnails_are()})
-        kept = self._open()
+            self._collection.change(changes)
+        kept = self._collection.open()
         facts_of.check_kept(facts, kept, self.facts)
         self.facts = kept
 
     def upsert(self, points: Sequence[Point]) -> None:
         vectors = check_vectors(points, self.facts.dimensions)
+        if self.is_unpublished:
+            self._collection.check_mine()
         step = self._limits.batch or max(1, len(points))
         for at in range(0, len(points), step):
-            self._writes.upsert(points[at : at + step], vectors[at : at + step])
+            self._collection.writes.upsert(points[at : at + step], vectors[at : at + step])
         if not self.thumbnails.keeps:  # those of images that were here before are no longer theirs
             self.thumbnails.remove([point.id for point in points if self.thumbnails.has(point.id)])
 
     def set_payloads(self, payloads: Mapping[str, Payload]) -> None:
-        self._writes.set_payloads(payloads)
+        self._collection.writes.set_payloads(payloads)
 
     def query(
         self, vector: Vector, limit: int, expression: Expression | None = None, effort: Effort | None = None
@@ -231,17 +224,7 @@ class ServerStore:
         return None
 
     def replication(self) -> Replication | None:
-        try:
-            views = self._rest.clusters()
-            if not any(isinstance(view, dict) and view.get("status") == "enabled" for view in views.values()):
-                return None
-            return replication.read(views, self._rest.shards(), self._replicas)
-        except Refusal as error:
-            if 400 <= error.status < 500:  # it does not say: to this key, or at all
-                return None
-            raise
-        except (TypeError, ValueError, LookupError, AttributeError, OverflowError):
-            raise impossible(self._place) from None
+        return self._collection.replication()
 
     def problems(self) -> Iterator[str]:
         """Of the thumbnails; the server answers for its own files."""
@@ -249,86 +232,26 @@ class ServerStore:
 
     def close(self) -> None:
         try:
-            if self._unpublished:
-                self._rest.change({"metadata": facts_of.records(self.facts) | self._where_thumbnails_are()})
+            if self.is_unpublished:
+                self._collection.publish(self.facts)
         finally:
             self._close_connections()
 
     def abandon(self) -> None:
-        if self._unpublished:
-            self._writes.drop()
-            self.thumbnails.remove(self.thumbnails.unsettled)
-        self._close_connections()
-
-    # ------------------------------------------------------------------ opening and making
-
-    @cached_property
-    def _writes(self) -> ServerWrites:
-        from cxrsearch.store.server_writes import ServerWrites
-
-        return ServerWrites(self._address, self._rest.nodes)
-
-    def _metadata(self) -> Mapping[str, Any] | None:
-        """None where there is no collection."""
-        found = self._rest.collection()
-        if found is None:
-            return None
-        self._limits = Limits.of(found["config"])
-        replicas = (found["config"].get("params") or {}).get("replication_factor")
-        self._replicas = replicas if type(replicas) is int else 1
-        metadata = found["config"].get("metadata") or {}
-        self._members.name = facts_of.name_of(metadata)
-        named = str(metadata.get(facts_of.THUMBNAILS, ""))
-        if self._own_folder is None and is_place_of(named, self._address.collection):
-            self.thumbnails = thumbnails_at(named, named_by_others=True)
-        return metadata
-
-    def _where_thumbnails_are(self) -> dict[str, Any]:
-        return {} if self._own_folder is None else {facts_of.THUMBNAILS: self._own_folder}
-
-    def _open(self) -> IndexFacts:
-        metadata = self._metadata()
-        if metadata is None:
-            raise IndexUnavailable(
-                f"{self._place}: no such index. Make one with: cxrsearch index DATASET --index {self._place}"
-            )
-        return facts_of.read(metadata, self._place)
-
-    def _open_or_make(self, facts: IndexFacts, unpublished: bool) -> IndexFacts:
-        metadata = self._metadata()
-        if unpublished and facts_of.state(metadata) == facts_of.UNPUBLISHED:
-            self._writes.drop()
-            metadata = None
-        first = facts_of.UNPUBLISHED if unpublished else facts_of.BEING_MADE
-        named = {facts_of.MAIN: first, facts_of.INDEX: uuid.uuid4().hex}
-        if metadata is None and self._writes.create(facts.dimensions, named, facts.placement):
-            self._metadata()
-            self._members.check_made(self._writes.drop)
-            return self._finish(facts, unpublished)
-        # Made by another process a moment ago, perhaps: it is given the time to finish.
-        end = time.monotonic() + _MAKING_SECONDS
-        while facts_of.state(metadata := self._metadata()) == facts_of.BEING_MADE:
-            if time.monotonic() > end:  # that process was killed
-                return self._finish(facts, unpublished)
-            time.sleep(_LOOK_EVERY)
-        return facts_of.read(metadata, self._place)
-
-    def _finish(self, facts: IndexFacts, unpublished: bool) -> IndexFacts:
-        self._writes.index_fields(facts.all_fields)
-        self._unpublished = unpublished
-        if not unpublished:
-            self._rest.change({"metadata": facts_of.records(facts) | self._where_thumbnails_are()})
-        self._metadata()  # for the limits of a new collection
-        for found, to_do in kept.problems() if (kept := self.replication()) is not None else ():
-            _log.warning(f"{self._place}: {found}; {to_do}")
-        return facts
+        try:
+            self._collection.drop()
+        finally:
+            self._close_connections()
 
     def _close_connections(self) -> None:
         self._rest.close()
-        if "_writes" in self.__dict__:
-            self._writes.close()
+        self._collection.close()
 
     # ------------------------------------------------------------------ asking
+
+    @property
+    def _limits(self) -> Limits:
+        return self._collection.limits
 
     @property
     def _answers(self) -> Answers:

@@ -1,28 +1,58 @@
-"""Where a server's index has its thumbnails: a folder, or an address as of S3."""
+"""Where a server's index has its thumbnails: a folder, or an address as of S3.
+
+    PLACE/COLLECTION-3f2504e04f89   those of one index, by the first digits of its random name
+
+Two servers may each have an index of one collection's name. Older versions wrote PLACE/COLLECTION; an index that names
+that keeps it.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 from cxrsearch.store.thumbnails import Thumbnails
 
+_DIGITS = 12
 
-def place_of(setting: str, collection: str) -> str:
-    """Of a collection, by what the setting says for all. Raises UsageError for an address that is none."""
+
+def root_of(setting: str) -> str:
+    """Under which those of every index are. Raises UsageError for an address that is none."""
     if "://" not in setting:
-        return str(Path(setting).absolute() / collection)
+        return str(Path(setting).absolute())
     from cxrsearch.store.object_thumbnails import address_of
 
-    return f"{address_of(setting)}/{collection}"
+    return address_of(setting)
+
+
+def own_place(root: str, collection: str, name: Any) -> str | None:
+    """Where no other index has any. name: the random one of the index; None where it has none, as older versions'."""
+    if not isinstance(name, str) or not re.fullmatch(r"[0-9a-f]{32}", name):
+        return None
+    return f"{_shared_place(root, collection)}-{name[:_DIGITS]}"
+
+
+def place_of(root: str, collection: str, name: Any, named: str) -> str:
+    """Of one index. named: the place that it says."""
+    shared = _shared_place(root, collection)
+    return shared if named == shared else own_place(root, collection, name) or shared
+
+
+def _shared_place(root: str, collection: str) -> str:
+    return f"{root.rstrip('/')}/{collection}"
 
 
 def is_place_of(named: str, collection: str) -> bool:
     """Whether what a collection names may be its thumbnails: a stranger's could name any folder."""
+    last = named.rpartition("/")[2]
+    if not re.fullmatch(rf"{re.escape(collection)}(-[0-9a-f]{{{_DIGITS}}})?", last):
+        return False
     if "://" not in named:
-        return Path(named).is_absolute() and Path(named).name == collection and "\0" not in named
+        return Path(named).is_absolute() and "\0" not in named
     from cxrsearch.store.object_thumbnails import is_address
 
-    return is_address(named) and named.endswith(f"/{collection}")
+    return is_address(named)
 
 
 def thumbnails_at(place: str, named_by_others: bool = False) -> Thumbnails:

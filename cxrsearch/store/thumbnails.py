@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -100,6 +101,11 @@ class Thumbnails:
             if path.suffix != ".jpg" or path.stem not in ids:
                 path.unlink(missing_ok=True)
         self._write_sums({id: sums for id, sums in self._sums().items() if id in ids})
+
+    def remove_all(self) -> None:
+        """Of a place that no other index has."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def ids(self) -> Iterator[str]:
         """Of every picture there is, in order."""
