@@ -12,7 +12,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count, islice, takewhile
@@ -143,6 +143,7 @@ class _Writer:
         self.changed: dict[str, Payload] = {}  # of stored points, by id
         self.updated = 0  # files that these belong to
         self.thumbnails: dict[str, bytes] = {}
+        self.taken_in: set[str] = set()  # marks of forgotten patients that this run took off
 
     def tasks(self) -> Iterator[Task]:
         for record in self.dataset.records():
@@ -187,6 +188,7 @@ class _Writer:
                 self.summary.forgotten += 1
                 return False
             self.store.declare(replace(self.store.facts, forgotten=self.store.facts.forgotten - {trace}))
+            self.taken_in.add(trace)
         if images is None or (task.known is not None and task.known.sha256 == payloads[0]["image_sha256"]):
             if task.known is not None and task.known.row_hash == task.row_hash:
                 self.summary.unchanged += 1
@@ -207,16 +209,31 @@ class _Writer:
         """Store the batch; once this returns, its images count as indexed or updated."""
         if self.changed:
             self.store.set_payloads(self.changed)
-            self.summary.updated += self.updated
+            gone = self._delete_forgotten(self.changed.values())
+            files = len({str(payload["path"]) for payload in gone})
+            self.summary.updated += self.updated - files
+            self.summary.forgotten += files
             self.changed, self.updated = {}, 0
         if not self.batch:
             return
         for id, picture in self.thumbnails.items():
             self.store.thumbnails.put(id, picture)
         self.store.upsert(self.batch)
-        self.summary.indexed += len(self.batch)
+        gone = self._delete_forgotten(point.payload for point in self.batch)
+        self.summary.indexed += len(self.batch) - len(gone)
+        self.summary.forgotten += len(gone)
         log.debug(f"stored {self.summary.indexed} images")
         self.batch, self.thumbnails = [], {}
+
+    def _delete_forgotten(self, stored: Iterable[Payload]) -> list[Payload]:
+        """Of what was just stored, delete the patients whom another process has forgotten since the run looked; which
+        payloads were theirs. Forgetting marks a patient before it deletes: it was seen here, or deletes these too."""
+        self.store.reload()
+        marks = self.store.facts.forgotten - self.taken_in
+        gone = [one for one in stored if "patient" in one and self.identity.forgotten(str(one["patient"])) in marks]
+        if gone:
+            self.store.delete(Equals("patient", tuple(sorted({str(one["patient"]) for one in gone}))))
+        return gone
 
     def prune(self) -> None:
         """Count, and when asked delete, what the index has of this dataset and the dataset no longer has."""

@@ -20,7 +20,8 @@ from qdrant_client import QdrantClient, models
 class Loopback:
     """One server. ``asked``: method and path of every request, in order; ``strict``: what a collection allows;
     ``refuse``: gives (status, body) for a request that is to be refused, else None; ``cluster``, ``shards``: what it
-    says of its nodes, and of a collection's shards. Of several servers with one ``client`` each is a node."""
+    says of its nodes, and of a collection's shards; ``replicas``, ``segments``: how many every collection has. Of
+    several servers with one ``client`` each is a node."""
 
     def __init__(self, client: QdrantClient | None = None) -> None:
         self.client = client or QdrantClient(":memory:")
@@ -28,6 +29,7 @@ class Loopback:
         self.shards: dict[str, Any] = {"peer_id": 1, "local_shards": [], "remote_shards": []}
         self.asked: list[str] = []
         self.bodies: list[Any] = []
+        self.replicas, self.segments = 1, 1
         self.strict: dict[str, Any] | None = None
         self.snapshots: list[str] = []
         self.refuse: Callable[[str, str, Any], tuple[int, bytes] | None] = lambda method, path, body: None
@@ -75,6 +77,8 @@ class Loopback:
             case "GET", "":
                 info = _plain(client.get_collection(name))
                 info["config"]["strict_mode_config"] = self.strict
+                info["config"]["params"]["replication_factor"] = self.replicas
+                info["segments_count"] = self.segments
                 return info
             case "PATCH", "":
                 return client.update_collection(name, metadata=body.get("metadata"))

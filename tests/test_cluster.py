@@ -318,6 +318,21 @@ def test_info_and_doctor_say_which_replicas_are_dead_and_what_to_do(
     assert "restore a backup" in words
 
 
+@pytest.mark.parametrize("format", ["table", "json"])
+def test_info_of_an_index_with_a_dead_shard_says_what_the_matter_is(
+    nodes: list[Loopback], cxrsearch: Run, index: Path, format: str
+) -> None:
+    there = address(nodes[0], nodes[2])
+    assert cxrsearch("copy", index, there).code == 0
+    say(nodes, {(0, 1): "Active", (1, 2): "Dead"}, away=2)
+    for node in nodes:
+        node.refuse = lambda method, path, body: (500, b"") if path.endswith(("count", "facet")) else None
+    ran = cxrsearch("info", "--index", there, "--format", format)
+    assert (ran.code, ran.out) == (5, "")
+    assert "shards 1 have no live replica: whoever asks gets an error: start their nodes again" in ran.err
+    assert "node 2 (http://node-2:6335/) is away" in ran.err
+
+
 def test_a_server_that_is_no_cluster_has_nothing_to_say_of_replicas(
     nodes: list[Loopback], cxrsearch: Run, index: Path
 ) -> None:
@@ -364,6 +379,19 @@ def test_nobody_is_forgotten_while_a_replica_is_away(nodes: list[Loopback], dead
     say(nodes, WHOLE)
     with open_store(address(*nodes), write=True) as store:
         assert store.erase(Equals("patient", ("P",)), facts) == 1
+
+
+def test_forgetting_with_a_key_that_may_not_see_the_cluster_says_that_a_replica_may_come_back(
+    nodes: list[Loopback], cxrsearch: Run, index: Path
+) -> None:
+    there = address(nodes[0])
+    assert cxrsearch("copy", index, there).code == 0
+    nodes[0].refuse = lambda method, path, body: (403, b"") if path == "/cluster" else None
+    assert "a replica was away" not in cxrsearch("forget", "PH0001", "--index", there).err
+    nodes[0].replicas = 2
+    ran = cxrsearch("forget", "PH0000", "--index", there)
+    assert ran.code == 0
+    assert "does not say whether a replica was away, which may still hold this patient: run cxrsearch doctor" in ran.err
 
 
 def test_a_node_that_is_lost_meanwhile_is_said_and_forgetting_can_be_ended(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from factories import Run
 from PIL import Image
@@ -31,6 +32,7 @@ from cxrsearch.store.graph import Effort
 from cxrsearch.store.server import ServerStore
 from cxrsearch.store.server_collection import ServerCollection
 from cxrsearch.store.thumbnails import Thumbnails
+from indexer.phantoms import write_cohort
 
 D = 4
 FACTS = IndexFacts(
@@ -365,6 +367,10 @@ def test_limits_of_a_strict_collection_are_kept(server: Loopback) -> None:
         assert store.values("site") == {"a": 4, "b": 3}
         with pytest.raises(UsageError, match="at most 3 images at once"):
             store.query(np.eye(D, dtype=np.float32)[0], 4)
+        server.asked.clear()
+        server.bodies.clear()
+        assert store.values("site") == {"a": 4, "b": 3}
+        assert server.asked == ["POST /collections/chest/facet"]
     sent = [body for ask, body in zip(server.asked, server.bodies, strict=True) if body and "points" in ask]
     assert all(len(body.get("points", [])) <= 2 and body.get("limit", 0) <= 3 for body in sent)
 
@@ -376,7 +382,88 @@ def test_limits_that_are_off_are_none(server: Loopback) -> None:
         assert len(store.query(np.eye(D, dtype=np.float32)[0], 5)) == 5
 
 
+def test_values_of_which_there_are_very_many_are_counted_by_image(
+    server: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of four million different pictures are a longer answer than is read, and every index run failed."""
+    with create_store(f"{server.url}/chest", FACTS) as store:
+        store.upsert([image(n, site="abc"[n % 3]) for n in range(7)])
+        assert store.values("site") == {"a": 3, "b": 2, "c": 2}
+        assert server.bodies[-1]["limit"] <= 250_000
+        monkeypatch.setattr("cxrsearch.store.server._MOST_VALUES", 2)
+        assert store.values("site") == {"a": 3, "b": 2, "c": 2}
+        assert store.values("site", Equals("site", ("a",))) == {"a": 3}
+
+
 # ------------------------------------------------------------------ what is forgotten
+
+
+def test_a_patient_forgotten_while_an_index_run_holds_his_images_stays_forgotten(
+    server: Loopback, cxrsearch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run stored what it had in hand after his images were deleted, and later runs left him out in silence."""
+    monkeypatch.setenv("CXRSEARCH_THUMBNAILS", str(tmp_path / "pictures"))
+    monkeypatch.setattr("cxrsearch.store.server_erasure._BEGINS_WITHIN", 0.0)
+    toml, address = write_cohort(tmp_path / "set", patients=3, size=96), f"{server.url}/chest"
+    run = ("index", toml, "--index", address, "--workers", 1)
+    assert cxrsearch(*run).code == 0
+    for path in toml.parent.rglob("*.dcm"):  # other images of the same patients
+        image = pydicom.dcmread(path)
+        if image.file_meta.TransferSyntaxUID.is_compressed:
+            image.decompress()
+        image.PixelData = bytes(value ^ 1 for value in image.PixelData)
+        image.save_as(path)
+    stored = ServerStore.upsert
+
+    def after_a_forget(store: ServerStore, points: list[Point]) -> None:
+        monkeypatch.setattr(ServerStore, "upsert", stored)
+        assert cxrsearch("forget", "PH0001", "--index", address).code == 0
+        stored(store, points)
+
+    monkeypatch.setattr(ServerStore, "upsert", after_a_forget)
+    ran = cxrsearch(*run)
+    assert (ran.code, "of forgotten patients were left out" in ran.out) == (0, True), ran.err
+    with open_store(address) as store:
+        assert len(store.facts.forgotten) == 1
+        assert not [point for point in store.scroll() if "PH0001" in str(point.payload["path"])]
+        assert set(store.thumbnails.ids()) == {point.id for point in store.scroll()}
+
+
+@pytest.mark.parametrize(("patient", "code"), [("PH0000", 0), ("PH9999", 4)])
+def test_forgetting_takes_the_pictures_of_images_that_were_never_stored_on_a_server(
+    server: Loopback,
+    cxrsearch: Run,
+    index: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    patient: str,
+    code: int,
+) -> None:
+    monkeypatch.setattr("cxrsearch.store.server_erasure._BEGINS_WITHIN", 0.0)
+    for setting in (str(tmp_path / "pictures"), "memory://orphans"):
+        monkeypatch.setenv("CXRSEARCH_THUMBNAILS", setting)
+        address = f"{server.url}/{setting.rpartition('/')[2]}"
+        assert cxrsearch("copy", index, address).code == 0
+        with open_store(address) as store:
+            store.thumbnails.put(image(0).id, JPEG)
+        assert cxrsearch("forget", patient, "--index", address, "--dry-run").code == code
+        with open_store(address) as store:
+            assert store.thumbnails.has(image(0).id)
+        assert cxrsearch("forget", patient, "--index", address).code == code
+        with open_store(address) as store:
+            assert set(store.thumbnails.ids()) == {point.id for point in store.scroll()}
+
+
+@pytest.mark.parametrize(("images", "segments", "said"), [(250, 1, False), (99, 1, True), (250, 2, True)])
+def test_a_segment_that_may_be_too_small_to_be_rewritten_is_said(
+    server: Loopback, monkeypatch: pytest.MonkeyPatch, images: int, segments: int, said: bool
+) -> None:
+    monkeypatch.setattr("cxrsearch.store.server_erasure._BEGINS_WITHIN", 0.0)
+    server.segments = segments
+    with create_store(f"{server.url}/chest", FACTS) as store:
+        store.upsert([image(n, patient="PQ"[n > 0]) for n in range(images + 1)])
+        store.erase(Equals("patient", ("P",)), store.facts)
+        assert ("no segment of fewer than 100 images" in " ".join(store.remains())) == said
 
 
 def test_a_value_that_no_image_has_any_more_is_not_listed(server: Loopback) -> None:

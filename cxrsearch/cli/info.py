@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cxrsearch.cli.options import Index, Output
 from cxrsearch.report.rows import Format
+
+if TYPE_CHECKING:
+    from cxrsearch.store.contract import VectorStore
 
 
 def info(index: Index, format: Output = Format.TABLE) -> None:
@@ -20,7 +25,7 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
     from cxrsearch.store import graph, open_store
     from cxrsearch.voting.calibration import Calibration
 
-    with open_store(index) as store:
+    with open_store(index) as store, _saying_what_is_dead(store):
         facts = store.facts
         images, patients = store.count(), len(store.values("patient"))
         rows: list[dict[str, Any]] = []
@@ -74,3 +79,18 @@ def info(index: Index, format: Output = Format.TABLE) -> None:
     if format is Format.TABLE and calibration is not None:
         measured = [votes.written(row) for row in votes.calibration_rows(calibration)]
         write_table(measured, votes.CALIBRATION_COLUMNS, "votes, on patients held out")
+
+
+@contextmanager
+def _saying_what_is_dead(store: VectorStore) -> Iterator[None]:
+    """Where the index does not answer, the error says too what doctor says of its cluster."""
+    from cxrsearch.errors import IndexUnavailable
+
+    try:
+        yield
+    except IndexUnavailable as error:
+        said = [str(error)]
+        with suppress(IndexUnavailable):
+            kept = store.replication()
+            said += [f"{found}: {to_do}" for found, to_do in kept.problems()] if kept is not None else []
+        raise IndexUnavailable("\n".join(said)) from None

@@ -229,6 +229,10 @@ class VectorStore(Protocol):
         """Make these the facts of the index; payload indexes of new fields exist before they are."""
         ...
 
+    def reload(self) -> None:
+        """Take over what other processes have declared since. A folder has one writer."""
+        ...
+
     def upsert(self, points: Sequence[Point]) -> None:
         """Store points; a point of the same id is replaced. Raises ValueError for vectors that are not
         (D,), finite and of unit length."""

@@ -122,6 +122,8 @@ class EdgeStore:
             generations.plan(self.folder, DRAFT, Plan(facts, self._draft))
         self.facts = facts
 
+    def reload(self) -> None: ...  # nobody else writes it
+
     def upsert(self, points: Sequence[Point]) -> None:
         vectors = check_vectors(points, self.facts.dimensions)
         made = [

@@ -19,7 +19,7 @@ from cxrsearch.store import collection_facts as facts_of
 from cxrsearch.store import server_erasure as erasure
 from cxrsearch.store import server_graph
 from cxrsearch.store.address import ServerAddress, parse_address
-from cxrsearch.store.answers import MOST_POINTS, Answers
+from cxrsearch.store.answers import Answers
 from cxrsearch.store.contract import IndexFacts, KnownOrNearest, Point, Scored, Vector, check_vectors
 from cxrsearch.store.filters import SERVER, translate
 from cxrsearch.store.graph import EXACT, Effort, effort_for, has_int8
@@ -33,6 +33,8 @@ _log = logging.getLogger("cxrsearch")
 
 # Points that are asked for at once.
 _PAGE = 1_000
+# Values that are asked for at once, some 10 MB of them; where there are more, images are counted one by one.
+_MOST_VALUES = 250_000
 
 
 class ServerStore:
@@ -97,6 +99,9 @@ class ServerStore:
         kept = self._collection.open()
         facts_of.check_kept(facts, kept, self.facts)
         self.facts = kept
+
+    def reload(self) -> None:
+        self.facts = self._collection.open()
 
     def upsert(self, points: Sequence[Point]) -> None:
         vectors = check_vectors(points, self.facts.dimensions)
@@ -178,16 +183,18 @@ class ServerStore:
         return self._answers.count(self._ask("points/count", "count", {"exact": True}, expression)["count"])
 
     def values(self, field: str, expression: Expression | None = None) -> Mapping[Scalar, int]:
-        if self._limits.answers is not None and self.count() > self._limits.answers:
-            counts = Counter(
+        limit = min(_MOST_VALUES, self._limits.answers or _MOST_VALUES)
+        hits = self._ask("facet", "hits", {"key": field, "limit": limit, "exact": True}, expression)["hits"]
+        counts = self._answers.values(hits, field)
+        if len(hits) < limit:
+            return counts
+        return most_frequent_first(
+            Counter(
                 value
                 for point in self.scroll(expression, [field])
                 for value in dict.fromkeys(values_of(point.payload, field))
             )
-            return most_frequent_first(counts)
-        limit = self._limits.answers or MOST_POINTS
-        found = self._ask("facet", "hits", {"key": field, "limit": limit, "exact": True}, expression)
-        return self._answers.values(found["hits"], field)
+        )
 
     def delete(self, expression: Expression) -> int:
         count = self.count(expression)
@@ -207,7 +214,10 @@ class ServerStore:
         deleted = self.delete(expression)
         done = erasure.rewrite(self._rest)
         erasure.check_replicas(self.replication(), self._place, f"{deleted} images were deleted from the others")
+        erasure.remove_pictures_without_image(self)
         self._remains = erasure.remains(self._rest, self._place, self.count(), done)
+        if self._collection.replicas > 1 and self.replication() is None:
+            self._remains = [erasure.unknown_replicas(self._place), *self._remains]
         return deleted
 
     def remains(self) -> Sequence[str]:

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from cxrsearch.errors import IndexUnavailable
+from cxrsearch.store.contract import VectorStore
 from cxrsearch.store.replication import Replication
 from cxrsearch.store.rest import Rest
 
@@ -32,6 +33,21 @@ def check_replicas(found: Replication | None, place: str, said: str) -> None:
         f"{place}: {first}, and may hold this patient. {said}, and the patient is not gone: {to_do}, and forget again"
         " when cxrsearch doctor finds every replica alive."
     )
+
+
+def unknown_replicas(place: str) -> str:
+    """What is said where the server does not say whether a replica is away."""
+    return (
+        f"{place}: the server does not say whether a replica was away, which may still hold this patient: run"
+        f" cxrsearch doctor --index {place} with a key that may see the cluster, and forget again when it finds every"
+        " replica alive"
+    )
+
+
+def remove_pictures_without_image(store: VectorStore) -> None:
+    """Those that an index run put there and was killed before it stored their images: whose they are nothing says."""
+    if any(store.thumbnails.ids()):
+        store.thumbnails.keep_only({point.id for point in store.scroll(fields=[])})
 
 
 def rewrite(rest: Rest) -> bool:
@@ -58,14 +74,14 @@ def _is_done(found: Any) -> bool:
 
 def remains(rest: Rest, place: str, points: int, done: bool) -> list[str]:
     """Where bytes of deleted points may be all the same, a sentence each. points: that the collection has left."""
-    segments = int((rest.collection() or {}).get("segments_count") or 1)
+    several = int((rest.collection() or {}).get("segments_count") or 1) > 1  # one of which may be as small
     found = [
         f"{place}: the server's log (wal/) keeps what was written, this patient's pseudonym too, until later writes"
         " fill it; to be rid of it now, cxrsearch copy the index into a new collection and delete this one"
     ]
     if not done:
         found.append(f"{place}: the server was still rewriting its files after {_SECONDS:.0f} seconds")
-    elif points < _FEWEST_POINTS * segments:
+    elif several or points < _FEWEST_POINTS:
         found.append(
             f"{place}: the server rewrites no segment of fewer than {_FEWEST_POINTS} images; one may keep it too"
         )
