@@ -162,7 +162,12 @@ def test_a_node_that_takes_connections_and_does_not_answer_is_left_soon(nodes: l
         began = time.monotonic()
         with open_store(address(f"127.0.0.1:{frozen.getsockname()[1]}", *nodes)) as store:
             assert store.count() == 1
+            store.replication()
         assert time.monotonic() - began < 5
+        frozen.setblocking(False)
+        frozen.accept()[0].close()
+        with pytest.raises(BlockingIOError):  # it was asked once: each time costs a time-out
+            frozen.accept()
 
 
 def test_a_node_that_has_not_caught_up_is_not_asked(nodes: list[Loopback]) -> None:

@@ -7,6 +7,7 @@ is up to date, and would leave out what was written meanwhile.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,6 +19,9 @@ from cxrsearch.store.refusals import NoAnswer, Refusal, unanswered_by_all
 PAUSES = (0.5, 1.0, 2.0, 4.0)
 # How often requests are made whose answer takes too long: each time costs the whole time-out.
 _TRIES_TOO_LATE = 2
+# For how many seconds a node that took a connection and gave no answer in time is not asked again, where every node is
+# asked what it knows: each time costs the whole time-out.
+_SILENT_SECONDS = 15.0
 
 T = TypeVar("T")
 
@@ -34,6 +38,7 @@ class Nodes:
         self.accept: Callable[[int], None] = lambda node: None
         self._next = 0
         self._accepted: int | None = None
+        self._silent_at: dict[int, float] = {}
 
     @property
     def is_cluster(self) -> bool:
@@ -43,6 +48,14 @@ class Nodes:
     def were_away(self) -> bool:
         """Whether the first one could not be asked."""
         return self._next > 0
+
+    def is_silent(self, node: int) -> bool:
+        """Whether it gave no answer in time a moment ago."""
+        return time.monotonic() - self._silent_at.get(node, -math.inf) < _SILENT_SECONDS
+
+    def no_answer(self, node: int, error: NoAnswer) -> None:
+        if error.too_late:
+            self._silent_at[node] = time.monotonic()
 
     def ask(self, request: Callable[[int, bool], T]) -> T:
         """The answer to ``request(node, hurried)``; hurried: the next node is tried if it takes more than a moment.
@@ -62,6 +75,7 @@ class Nodes:
                     self._accepted = node
                     return request(node, self.is_cluster and tries == 1)
                 except NoAnswer as error:
+                    self.no_answer(node, error)
                     failures.append(error)
                 except Refusal as error:
                     if not (self.is_cluster and error.is_of_one_node):
@@ -89,13 +103,16 @@ class Nodes:
 
 
 def each(nodes: Nodes, request: Callable[[int], T]) -> dict[str, T | IndexUnavailable | None]:
-    """What every node answers, asked once: by its address; None where it does not answer."""
+    """What every node answers, asked once: by its address; None where it does not answer, now or a moment ago."""
     found: dict[str, T | IndexUnavailable | None] = {}
     for node, url in enumerate(nodes.urls):
+        found[url] = None
+        if nodes.is_cluster and nodes.is_silent(node):
+            continue
         try:
             found[url] = request(node)
-        except NoAnswer:
-            found[url] = None
+        except NoAnswer as error:
+            nodes.no_answer(node, error)
         except IndexUnavailable as error:
             found[url] = error
     return found
