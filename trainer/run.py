@@ -85,14 +85,8 @@ def train(
     if writing:
         claim(folder, config, images, "a training run", allow_leakage)
     labelled = images.labelled
-    test = splits.held_out(images, config.held_out.test, config.seed)
-    rest = splits.learnt_from(images, test)
-    choosing = np.zeros(len(images), dtype=bool)
-    if config.held_out.validation:
-        others = np.flatnonzero(rest)
-        chosen = splits.held_out(images.part(others), config.held_out.validation, config.seed + 1)
-        choosing[others[chosen]] = True
-    usable = rest & ~choosing
+    parts = splits.run_parts(images, config.held_out, config.seed)
+    usable, choosing, test = parts.learnt, parts.validation, parts.test
     metrics = folder / "metrics.jsonl"
     if writing:
         files.write(metrics, "")  # fit tells the epochs of a stopped run again
@@ -118,7 +112,7 @@ def train(
         )
         evaluation = judge(config.name, HELD_OUT, images, [judging], leakage)
     files.write(folder / "curves.png", plots.curves(result.history))
-    shown = np.flatnonzero((test if test.any() else rest) & labelled)
+    shown = np.flatnonzero((test if test.any() else usable | choosing) & labelled)
     files.write(folder / "embedding.png", map_of(config, images, shown, embed(result.network, images.pixels[shown])))
     sizes = {
         "train": int((usable & labelled).sum()),
