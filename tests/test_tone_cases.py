@@ -182,6 +182,28 @@ def test_a_palette_is_as_bright_as_its_entries(palette: tuple[str, int, NDArray[
     assert deviation(way, image.pixels) < 0.004
 
 
+@pytest.mark.parametrize(("bits", "largest"), [(8, 63), (16, 2**14 - 1)])
+def test_a_dark_palette_stays_dark(bits: int, largest: int) -> None:
+    def put(dataset: Any) -> None:
+        entries = (np.arange(256) * largest // 255).astype("<u2")
+        for color in ("Red", "Green", "Blue"):
+            setattr(dataset, f"{color}PaletteColorLookupTableDescriptor", [256, 0, bits])
+            setattr(dataset, f"{color}PaletteColorLookupTableData", entries.tobytes())
+
+    way = possible(Way(photometric="PALETTE COLOR"))
+    (image,) = decode(changed(build(way), put), "palette")
+    (bright,) = decode(build(way), "palette")
+    assert np.abs(image.pixels - bright.pixels * largest / (2**bits - 1)).max() < 0.02
+
+
+def test_a_functional_group_that_is_none_is_passed_over() -> None:
+    def damage(dataset: Any) -> None:
+        dataset.add_new("SharedFunctionalGroupsSequence", "OB", b"damaged!")
+
+    (image,) = decode(changed(build(Way()), damage), "phantom")
+    assert deviation(Way(), image.pixels) < 0.004
+
+
 @pytest.mark.parametrize(("signed", "first"), [(True, 64512), (True, -1024), (False, 64512), (False, -1024)])
 def test_a_lookup_table_that_begins_below_zero_is_used_where_no_pixel_is(signed: bool, first: int) -> None:
     def begin_lower(dataset: Any) -> None:

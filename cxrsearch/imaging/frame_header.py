@@ -33,11 +33,19 @@ class FrameHeader:
 
 def frame_header(dataset: Dataset, frame: int) -> FrameHeader:
     """What holds for a frame, from 0: the frame's own groups, else the shared ones, else the top level."""
-    own = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])[frame : frame + 1]
+    own = _items(dataset, "PerFrameFunctionalGroupsSequence")[frame : frame + 1]
     groups: dict[str, Dataset] = {}
-    for group in [*list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1], *own]:
+    for group in [*_items(dataset, "SharedFunctionalGroupsSequence")[:1], *own]:
         for sequence, keywords in _DECIDES.items():
-            item = next(iter(group.get(sequence) or []), None)
+            item = next(iter(_items(group, sequence)), None)
             if item is not None and any(item.get(keyword) for keyword in keywords):  # files have empty ones
                 groups |= dict.fromkeys(keywords, item)
     return FrameHeader(dataset, groups)
+
+
+def _items(dataset: Dataset, sequence: str) -> list[Dataset]:
+    """None of what is no sequence: a damaged header may have bytes there."""
+    from pydicom.sequence import Sequence
+
+    found = dataset.get(sequence)
+    return list(found) if isinstance(found, Sequence) else []

@@ -220,11 +220,14 @@ def _luminance(dataset: Dataset, values: NDArray[Any], raw: bool) -> NDArray[Any
 
 
 def _of_palette(dataset: Dataset, values: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
-    """(H, W, 3) red, green and blue by the palette (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6), and their largest value."""
+    """(H, W, 3) red, green and blue by the palette (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6), and their largest value.
+
+    That is what the descriptor says, as a palette may be dark, but for entries of 8 bits that are said to be of more.
+    """
     segments = None
     if "RedPaletteColorLookupTableData" not in dataset:  # PS3.3 C.7.9.2
         segments = apply_color_lut(np.arange(2**16, dtype=np.uint16), dataset)
-    found, bits = [], 1
+    found, bits, declared = [], 1, 1
     for number, color in enumerate(("Red", "Green", "Blue")):
         descriptor = dataset[f"{color}PaletteColorLookupTableDescriptor"].value
         if segments is None:
@@ -233,5 +236,5 @@ def _of_palette(dataset: Dataset, values: NDArray[Any]) -> tuple[NDArray[np.floa
             descriptor, data = (0, 0, descriptor[2]), segments[..., number]
         component, needed = looked_up(descriptor, data, values, dataset.original_encoding[1] is not False)
         found.append(component)
-        bits = max(bits, needed)
-    return np.stack(found, axis=-1), float(2**bits - 1)
+        bits, declared = max(bits, needed), max(declared, min(int(descriptor[2]), 16))
+    return np.stack(found, axis=-1), float(2 ** (8 if bits <= 8 else declared) - 1)
