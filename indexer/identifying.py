@@ -38,7 +38,8 @@ _SHARED, _SHARED_CODES, _SHORT = (20, 20), (6, 1.5), 2
 # Ages, scores and percentages are no greater.
 _SMALL = 150
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}")
-_TITLED = re.compile(r"(dr|prof|dott|lek|med)\b.*", re.IGNORECASE)
+# With a name behind it: DR alone is a modality, and med a dose.
+_TITLED = re.compile(r"(dr|prof|dott|lek|med)(\.\s*|\s+)[^\W\d_].*", re.IGNORECASE)
 _LETTERS = re.compile(r".*[^\W\d_]{2}.*")
 _WORD = r"[^\W\d_][\w'\u2019.-]*"
 _NAME = re.compile(rf"{_WORD}( {_WORD}){{1,3}}")

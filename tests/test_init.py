@@ -364,6 +364,17 @@ def test_findings_and_measures_with_capitals_and_large_numbers_stay_in(cxrsearch
     assert list(drafted(table)["fields"]) == ["finding", "other", "erythrocytes", "seen"]
 
 
+def test_a_title_is_one_only_before_a_name(cxrsearch: Run, tmp_path: Path) -> None:
+    scans(tmp_path, [f"{n}.png" for n in range(40)])
+    table = tmp_path / "t.csv"
+    rows = [f"{n}.png,P{n},{('DR', 'CR')[n % 3 == 0]},{('med', 'low')[n % 2]},dr. koss" for n in range(40)]
+    table.write_text("\n".join(["scan,PatientID,acquisition,dose,Bez", *rows]), "utf-8")
+    ran = init(cxrsearch, table)
+    assert list(drafted(table)["fields"]) == ["acquisition", "dose"]
+    assert "column Bez is left out: looks like names" in ran.err
+    assert "koss" not in ran.out + ran.err
+
+
 @pytest.mark.parametrize(
     ("names", "table"),
     [
