@@ -120,6 +120,7 @@ _EVENT = re.compile(
     r"date|datum|fecha|data|dato|tarihi?|дата|日期|.*\b(stud[iy]\w*|exam\w*|scan\w*|acqui\w*|imag\w*|x ?ray|cxr"
     r"|visit\w*|seen|admi\w+|onset|symptom\w*|test\w*|pcr|sampl\w*|treat\w*|therap\w*|surg\w*|follow ?up"
     r"|report\w*|diagnos\w*|untersuchung\w*|aufnahme\w*|bild\w*|befund\w*|entnahme\w*|besuch\w*|estudio"
+    r"|year|jahr|ano|annee|proc\w*|series|content|collect\w*|op|operation|timestamp|vaccin\w*|swab|performed|done"
     r"|esame|ingreso|ricovero|consulta|onderzoek\w*|opname\w*|undersoek\w*|badani\w*|przyjeci\w*|cekim|tetkik|muayene)\b.*"
 )
 _ID = re.compile(rf"(.* )?({_NUMBER_OF}|\w+(nummer|nr|number|numero))|#")

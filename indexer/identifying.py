@@ -63,10 +63,12 @@ def why_left_out(known: Cells, reading: Reading, column: str, patient_of: Mappin
     of_patient = len(known) / len({patient_of.get(row, row) for rows in known.values() for row in rows})
     if reading.type is FieldType.INTEGER:
         numbers = {whole(text): rows for text, rows in known.items()}
-        if share(numbers, _YEAR) >= _MOST and not is_event(column):
+        if share(numbers, _YEAR) >= _MOST and not names_fact(column):
             if share(numbers, _OLD_YEAR) > 1 / 2:
                 return BIRTHS
-            if _has_one_each(known, patient_of):
+            # Sizes of detectors are in these years too, but of few kinds.
+            is_varied = len(numbers) > _FEW_NAMES or of_patient > _NAMES_OWN
+            if is_varied and not is_event(column) and _has_one_each(known, patient_of):
                 return ONE_DATE
         if of_patient > _NUMBERS_OWN and share(numbers, _LONG_NUMBER) >= _MOST:
             return NUMBERS

@@ -375,6 +375,26 @@ def test_a_title_is_one_only_before_a_name(cxrsearch: Run, tmp_path: Path) -> No
     assert "koss" not in ran.out + ran.err
 
 
+def test_sizes_that_may_be_years_and_dates_of_events_stay_in_with_one_image_a_patient(
+    cxrsearch: Run, tmp_path: Path
+) -> None:
+    scans(tmp_path, [f"{n}.png" for n in range(40)])
+    table = tmp_path / "t.csv"
+    events = "year|Jahr|Procedure Date|SeriesDate|content date|collected|OP-Datum|timestamp|vaccinated on|swab".split("|")
+    dates = [",".join([str(2008 + n % 12)] * 2 + [f"{2008 + n % 12}-03-{n % 28 + 1:02}"] * 8) for n in range(40)]
+    rows = [
+        f"{n}.png,P{n},{(2022, 2010)[n % 2]},2022,{(2022, 2010)[n % 3 == 0]},{2008 + n % 12},{1950 + n % 30},{dates[n]}"
+        for n in range(40)
+    ]
+    header = ["scan,PatientID,rows,columns,detector,Bez,annee", *events]
+    table.write_text("\n".join([",".join(header), *rows]), "utf-8")
+    ran = init(cxrsearch, table)
+    fields = {field["column"] for field in drafted(table)["fields"].values()}
+    assert fields == {"rows", "columns", "detector", *events}
+    assert "column Bez is left out: a date or year of which each patient has one" in ran.err
+    assert "column annee is left out: mostly dates or years before 1990" in ran.err
+
+
 @pytest.mark.parametrize(
     ("names", "table"),
     [
