@@ -108,6 +108,9 @@ _THINGS = re.compile(
     r".*\b(file|image|bild|datei|scan|site|hospital|cent(er|re)|device|study|series|column|drug|model|archivo|imagen|fichier"
     r"|immagine|arquivo|imagem|bestand|bestandsnaam|plik|pliku|fil|filnamn|filnavn|dosya)\b.*"
 )
+# Turkish for name, and short for other things.
+_SHORT_NAME = re.compile(r"adi?")
+_SAYS_PATIENT = re.compile(rf".*(\b({_PEOPLE}|pid)( ?{_NUMBER_OF})?\b|\bmrns?\b|пациент|患者).*")
 _ONLY_NAME = re.compile(r"name[ns]?|nom|nombre|nome|naam|namn|navn|adi?")
 # Facts of patients and of images that no role stands for.
 _FACT = re.compile(
@@ -185,6 +188,17 @@ def is_number_of_something(column: str) -> bool:
 def names_person(column: str) -> bool:
     """Whether a column has names of people by its name, which says more than "name", as columns of files do."""
     return role_of(column) is Role.NAME and _ONLY_NAME.fullmatch(_folded(column)) is None
+
+
+def may_be_answered(column: str) -> bool:
+    """Whether a column whose name is of persons, staff or their numbers is a fact where its cells are yes and no."""
+    role = role_of(column)
+    return role in (Role.NUMBER, Role.STAFF) or (role is Role.NAME and _SHORT_NAME.fullmatch(_folded(column)) is not None)
+
+
+def says_patient(column: str) -> bool:
+    """Whether a column's name has a word for patients, which says more than "unit no" does."""
+    return _SAYS_PATIENT.fullmatch(_folded(column)) is not None
 
 
 def is_fact(column: str) -> bool:

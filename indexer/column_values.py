@@ -99,6 +99,12 @@ def read(
     return found
 
 
+def is_yes_and_no(cells: Cells) -> bool:
+    """Whether every cell that is known is a yes or a no, and both occur."""
+    words = {text.casefold() for text in cells} - MISSING
+    return words <= YES | NO and not words.isdisjoint(YES) and not words.isdisjoint(NO)
+
+
 def count(cells: Cells) -> int:
     return sum(map(len, cells.values()))
 

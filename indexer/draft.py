@@ -135,11 +135,14 @@ def _dataset_name(table: Path, images: Path) -> str:
 
 
 def _choose_identifiers(drafted: Draft, cells: dict[str, dict[str, list[int]]]) -> None:
-    for column in cells:
+    for column in filter(cells.get, cells):
         role = column_names.role_of(column)
-        if role is Role.PATIENT and drafted.patient is None and cells[column]:
+        if role is Role.PATIENT and (
+            drafted.patient is None
+            or (column_names.says_patient(column) and not column_names.says_patient(drafted.patient))
+        ):
             drafted.patient = column
-        elif role is Role.STUDY and drafted.study is None and cells[column]:
+        elif role is Role.STUDY and drafted.study is None:
             drafted.study = column
     if drafted.patient is None:
         return
@@ -190,6 +193,9 @@ def _choose_fields(drafted: Draft, cells: dict[str, dict[str, list[int]]]) -> No
             drafted.left_out[column] = "blank"
             continue
         role = column_names.role_of(column)
+        # Resuscitation is a fact, and a Danish number of persons is not: both are called cpr.
+        if role in LEFT_OUT and column_names.may_be_answered(column) and column_values.is_yes_and_no(texts):
+            role = None
         if role in LEFT_OUT:
             drafted.left_out[column] = str(role)
             if role in (Role.NAME, Role.NUMBER):

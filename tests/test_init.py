@@ -395,6 +395,35 @@ def test_sizes_that_may_be_years_and_dates_of_events_stay_in_with_one_image_a_pa
     assert "column annee is left out: mostly dates or years before 1990" in ran.err
 
 
+def test_a_column_called_as_numbers_of_people_are_is_a_fact_where_it_says_yes_and_no(
+    cxrsearch: Run, tmp_path: Path
+) -> None:
+    scans(tmp_path, [f"{n}.png" for n in range(8)])
+    table = tmp_path / "t.csv"
+    header = "scan,patient,cpr,cpr_performed,medicare,ad,consultant_read,nir,rut"
+    answers = ("yes,1,true,no,y,0,ja", "no,0,false,yes,n,1,nein")
+    table.write_text("\n".join([header, *(f"{n}.png,P{n},{answers[n % 2]}" for n in range(8))]), "utf-8")
+    assert init(cxrsearch, table).code == 0
+    assert list(drafted(table)["fields"]) == header.split(",")[2:]
+    persons = ("311280-1234,Koss,41,Bauer,Huber,7,9", "010190-4321,Löw,42,Weiß,Jäger,8,6")
+    table.write_text("\n".join([header, *(f"{n}.png,P{n},{persons[n % 2]}" for n in range(8))]), "utf-8")
+    init(cxrsearch, table, "--overwrite")
+    assert drafted(table).get("fields", {}) == {}
+
+
+@pytest.mark.parametrize("other", ["Unit No", "folder no", "journal no", "URN"])
+@pytest.mark.parametrize("patient", ["patient_id", "MRN"])
+def test_a_column_with_a_word_for_patients_is_theirs_before_one_of_any_number(
+    cxrsearch: Run, tmp_path: Path, other: str, patient: str
+) -> None:
+    scans(tmp_path, ["1.png", "2.png"])
+    table = tmp_path / "t.csv"
+    table.write_text(f"scan,{other},{patient},age\n1,7,P1,60\n2,7,P2,61\n", "utf-8")
+    ran = init(cxrsearch, table)
+    assert drafted(table)["patient"]["column"] == patient
+    assert f"column {other} is left out: numbers of persons or documents" in ran.err
+
+
 @pytest.mark.parametrize(
     ("names", "table"),
     [
