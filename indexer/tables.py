@@ -95,7 +95,7 @@ def _opened(path: Path, dialect: Dialect) -> Generator[Record, None, None]:
     except (UnicodeError, LookupError):
         with path.open("rb") as file:
             marked = marked_encoding(file.read(4))
-        if marked is not None and marked != dialect.encoding:
+        if marked is not None and marked not in ("utf-8-sig", dialect.encoding):
             raise MappingError(f'{path.name}: {marked.upper()}; set images.encoding = "{marked}"') from None
         what = f"{path.name}: not text in {dialect.encoding}; set images.encoding (latin-1 is common)"
         raise MappingError(what) from None
