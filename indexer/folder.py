@@ -35,13 +35,16 @@ def files(root: Path, patterns: Sequence[str]) -> Iterator[Place]:
     Raises ImageError for a DICOMDIR that cannot be read, MappingError for a glob that is none.
     """
     try:
-        every = {
-            p for pattern in patterns for p in root.glob(pattern) if (is_file(p) or _is_gone(p)) and not is_litter(p)
-        }
+        every = {p for pattern in patterns for p in root.glob(pattern)}
     except (ValueError, NotImplementedError, IndexError) as error:
         raise MappingError(f"images.glob: {error}") from None
-    found = set(filter(is_file, every))
-    gone = {p.relative_to(root).as_posix() for p in every - found}
+    found, gone = set[Path](), set[str]()
+    for p in every:  # one question each: the folder may be on a slow network
+        if is_file(p):
+            if not is_litter(p):
+                found.add(p)
+        elif _is_gone(p) and not is_litter(p):
+            gone.add(p.relative_to(root).as_posix())
     folders = {folder for p in found for folder in p.relative_to(root).parents}
     indexes = {root / folder for folder in folders if holds_index(root / folder)}
     found = {p for p in found if indexes.isdisjoint(p.parents)}  # an index's thumbnails are no images of a dataset

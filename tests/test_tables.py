@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from cxrsearch.errors import MappingError, Reason
 from cxrsearch.text import tidy
 from indexer.dataset import Dataset, load
+from indexer.folder import files
 from indexer.mapping import FieldMapping
 from indexer.phantoms import draw, write_dicom
 
@@ -78,6 +79,14 @@ def test_a_table_with_the_mark_of_utf_16_says_what_to_set(tmp_path: Path) -> Non
     path = write_mapping(tmp_path, MAPPING, table, ("data/1.png",))
     (tmp_path / "table.csv").write_text(table, "utf-16")
     with pytest.raises(MappingError, match=r'table\.csv: UTF-16; set images\.encoding = "utf-16"$'):
+        load(path)
+
+
+def test_a_table_with_the_mark_of_utf_8_and_other_bytes_says_what_is_common(tmp_path: Path) -> None:
+    mapping = MAPPING.replace("[images]", '[images]\nencoding = "utf-8"')
+    path = write_mapping(tmp_path, mapping, "", ("data/1.png",))
+    (tmp_path / "table.csv").write_bytes(b"\xef\xbb\xbfscan,patient,finding\n1,P1,\xe4\n")
+    with pytest.raises(MappingError, match=r"csv: not text in utf-8; set images\.encoding \(latin-1 is common\)$"):
         load(path)
 
 
@@ -295,6 +304,16 @@ def test_what_systems_leave_in_folders_is_passed_over(cxrsearch: Run, tmp_path: 
     write_dicom(folder / "._real.dcm", draw("Pneumonia", 9, size=64))
     ran = cxrsearch("index", folder, "--index", tmp_path / "index", "--workers", 1)
     assert (ran.code, ran.out.split(" in ")[0]) == (0, "4 indexed, 0 updated, 0 unchanged, 0 rejected")
+
+
+def test_each_file_of_a_folder_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "1.png").write_bytes(b"")
+    (tmp_path / "2.png").symlink_to("away.png")
+    asked: list[str] = []
+    monkeypatch.setattr("indexer.folder.is_file", lambda path: asked.append(path.name) or path.is_file())
+    found = {name: problem is None for _, name, problem in files(tmp_path, ["*.png", "**/*.png"])}
+    assert found == {"1.png": True, "2.png": False}
+    assert sorted(asked) == ["1.png", "2.png"]
 
 
 def test_a_name_that_is_no_utf8_is_a_rejection(cxrsearch: Run, tmp_path: Path) -> None:
