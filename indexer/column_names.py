@@ -185,6 +185,11 @@ def is_number_of_something(column: str) -> bool:
     return _ID.fullmatch(_folded(column)) is not None
 
 
+def says_number(column: str) -> bool:
+    """Whether any word of a column's name is one for a number or a code of something."""
+    return any(_ID.fullmatch(word) for word in _folded(column).split())
+
+
 def names_person(column: str) -> bool:
     """Whether a column has names of people by its name, which says more than "name", as columns of files do."""
     return role_of(column) is Role.NAME and _ONLY_NAME.fullmatch(_folded(column)) is None
@@ -192,8 +197,8 @@ def names_person(column: str) -> bool:
 
 def may_be_answered(column: str) -> bool:
     """Whether a column whose name is of persons, staff or their numbers is a fact where its cells are yes and no."""
-    role = role_of(column)
-    return role in (Role.NUMBER, Role.STAFF) or (role is Role.NAME and _SHORT_NAME.fullmatch(_folded(column)) is not None)
+    role, is_short = role_of(column), _SHORT_NAME.fullmatch(_folded(column)) is not None
+    return role in (Role.NUMBER, Role.STAFF) or (role is Role.NAME and is_short)
 
 
 def says_patient(column: str) -> bool:

@@ -10,31 +10,38 @@ import datetime
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import pairwise
 
 from cxrsearch.clinical.fields import FieldType, convert
-from indexer.column_names import Role, is_event, is_measure, role_of, unit_of
+from indexer.column_names import Role, is_event, is_measure, role_of, says_number, unit_of
 from indexer.column_names import is_fact as names_fact
-from indexer.column_values import Cells, Reading, count, share
+from indexer.column_values import MISSING, Cells, Reading, count, share
 from indexer.numbers import whole
 
 NAMES = "looks like names"
 NUMBERS = "long numbers, as persons and documents have"
 UNKNOWN = "may name a person: no column of patients was found to tell it from a fact"
+UNKNOWN_NUMBERS = "may number persons or documents: no column of patients was found to tell"
 OWN = "nearly every patient has its own, as names and numbers of people do"
 MANY = "many values of a few rows each, as names and notes are"
 FEW = "too few rows for each value to tell facts from names"
 ONE_DATE = "a date or year of which each patient has one, as of births"
 BIRTHS = "mostly dates or years before 1990, as of births"
 # What may stand in names of files too.
-OF_PEOPLE = frozenset({NAMES, NUMBERS, OWN, FEW, UNKNOWN})
+OF_PEOPLE = frozenset({NAMES, NUMBERS, OWN, FEW, UNKNOWN, UNKNOWN_NUMBERS})
 _FIRST_YEAR = 1990
 _MOST = 0.9
 # Parts of the rows that have a value of their own, above which capitalised words are names: findings and places repeat.
 _NAMES_OWN, _WORDS_OWN, _NUMBERS_OWN = 0.25, 0.5, 0.1
 # Values, or patients, below which how they repeat says nothing.
 _FEW_NAMES, _FEW, _MANY = 3, 8, 20
-# Values at most, and rows of each at least, that no patient has alone; and of codes as short as L and R.
-_SHARED, _SHARED_CODES, _SHORT = (20, 20), (6, 1.5), 2
+# Rows at least of each value that no patient has alone. Of codes as short as L and R: values at most, and rows of each
+# on average.
+_SHARED, _SHARED_CODES, _SHORT = 20, (6, 1.5), 2
+# Part of the rows with a value of their own, up to which whole numbers repeat as measurements do.
+_REPEATED = 0.5
+# Runs of equal cells, for each value, from which on its rows are apart.
+_APART = 1.5
 # Ages, scores and percentages are no greater.
 _SMALL = 150
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}")
@@ -45,7 +52,7 @@ _WORD = r"[^\W\d_][\w'\u2019.-]*"
 _NAME = re.compile(rf"{_WORD}( {_WORD}){{1,3}}")
 _ONE_WORD = re.compile(_WORD)
 # Numbers of laboratories that are as long are rounded to hundreds.
-_LONG_NUMBER = re.compile(r"[0-9]{6,}(?<!00)")
+_LONG_NUMBER, _SHORT_NUMBER = re.compile(r"[0-9]{6,}(?<!00)"), re.compile(r"[+-]?[0-9]{1,4}|[0-9]{3,}00")
 _YEAR, _OLD_YEAR = re.compile(r"19[0-9]{2}|20[0-2][0-9]"), re.compile(r"19[0-8][0-9]")
 _LONG_CODE = re.compile(r"[A-Za-z]{0,5}[-_/ ]?[0-9]([-_/. ]?[0-9]){4,}[A-Za-z]?")
 # Between the names of a person, and not capitalised.
@@ -62,7 +69,7 @@ def why_left_out(known: Cells, reading: Reading, column: str, patient_of: Mappin
     own = len(known) / count(known)
     of_patient = len(known) / len({patient_of.get(row, row) for rows in known.values() for row in rows})
     if reading.type is FieldType.INTEGER:
-        numbers = {whole(text): rows for text, rows in known.items()}
+        numbers = {whole(text): rows for text, rows in known.items() if text not in reading.missing}
         if share(numbers, _YEAR) >= _MOST and not names_fact(column):
             if share(numbers, _OLD_YEAR) > 1 / 2:
                 return BIRTHS
@@ -72,12 +79,12 @@ def why_left_out(known: Cells, reading: Reading, column: str, patient_of: Mappin
                 return ONE_DATE
         if of_patient > _NUMBERS_OWN and share(numbers, _LONG_NUMBER) >= _MOST:
             return NUMBERS
-        is_fact = is_measure(reading.unit or unit_of(column)) or _is_small(numbers)
-    else:
-        if (why := _why_no_words(known, reading, own, of_patient, patient_of)) is not None:
-            return why
-        is_fact = is_shared(known)
-    return None if patient_of or is_fact or names_fact(column) else UNKNOWN
+        if patient_of or names_fact(column) or is_measure(reading.unit or unit_of(column)):
+            return None
+        return None if _is_small(numbers) or _measures(numbers, column) else UNKNOWN_NUMBERS
+    if (why := _why_no_words(known, reading, own, of_patient, patient_of)) is not None:
+        return why
+    return None if patient_of or is_shared(known) or names_fact(column) else UNKNOWN
 
 
 def _why_no_words(
@@ -115,19 +122,38 @@ def _why_no_date(known: Cells, reading: Reading, column: str, patient_of: Mappin
 
 
 def is_shared(known: Cells) -> bool:
-    """Whether so many rows have each of so few values that none is one patient's."""
-    codes = share(known, _LETTERS) == 0 and max(map(len, known)) <= _SHORT
-    values, rows = _SHARED_CODES if codes else _SHARED
-    return len(known) <= values and count(known) >= rows * len(known)
+    """Whether so many rows have each value that none is one patient's. On average would not do: a surname may stand
+    among common words."""
+    known = {text: rows for text, rows in known.items() if text.casefold() not in MISSING} or known
+    if share(known, _LETTERS) == 0 and max(map(len, known)) <= _SHORT:
+        values, rows = _SHARED_CODES
+        return len(known) <= values and count(known) >= rows * len(known)
+    return min(map(len, known.values())) >= _SHARED and (len(known) <= _SHARED or _comes_back(known))
 
 
 def _is_small(numbers: Cells) -> bool:
     """Whether whole numbers are as small as ages and scores are, and do not count the rows up."""
     values = {int(text): rows for text, rows in numbers.items() if _INTEGER.fullmatch(text)}
-    in_order = [value for _, value in sorted((row, value) for value, rows in values.items() for row in rows)]
     if not values or max(map(abs, values)) > _SMALL:
         return False
-    return len(values) < _FEW or in_order != sorted(in_order)
+    in_order = [value for _, value in sorted((row, value) for value, rows in values.items() for row in rows)]
+    return len(values) < _FEW or len(values) < len(in_order) or in_order != sorted(in_order)
+
+
+def _measures(numbers: Cells, column: str) -> bool:
+    """Whether whole numbers are as short as measurements and come back as they do. Years may be of birth, unless the
+    column's name says of what they are."""
+    if share(numbers, _YEAR) >= 1 / 2:
+        return is_event(column)
+    is_repeated = len(numbers) <= _REPEATED * count(numbers) and _comes_back(numbers)
+    return is_repeated and share(numbers, _SHORT_NUMBER) >= _MOST and not says_number(column)
+
+
+def _comes_back(known: Cells) -> bool:
+    """Whether most values are in rows apart from each other: what is one patient's is often on rows in a row."""
+    in_order = [text for _, text in sorted((row, text) for text, rows in known.items() for row in rows)]
+    runs = 1 + sum(text != before for text, before in pairwise(in_order))
+    return runs >= _APART * len(known)
 
 
 def _is_capitalised(text: str) -> bool:

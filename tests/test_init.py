@@ -312,7 +312,9 @@ def test_a_name_or_birth_date_on_five_images_a_patient_stays_out_whatever_it_is_
     assert set(drafted(table)["fields"]) == {"nem", "crp"}, ran.err
     if patient != "PatientID":
         why = "may name a person: no column of patients was found to tell it from a fact"
-        assert all(f"column {name} is left out: {why}" in ran.err for name in (patient, "Család", "Szül", "Év"))
+        assert all(f"column {name} is left out: {why}" in ran.err for name in ("Család", "Szül"))
+        why = "may number persons or documents: no column of patients was found to tell"
+        assert all(f"column {name} is left out: {why}" in ran.err for name in (patient, "Év"))
     told = ran.out + ran.err + table.with_suffix(".toml").read_text("utf-8")
     assert not [cell for person in people for cell in person[1:4] if str(cell) in told]
 
@@ -380,7 +382,8 @@ def test_sizes_that_may_be_years_and_dates_of_events_stay_in_with_one_image_a_pa
 ) -> None:
     scans(tmp_path, [f"{n}.png" for n in range(40)])
     table = tmp_path / "t.csv"
-    events = "year|Jahr|Procedure Date|SeriesDate|content date|collected|OP-Datum|timestamp|vaccinated on|swab".split("|")
+    events = ["year", "Jahr", "Procedure Date", "SeriesDate", "content date", "collected", "OP-Datum", "timestamp"]
+    events += ["vaccinated on", "swab"]
     dates = [",".join([str(2008 + n % 12)] * 2 + [f"{2008 + n % 12}-03-{n % 28 + 1:02}"] * 8) for n in range(40)]
     rows = [
         f"{n}.png,P{n},{(2022, 2010)[n % 2]},2022,{(2022, 2010)[n % 3 == 0]},{2008 + n % 12},{1950 + n % 30},{dates[n]}"
@@ -422,6 +425,26 @@ def test_a_column_with_a_word_for_patients_is_theirs_before_one_of_any_number(
     ran = init(cxrsearch, table)
     assert drafted(table)["patient"]["column"] == patient
     assert f"column {other} is left out: numbers of persons or documents" in ran.err
+
+
+def test_measurements_and_common_words_stay_in_without_a_column_of_patients(cxrsearch: Run, tmp_path: Path) -> None:
+    scans(tmp_path, ["pa0.png", "pa1.png"])
+    table = tmp_path / "t.csv"
+    header = "scan,crp,heart_rate,ldh,leukocytes,brixia_total,country,icd10,Év,Bez,Referenz,code of chart,visits"
+    rows = [
+        f"pa{n % 2},{n * 7 % 300},{50 + n * 11 % 130},{100 + n * 13 % 900},{100 * (n * 17 % 200)},{n * 17 // 2000},"
+        f"Land {chr(97 + n % 26)},J{n % 36:02},{2001 + n * 7 % 20 if n % 4 else 'unknown'},"
+        f"{'Koss' if n == 5 else f'w{n % 19}x'},{200 + n // 4},{200 + n * 7 % 300},{n % 9 * 1000}"
+        for n in range(2000)
+    ]
+    table.write_text("\n".join([header, *rows]), "utf-8")
+    ran = init(cxrsearch, table)
+    fields = {field["column"] for field in drafted(table)["fields"].values()}
+    assert fields == {"crp", "heart_rate", "ldh", "leukocytes", "brixia_total", "country", "icd10", "visits"}
+    why = "may number persons or documents: no column of patients was found to tell"
+    assert all(f"column {name} is left out: {why}" in ran.err for name in ("Év", "Referenz", "code of chart"))
+    assert "column Bez is left out: may name a person" in ran.err
+    assert "Koss" not in ran.out + ran.err
 
 
 @pytest.mark.parametrize(
