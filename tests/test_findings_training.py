@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from factories import Run, cloud, small_model, small_onnx, write_clouds
 
 from cxrsearch.encoder import Encoder
 from cxrsearch.errors import InputError
+from cxrsearch.model_card import read_card
 from trainer.config import Config
 from trainer.data.images import Images
 from trainer.data.training_set import load
 from trainer.evaluation import baselines
+from trainer.evaluation.seen import is_own
 from trainer.learning.embed import embed
 from trainer.learning.fit import fit
 from trainer.learning.network import Architecture, Network
@@ -216,7 +219,7 @@ def test_images_that_nothing_is_judged_on_need_no_patient_and_are_never_held_out
 def test_a_card_names_the_datasets_that_were_learnt_from(
     cxrsearch: Run, tmp_path: Path, epochs: int, names: list[str]
 ) -> None:
-    """One without labels only where epochs without labels are asked for."""
+    """One without labels only where epochs without labels are asked for; by these the configuration knows its own."""
     path = several(tmp_path, "labelled = false")
     (tmp_path / "south" / "dataset.toml").rename(tmp_path / "south" / "other.toml")
     text = path.read_text("utf-8").replace("south/dataset.toml", "south/other.toml")
@@ -225,6 +228,8 @@ def test_a_card_names_the_datasets_that_were_learnt_from(
     assert ran.code == 0, ran.err
     card = json.loads((tmp_path / "run" / "model" / "model.json").read_text("utf-8"))
     assert card["trained_on"] == names
+    config, away = Config.load(path), shutil.copytree(tmp_path / "run" / "model", tmp_path / "away" / "small")
+    assert is_own(config, load(config)[0], away, read_card(away))
     lines = (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()
     assert len(lines) == 1 + epochs
 

@@ -175,6 +175,12 @@ class Config(_Strict):
         return config.model_copy(update={"data": sources, "network": network})
 
 
+def learnt_datasets(config: Config) -> list[str]:
+    """The datasets that a configuration learns from, with or without labels, by the names that cards give them."""
+    without_labels = config.learning.self_supervised_epochs > 0
+    return list(dict.fromkeys(Path(one.mapping).stem for one in config.data if one.labelled or without_labels))
+
+
 def imported_folder(config: Config) -> Path | None:
     """The folder of the encoder that a configuration begins at; None where it begins at none."""
     given = config.network.pretrained

@@ -23,7 +23,7 @@ from cxrsearch.errors import InputError
 from cxrsearch.model_card import read_card
 from cxrsearch.statistics import Figure
 from trainer import plots
-from trainer.config import Config, imported_folder
+from trainer.config import Config, imported_folder, learnt_datasets
 from trainer.data import splits
 from trainer.data.claim import claim
 from trainer.data.images import Images
@@ -190,9 +190,7 @@ def _leakage(config: Config, allow_leakage: bool) -> str:
 
 def _beginning(config: Config) -> dict[str, Any]:
     """What learning began with, whose licence that has, and all that was learnt from, then and now."""
-    given, without_labels = config.network, config.learning.self_supervised_epochs > 0
-    datasets = [Path(source.mapping).stem for source in config.data if source.labelled or without_labels]
-    folder = imported_folder(config)
+    given, datasets, folder = config.network, learnt_datasets(config), imported_folder(config)
     if folder is None:
         start = f"pretrained {given.pretrained}" if given.pretrained else "from random weights"
         backbone = f"open_clip {given.tower}, {start}"

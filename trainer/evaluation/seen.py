@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxrsearch.model_card import ModelCard
-from trainer.config import Config
+from trainer.config import Config, learnt_datasets
 from trainer.data import splits
 from trainer.data.claim import claimed, configuration_in
 from trainer.data.images import Images
@@ -26,7 +26,7 @@ class Seen:
 def seen(config: Config, images: Images, folder: Path, card: ModelCard, name: str, everything: bool) -> Seen:
     """What a model has seen of these images. everything: all are searched for, not the held-out ones alone."""
     own, began = card.described, card.described.get("based_on") or {}
-    datasets = _datasets(config)
+    datasets = list(dict.fromkeys(Path(one.mapping).stem for one in config.data))
     shared = [one for one in datasets if one in own.get("trained_on", [])]
     shared_before = [one for one in datasets if one in began.get("trained_on", [])]
     if not everything and not shared_before and is_own(config, images, folder, card):
@@ -57,14 +57,9 @@ def is_own(config: Config, images: Images, folder: Path, card: ModelCard) -> boo
         return (run.get("seed"), run.get("held_out")) == (config.seed, held_out) and claimed(folder.parent, images)
     parts = splits.run_parts(images, config.held_out, config.seed)
     masks = {"train": parts.learnt, "validation": parts.validation, "test": parts.test}
-    sizes, datasets = own.get("images") or {}, _datasets(config)
+    sizes, datasets = own.get("images") or {}, learnt_datasets(config)
     return (
         all(sizes.get(name) == int((mask & images.labelled).sum()) for name, mask in masks.items())
         and own.get("classes") == config.classes
         and list(dict.fromkeys(own.get("trained_on", [])))[-len(datasets) :] == datasets
     )
-
-
-def _datasets(config: Config) -> list[str]:
-    """By the names that cards give them."""
-    return list(dict.fromkeys(Path(one.mapping).stem for one in config.data))
