@@ -250,6 +250,12 @@ def test_learning_without_labels_goes_on_after_a_kill(small: tuple[Config, Image
     lines.clear()  # stopped after learning with labels began, it tells the epochs without them again
     fit(config, images, unlabelled=images, checkpoint=checkpoint, log=lines.append)
     assert [line.get("self_supervised_epoch") for line in lines] == [1, 2, 3, None]
+    lines.clear()  # and one of before, which does not hold them, goes on without
+    kept = torch.load(checkpoint, weights_only=True)
+    del kept["without_labels"]
+    torch.save(kept, checkpoint)
+    fit(config, images, unlabelled=images, checkpoint=checkpoint, log=lines.append)
+    assert [line.get("self_supervised_epoch") for line in lines] == [None]
 
 
 def test_a_checkpoint_on_a_full_disk_is_the_users_error_and_the_old_one_stays(

@@ -95,7 +95,7 @@ def fit(
     if checkpoint is not None and resumed:
         kept = _restored(trainer, checkpoint)
         best, history, known = kept["best"], kept["history"], replace(known, start=kept["start"])
-        without_labels = kept["without_labels"]
+        without_labels = kept.get("without_labels", [])  # one written before these were kept has none
         for line in without_labels + history:
             log(line)
     for epoch in range(len(history) + 1, learning.epochs + 1):
