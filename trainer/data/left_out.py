@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Sequence
-from itertools import takewhile
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from cxrsearch.errors import InputError
@@ -33,15 +32,19 @@ def listed(config: Config, sets: Sequence[Dataset]) -> set[tuple[str, str]]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: a list of images to leave out, which cannot be read ({error})") from None
         entries = [row[0].strip() for row in csv.reader(lines) if row and row[0].strip()]
-        found: set[str] = set()
+        names, found = {PurePosixPath(entry).name for entry in entries}, set[str]()
         for data in those:
-            keys: dict[str, list[str]] = {}
-            for image in data.images:
-                keys.setdefault(PurePosixPath(image.key).name, []).append(image.key)
+            keys = {image.key for image in data.images}
+            ends = _by_end(key for key in keys if PurePosixPath(key).name in names)
+            agreeing: set[tuple[str, ...]] = set()  # many entries may agree with the same images
             for entry in entries:
-                meant = _agreeing(entry, keys.get(PurePosixPath(entry).name, []))
-                out |= {(data.mapping.name, key) for key in meant}
-                found |= {entry} if meant else set()
+                if "/" in entry and entry in keys:
+                    out.add((data.mapping.name, entry))
+                    found.add(entry)
+                elif end := _longest_end(entry, ends):
+                    agreeing.add(end)
+                    found.add(entry)
+            out |= {(data.mapping.name, key) for end in agreeing for key in ends[end]}
         names = ", ".join(data.mapping.name for data in those)
         if entries and not found:
             raise InputError(
@@ -54,12 +57,17 @@ def listed(config: Config, sets: Sequence[Dataset]) -> set[tuple[str, str]]:
     return out
 
 
-def _agreeing(entry: str, keys: Sequence[str]) -> list[str]:
-    """Of keys with the file name of ``entry`` those whose folders agree with it furthest, from the file on."""
+def _by_end(keys: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
+    """The keys by each end of their paths, in parts, from the file name alone to the whole."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for key in keys:
+        parts = PurePosixPath(key).parts
+        for start in range(len(parts)):
+            found.setdefault(parts[start:], []).append(key)
+    return found
 
-    def depth(key: str) -> int:
-        both = zip(reversed(PurePosixPath(entry).parts), reversed(PurePosixPath(key).parts), strict=False)
-        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
 
-    furthest = max(map(depth, keys), default=0)
-    return [entry] if "/" in entry and entry in keys else [key for key in keys if depth(key) == furthest]
+def _longest_end(entry: str, ends: Container[tuple[str, ...]]) -> tuple[str, ...]:
+    """Of the ends of the path ``entry`` the longest that is one of ``ends``; empty where none is."""
+    parts = PurePosixPath(entry).parts
+    return next((parts[start:] for start in range(len(parts)) if parts[start:] in ends), ())
