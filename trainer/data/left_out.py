@@ -32,10 +32,10 @@ def listed(config: Config, sets: Sequence[Dataset]) -> set[tuple[str, str]]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: a list of images to leave out, which cannot be read ({error})") from None
         entries = [row[0].strip() for row in csv.reader(lines) if row and row[0].strip()]
-        names, found = {PurePosixPath(entry).name for entry in entries}, set[str]()
+        listed_names, found = {PurePosixPath(entry).name for entry in entries}, set[str]()
         for data in those:
             keys = {image.key for image in data.images}
-            ends = _by_end(key for key in keys if PurePosixPath(key).name in names)
+            ends = _by_end(key for key in keys if PurePosixPath(key).name in listed_names)
             agreeing: set[tuple[str, ...]] = set()  # many entries may agree with the same images
             for entry in entries:
                 if "/" in entry and entry in keys:
