@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,6 +160,31 @@ def test_a_patient_is_found_by_its_copies_and_a_name_alone_tells_nothing() -> No
     groups = patient_groups(images, [NearDuplicate(0, 1, 3), NearDuplicate(0, 3, 3)])
     assert groups[0] == groups[1] == groups[3] == groups[4] is not None
     assert (groups[2], groups[5]) == (None, "n3")
+
+
+def test_how_many_pairs_of_one_name_are_compared_is_said_before_and_strangers_are_soon_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 60
+    keys, datasets = [f"{n % count}.png" for n in range(2 * count)], ["x"] * count + ["y"] * count
+    images = images_of(2 * count, [None] * 2 * count, datasets=datasets, keys=keys, size=160)
+    rng = np.random.default_rng(4)
+    pixels = np.stack([np.asarray(cloud(rng, False).resize((160, 160))) for _ in range(2 * count)])
+    pixels[count] = np.asarray(Image.fromarray(pixels[0]).crop((40, 30, 140, 130)).resize((160, 160)))
+    images = replace(images, pixels=pixels, patients=["n1", *images.patients[1:]])
+    monkeypatch.setattr("trainer.data.patients._MANY", count - 1)
+    sizes: list[tuple[int, int]] = []
+    resize = Image.Image.resize
+
+    def counted(picture: Image.Image, size: tuple[int, int], *rest: Any) -> Image.Image:
+        sizes.append(size)
+        return resize(picture, size, *rest)
+
+    monkeypatch.setattr(Image.Image, "resize", counted)
+    with caplog.at_level("INFO", "cxrsearch"):
+        assert patient_groups(images, [])[count] == "n1"
+    assert caplog.messages == ["comparing 60 pairs of images of one file name in two datasets: about 1 min"]
+    assert len(sizes) < 60 * count  # every size for every pair: 116 * count
 
 
 @pytest.mark.slow
