@@ -429,16 +429,10 @@ def test_a_patient_forgotten_while_an_index_run_holds_his_images_stays_forgotten
         assert set(store.thumbnails.ids()) == {point.id for point in store.scroll()}
 
 
-@pytest.mark.parametrize(("patient", "code"), [("PH0000", 0), ("PH9999", 4)])
 def test_forgetting_takes_the_pictures_of_images_that_were_never_stored_on_a_server(
-    server: Loopback,
-    cxrsearch: Run,
-    index: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    patient: str,
-    code: int,
+    server: Loopback, cxrsearch: Run, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Those of one who is not found stay: a mistyped number is no reason to go through the whole index."""
     monkeypatch.setattr("cxrsearch.store.server_erasure._BEGINS_WITHIN", 0.0)
     for setting in (str(tmp_path / "pictures"), "memory://orphans"):
         monkeypatch.setenv("CXRSEARCH_THUMBNAILS", setting)
@@ -446,12 +440,46 @@ def test_forgetting_takes_the_pictures_of_images_that_were_never_stored_on_a_ser
         assert cxrsearch("copy", index, address).code == 0
         with open_store(address) as store:
             store.thumbnails.put(image(0).id, JPEG)
-        assert cxrsearch("forget", patient, "--index", address, "--dry-run").code == code
-        with open_store(address) as store:
-            assert store.thumbnails.has(image(0).id)
-        assert cxrsearch("forget", patient, "--index", address).code == code
+        for arguments, code in ((("PH0000", "--dry-run"), 0), (("PH9999",), 4)):
+            assert cxrsearch("forget", *arguments, "--index", address).code == code
+            with open_store(address) as store:
+                assert store.thumbnails.has(image(0).id)
+        assert cxrsearch("forget", "PH0000", "--index", address).code == 0
         with open_store(address) as store:
             assert set(store.thumbnails.ids()) == {point.id for point in store.scroll()}
+
+
+@pytest.mark.parametrize("place", ["named by others", "shared", "own"])
+def test_forgetting_leaves_what_may_be_no_picture_of_this_index(
+    pictured: str, server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Of a folder that a server names, all other files were deleted; of one that two indexes share, the other's."""
+    monkeypatch.setattr("cxrsearch.store.server_erasure._BEGINS_WITHIN", 0.0)
+    (folder,) = (tmp_path / "pictures").iterdir()
+    if place != "named by others":
+        monkeypatch.setenv("CXRSEARCH_THUMBNAILS", str(tmp_path / "pictures"))
+    if place == "shared":
+        folder = folder.rename(tmp_path / "pictures" / "chest")
+        server.client.update_collection("chest", metadata={collection_facts.THUMBNAILS: str(folder)})
+    if place != "own":
+        Thumbnails(folder).put(image(2).id, JPEG)
+    note = folder / "notes" / "file.txt"
+    note.parent.mkdir()
+    note.write_text("somebody's")
+    scroll = ServerStore.scroll
+
+    def beside_an_index_run(store: ServerStore, *given: Any, **named: Any) -> Iterator[Point]:
+        if not given:  # of all points
+            Thumbnails(folder).put(image(3).id, JPEG)
+        return scroll(store, *given, **named)
+
+    with open_store(pictured) as store:
+        assert store.thumbnails.folder == folder
+        monkeypatch.setattr(ServerStore, "scroll", beside_an_index_run)
+        store.erase(Equals("patient", ("P",)), store.facts)
+    left = (1, 3) if place == "own" else (1, 2)
+    assert list(Thumbnails(folder).ids()) == [image(n).id for n in left]
+    assert note.exists()
 
 
 @pytest.mark.parametrize(("images", "segments", "said"), [(250, 1, False), (99, 1, True), (250, 2, True)])

@@ -55,10 +55,6 @@ def forget(
         found = set(store.values("patient", known))
         forgotten = {name for name in names if identity.forgotten(name) in store.facts.forgotten}
         if not found and not (forgotten and is_url(index)):  # of a server, what did not end is ended now
-            if is_url(index) and not dry_run:
-                from cxrsearch.store.server_erasure import remove_pictures_without_image
-
-                remove_pictures_without_image(store)
             # The identifier is not repeated: it may be a real one, and messages end up in logs.
             raise InputError("no image of this patient is in the index. Give the pseudonym that search shows.")
         listed = ", ".join(f"{text_of(name)} {number}" for name, number in counts.items())

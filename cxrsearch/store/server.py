@@ -214,7 +214,8 @@ class ServerStore:
         deleted = self.delete(expression)
         done = erasure.rewrite(self._rest)
         erasure.check_replicas(self.replication(), self._place, f"{deleted} images were deleted from the others")
-        erasure.remove_pictures_without_image(self)
+        if self._collection.has_own_place:
+            erasure.remove_pictures_without_image(self)
         self._remains = erasure.remains(self._rest, self._place, self.count(), done)
         if self._collection.replicas > 1 and self.replication() is None:
             self._remains = [erasure.unknown_replicas(self._place), *self._remains]

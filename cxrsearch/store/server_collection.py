@@ -61,6 +61,12 @@ class ServerCollection:
 
         return ServerWrites(self._address, self._rest.nodes)
 
+    @property
+    def has_own_place(self) -> bool:
+        """Whether the pictures are where this process puts its own, and no other index has any."""
+        place = None if self._root is None else own_place(self._root, self._address.collection, self.members.name)
+        return place is not None and place == self.thumbnails.place
+
     def open(self) -> IndexFacts:
         metadata = self._metadata()
         if metadata is None:

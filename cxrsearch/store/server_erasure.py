@@ -45,9 +45,12 @@ def unknown_replicas(place: str) -> str:
 
 
 def remove_pictures_without_image(store: VectorStore) -> None:
-    """Those that an index run put there and was killed before it stored their images: whose they are nothing says."""
-    if any(store.thumbnails.ids()):
-        store.thumbnails.keep_only({point.id for point in store.scroll(fields=[])})
+    """Those that an index run put there and was killed before it stored their images: whose they are nothing says.
+
+    Of a place that no other index has. Those that another process puts there meanwhile stay.
+    """
+    if before := set(store.thumbnails.ids()):
+        store.thumbnails.remove(before - {point.id for point in store.scroll(fields=[])})
 
 
 def rewrite(rest: Rest) -> bool:
