@@ -166,8 +166,35 @@ def test_a_node_that_takes_connections_and_does_not_answer_is_left_soon(nodes: l
         assert time.monotonic() - began < 5
         frozen.setblocking(False)
         frozen.accept()[0].close()
-        with pytest.raises(BlockingIOError):  # it was asked once: each time costs a time-out
+        frozen.accept()[0].close()
+        with pytest.raises(BlockingIOError):  # what it knows was asked once: each time costs a time-out
             frozen.accept()
+
+
+def test_a_node_that_took_long_for_one_request_is_asked_what_it_knows(nodes: list[Loopback]) -> None:
+    """It was passed over for a while, and a patient forgotten without a look at the replicas."""
+    say(nodes, WHOLE)
+    with create_store(address(*nodes), FACTS) as store:
+        store.upsert([image(0)])
+        for node in nodes:
+            node.refuse = lambda method, path, body: time.sleep(0.7) if path.endswith("points/count") else None
+        assert store.count() == 1
+        found = store.replication()
+    assert found is not None
+    assert (found.is_whole, found.unanswered) == (True, ())
+
+
+def test_nodes_that_do_not_say_whether_they_are_a_cluster_are_one(nodes: list[Loopback]) -> None:
+    with create_store(address(*nodes), FACTS) as store:
+        store.upsert([image(0, patient="P")])
+        for node in nodes:
+            node.refuse = lambda method, path, body: time.sleep(0.7) if path == "/cluster" else None
+        with pytest.raises(IndexUnavailable, match="does not answer, and may hold this patient. Nothing was deleted"):
+            store.erase(Equals("patient", ("P",)), store.facts)
+        assert store.count() == 1
+        for node in nodes:
+            node.refuse = lambda method, path, body: None
+        assert store.count() == 1
 
 
 def test_a_node_that_has_not_caught_up_is_not_asked(nodes: list[Loopback]) -> None:

@@ -607,6 +607,10 @@ def test_an_index_of_an_older_version_keeps_the_place_of_its_pictures(
         assert store.thumbnails.get(image(0).id) == JPEG
     with open_store(pictured) as store:
         assert store.thumbnails.folder == older
+    older.parent.rename(tmp_path / "mounted elsewhere")
+    monkeypatch.setenv("CXRSEARCH_THUMBNAILS", str(tmp_path / "mounted elsewhere"))
+    with open_store(pictured) as store:
+        assert store.thumbnails.get(image(0).id) == JPEG
 
 
 @pytest.fixture

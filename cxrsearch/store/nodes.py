@@ -73,9 +73,10 @@ class Nodes:
                     if self._accepted != node and self.is_cluster:
                         self.accept(node)
                     self._accepted = node
-                    return request(node, self.is_cluster and tries == 1)
-                except NoAnswer as error:
-                    self.no_answer(node, error)
+                    answer = request(node, self.is_cluster and tries == 1)
+                    self._silent_at.pop(node, None)
+                    return answer
+                except NoAnswer as error:  # of a long request in a hurry: the node may be well
                     failures.append(error)
                 except Refusal as error:
                     if not (self.is_cluster and error.is_of_one_node):

@@ -123,6 +123,8 @@ class ServerCollection:
         """None where no cluster keeps it, or the server does not say."""
         try:
             views = self._rest.clusters()
+            if self._rest.nodes.is_cluster and all(view is None for view in views.values()):
+                return Replication({}, frozenset(), tuple(views), self.replicas, ())
             if not any(isinstance(view, dict) and view.get("status") == "enabled" for view in views.values()):
                 return None
             return replication.read(views, self._rest.shards(), self.replicas)

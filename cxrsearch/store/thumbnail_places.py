@@ -34,9 +34,9 @@ def own_place(root: str, collection: str, name: Any) -> str | None:
 
 
 def place_of(root: str, collection: str, name: Any, named: str) -> str:
-    """Of one index. named: the place that it says."""
+    """Of one index. named: the place that it says, perhaps as another machine has it mounted."""
     shared = _shared_place(root, collection)
-    return shared if named == shared else own_place(root, collection, name) or shared
+    return shared if named.rpartition("/")[2] == collection else own_place(root, collection, name) or shared
 
 
 def _shared_place(root: str, collection: str) -> str:
