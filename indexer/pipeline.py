@@ -143,6 +143,7 @@ class _Writer:
         self.changed: dict[str, Payload] = {}  # of stored points, by id
         self.updated = 0  # files that these belong to
         self.thumbnails: dict[str, bytes] = {}
+        self.names: dict[str, set[str]] = {}  # the pseudonyms of each of their patients, older versions' too
         self.taken_in: set[str] = set()  # marks of forgotten patients that this run took off
 
     def tasks(self) -> Iterator[Task]:
@@ -183,17 +184,22 @@ class _Writer:
         """Put the images of a file into the batch, or their payloads where the index has these images; False where
         their patient was forgotten. images: None where they are those that the index has."""
         patient = payloads[0].get("patient")
-        if patient is not None and (trace := self.identity.forgotten(str(patient))) in self.store.facts.forgotten:
+        names = set() if patient is None else {str(patient)} | self.points.patients(task.record)
+        if marks := self._marks(names) & self.store.facts.forgotten:
             if not self.options.again:
                 self.summary.forgotten += 1
+                if self.points.id(task.record) in self.known:  # by another of their pseudonyms
+                    self._delete_patients(names)
                 return False
-            self.store.declare(replace(self.store.facts, forgotten=self.store.facts.forgotten - {trace}))
-            self.taken_in.add(trace)
-        if images is None or (task.known is not None and task.known.sha256 == payloads[0]["image_sha256"]):
-            if task.known is not None and task.known.row_hash == task.row_hash:
-                self.summary.unchanged += 1
-            else:
-                self._update(task, payloads)
+            self.store.declare(replace(self.store.facts, forgotten=self.store.facts.forgotten - marks))
+            self.taken_in |= marks
+        is_same = images is None or (task.known is not None and task.known.sha256 == payloads[0]["image_sha256"])
+        if is_same and task.known is not None and task.known.row_hash == task.row_hash:
+            self.summary.unchanged += 1
+            return True
+        self.names[str(patient)] = names
+        if images is None or is_same:
+            self._update(task, payloads)
             return True
         self._drop_frames(task, len(images) + 1)
         for frame, (image, payload) in enumerate(zip(images, payloads, strict=True), start=1):
@@ -209,31 +215,40 @@ class _Writer:
         """Store the batch; once this returns, its images count as indexed or updated."""
         if self.changed:
             self.store.set_payloads(self.changed)
-            gone = self._delete_forgotten(self.changed.values())
-            files = len({str(payload["path"]) for payload in gone})
+            files = _files(self._delete_forgotten(self.changed.values()))
             self.summary.updated += self.updated - files
             self.summary.forgotten += files
             self.changed, self.updated = {}, 0
         if not self.batch:
+            self.names = {}
             return
         for id, picture in self.thumbnails.items():
             self.store.thumbnails.put(id, picture)
         self.store.upsert(self.batch)
         gone = self._delete_forgotten(point.payload for point in self.batch)
         self.summary.indexed += len(self.batch) - len(gone)
-        self.summary.forgotten += len(gone)
+        self.summary.forgotten += _files(gone)
         log.debug(f"stored {self.summary.indexed} images")
-        self.batch, self.thumbnails = [], {}
+        self.batch, self.thumbnails, self.names = [], {}, {}
 
     def _delete_forgotten(self, stored: Iterable[Payload]) -> list[Payload]:
         """Of what was just stored, delete the patients whom another process has forgotten since the run looked; which
         payloads were theirs. Forgetting marks a patient before it deletes: it was seen here, or deletes these too."""
         self.store.reload()
         marks = self.store.facts.forgotten - self.taken_in
-        gone = [one for one in stored if "patient" in one and self.identity.forgotten(str(one["patient"])) in marks]
-        if gone:
-            self.store.delete(Equals("patient", tuple(sorted({str(one["patient"]) for one in gone}))))
+        if not marks:
+            return []
+        forgotten = {patient: names for patient, names in self.names.items() if self._marks(names) & marks}
+        if gone := [payload for payload in stored if payload.get("patient") in forgotten]:
+            self._delete_patients({name for names in forgotten.values() for name in names})
         return gone
+
+    def _marks(self, names: Iterable[str]) -> set[str]:
+        """Those by which a patient may have been forgotten."""
+        return {self.identity.forgotten(name) for name in names}
+
+    def _delete_patients(self, names: Iterable[str]) -> None:
+        self.store.delete(Equals("patient", tuple(sorted(names))))
 
     def prune(self) -> None:
         """Count, and when asked delete, what the index has of this dataset and the dataset no longer has."""
@@ -251,10 +266,15 @@ class _Writer:
             self.store.delete(And((self._mine, of_file, Compare("frame", ">=", first))))
 
     def _known(self) -> dict[str, IndexedState]:
-        fields = ["image_sha256", "width", "height", "projection", "picture", ROW_HASH]
+        fields = ["image_sha256", "width", "height", "projection", "picture", ROW_HASH, "patient"]
         points = self.store.scroll(self._mine, fields=fields)
-        found = {}
+        found, marks = {}, self.store.facts.forgotten
+        forgotten: set[str] = set()  # of whom a run that was killed left images
         for p in points:
+            patient = str(p.payload.get("patient"))
+            if patient in forgotten or (marks and self.identity.forgotten(patient) in marks):
+                forgotten.add(patient)
+                continue
             view = p.payload.get("projection")
             found[p.id] = IndexedState(
                 str(p.payload["image_sha256"]),
@@ -264,6 +284,8 @@ class _Writer:
                 None if view is None else str(view),
                 str(p.payload["picture"]),
             )
+        if forgotten:
+            self._delete_patients(forgotten)
         return found
 
     def _indexed(self, record: Record) -> list[IndexedState]:
@@ -294,6 +316,11 @@ class _Writer:
         if self.options.only is None and (refusal := self.summary.refusal(seen, self.options.max_rejected)) is not None:
             self.flush()
             raise refusal
+
+
+def _files(payloads: Iterable[Payload]) -> int:
+    """How many files these are of."""
+    return len({str(payload["path"]) for payload in payloads})
 
 
 def lateral(task: Task) -> ImageError:

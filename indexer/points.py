@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrsearch.clinical.fields import AFFIRMED, ROW_HASH, SYSTEM_FIELDS, Field, FieldType, Payload
-from cxrsearch.clinical.identity import Identity
+from cxrsearch.clinical.identity import Identity, as_written
 from cxrsearch.imaging.radiograph import projection
 from cxrsearch.text import clean
 from indexer import ages, negation
@@ -63,6 +63,12 @@ class PointMaker:
         if self.mapping.privacy.paths == "hashed":
             return self.identity.path(self.mapping.name, record.key)
         return clean(record.key)
+
+    def patients(self, record: Record) -> set[str]:
+        """The pseudonyms under which older versions knew the patient of a row."""
+        if record.patient is None or "patient" in self._numbered_by_header:
+            return set()
+        return {self.identity.patient(self.mapping.patient_namespace, one) for one in as_written(record.patient)}
 
     def of_file(
         self, record: Record, sha256: str, image: PreparedImage | IndexedState, frame: int, frames: int

@@ -189,7 +189,7 @@ def test_nodes_that_do_not_say_whether_they_are_a_cluster_are_one(nodes: list[Lo
         store.upsert([image(0, patient="P")])
         for node in nodes:
             node.refuse = lambda method, path, body: time.sleep(0.7) if path == "/cluster" else None
-        with pytest.raises(IndexUnavailable, match="does not answer, and may hold this patient. Nothing was deleted"):
+        with pytest.raises(IndexUnavailable, match=r"does not answer, and may hold this patient\. Nothing was deleted"):
             store.erase(Equals("patient", ("P",)), store.facts)
         assert store.count() == 1
         for node in nodes:

@@ -1,7 +1,9 @@
 """The right patient: who is left out, who is forgotten, and that two datasets never share an identity by accident."""
 
+import dataclasses
 import json
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cxrsearch.clinical.identity import Numbering
+from cxrsearch.clinical.identity import Numbering, load_identity, whole_number
+from cxrsearch.errors import IndexUnavailable
+from cxrsearch.settings import key_file
+from cxrsearch.store.contract import Point
+from cxrsearch.store.edge import EdgeStore
 from indexer.phantoms import draw, write_dicom
 
 BY_PATTERN = """
@@ -103,6 +109,53 @@ def test_a_whole_number_with_decimals_is_the_patient_without(cxrsearch: Run, tmp
         assert ran.out == "dry run: 4 images would be deleted\n", ran.err
 
 
+@pytest.fixture
+def of_an_older_version(cxrsearch: Run, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """A mapping, and its index in which 12.0 is another patient than 12; the older version until the test ends it."""
+    for n in range(2):
+        write_picture(tmp_path / f"{n}.png", draw("Pneumonia", n, size=64))
+    (tmp_path / "t.csv").write_text("scan,id\n0,12.0\n1,112\n")
+    toml, index = tmp_path / "set.toml", tmp_path / "index"
+    toml.write_text('name = "set"\n[images]\ntable = "t.csv"\npath = "{scan}.png"\n[patient]\ncolumn = "id"\n')
+    with pytest.MonkeyPatch.context() as older:
+        older.setattr("cxrsearch.clinical.identity.whole_number", lambda text: text)
+        assert cxrsearch("index", toml, "--index", index, "--workers", 1).code == 0
+        yield toml, index
+
+
+@pytest.mark.parametrize("number", ["12", "12.0"])
+def test_a_whole_number_with_decimals_is_found_as_an_older_version_stored_it(
+    cxrsearch: Run, of_an_older_version: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    toml, index = of_an_older_version
+    monkeypatch.setattr("cxrsearch.clinical.identity.whole_number", whole_number)
+    assert cxrsearch("forget", number, "--index", index).out.startswith("deleted 1 image;")
+    assert "1 files of forgotten patients" in cxrsearch("index", toml, "--index", index, "--workers", 1).out
+
+
+def test_a_whole_number_with_decimals_stays_forgotten_as_by_an_older_version(
+    cxrsearch: Run, of_an_older_version: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toml, index = of_an_older_version
+    assert cxrsearch("forget", "12.0", "--index", index).out.startswith("deleted 1 image;")
+    monkeypatch.setattr("cxrsearch.clinical.identity.whole_number", whole_number)
+    run = ("index", toml, "--index", index, "--workers", 1)
+    assert "1 files of forgotten patients" in cxrsearch(*run).out
+    assert len(points(index)) == 1
+    assert cxrsearch(*run, "--again").out.startswith("1 indexed")
+    assert cxrsearch(*run).out.startswith("0 indexed, 0 updated, 2 unchanged")
+
+
+def test_a_number_of_a_header_means_no_other(cxrsearch: Run, tmp_path: Path) -> None:
+    for number, patient in enumerate(("12", "12.0")):
+        dicom(tmp_path / "files" / f"{number}.dcm", patient, number)
+    index = tmp_path / "index"
+    assert cxrsearch("index", tmp_path / "files", "--index", index, "--workers", 1).code == 0
+    for patient in ("12", "12.0"):
+        ran = cxrsearch("forget", patient, "--index", index, "--dry-run")
+        assert ran.out == "dry run: 1 images would be deleted\n", ran.err
+
+
 def test_an_argument_of_forget_that_is_no_text_is_refused(cxrsearch: Run, index: Path) -> None:
     ran = cxrsearch("forget", "M\udcffller", "--index", index)
     assert (ran.code, ran.err) == (2, "cxrsearch: PATIENT: no text in UTF-8. Give the pseudonym that search shows.\n")
@@ -179,6 +232,36 @@ def test_a_file_that_lost_frames_leaves_none_behind(cxrsearch: Run, tmp_path: Pa
         assert cxrsearch("index", tmp_path / "set", "--index", index, "--workers", 1).code == 0
         assert len(points(index)) == frames + 1
         assert len(list((index / "thumbnails").rglob("*.jpg"))) == frames + 1
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_one_who_is_forgotten_during_a_run_is_gone_though_it_is_killed(
+    cxrsearch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    """Killed before it deleted what it had in hand, the next run said that the patient is left out, and left it."""
+    dataset: Any = pydicom.dcmread(file := dicom(tmp_path / "set" / "a.dcm", "1", 1))
+    dataset.NumberOfFrames, dataset.PixelData = 2, dataset.PixelData + dataset.PixelData[::-1]
+    dataset.save_as(file)
+    stored = EdgeStore.upsert
+
+    def forgotten_meanwhile(store: EdgeStore, batch: list[Point]) -> None:
+        identity = load_identity(key_file())
+        assert identity is not None
+        token = identity.forgotten(str(batch[0].payload["patient"]))
+        store.declare(dataclasses.replace(store.facts, forgotten=frozenset({token})))
+        stored(store, batch)
+        if is_killed:
+            raise IndexUnavailable("as if killed here")
+
+    run = ("index", tmp_path / "set", "--index", tmp_path / "index", "--workers", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(EdgeStore, "upsert", forgotten_meanwhile)
+        ran = cxrsearch(*run)
+    if is_killed:
+        assert (ran.code, len(points(tmp_path / "index"))) == (5, 2)
+        ran = cxrsearch(*run)
+    assert "1 files of forgotten patients were left out" in ran.out
+    assert points(tmp_path / "index") == {}
 
 
 def test_an_index_inside_the_folder_is_not_read_as_images(cxrsearch: Run, tmp_path: Path) -> None:

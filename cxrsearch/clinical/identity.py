@@ -75,6 +75,14 @@ def whole_number(text: str) -> str:
     return found[1] if found else text
 
 
+def as_written(number: str) -> set[str]:
+    """A number of a table, and where it is whole as tables may have it: older versions took each for another patient,
+    whose images, or a mark that they were forgotten, an index may still have."""
+    whole = whole_number(number)
+    is_whole = whole.isascii() and whole.isdigit()
+    return {number, *(whole + decimals for decimals in ("", ".0", ".00", ",0", ",00") if is_whole)}
+
+
 def part_of_path(key: str, part: str) -> str:
     """The "stem", the "folder" or all of an image's path in its dataset."""
     path = PurePosixPath(key)

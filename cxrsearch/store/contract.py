@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from cxrsearch.clinical.expression import Expression
 from cxrsearch.clinical.fields import SYSTEM_FIELDS, Field, FieldType, Payload, Scalar
-from cxrsearch.clinical.identity import Identity, Numbering
+from cxrsearch.clinical.identity import Identity, Numbering, as_written
 from cxrsearch.errors import IndexUnavailable, InputError, ModelMismatch
 from cxrsearch.store.graph import Effort, Graph
 from cxrsearch.store.placement import Placement
 from cxrsearch.store.replication import Replication
 from cxrsearch.store.thumbnails import Thumbnails
+from cxrsearch.text import tidy
 
 FORMAT = 2
 # More than any encoder gives.
@@ -183,11 +184,13 @@ class IndexFacts:
 
 
 def named_patients(text: str, datasets: Mapping[str, DatasetFacts], identity: Identity) -> set[str]:
-    """The pseudonyms that a text may mean: itself, and that of its number as each dataset reads it, or as it stands."""
+    """The pseudonyms that a text may mean: itself; its number as each dataset reads it, or did; as it stands."""
     names = {text}
     for one in datasets.values():
-        numbers = {one.patient.number(text), Numbering().number(text)} if one.patient is not None else set()
-        names |= {identity.patient(one.namespace, number) for number in numbers if number is not None}
+        if one.patient is not None:
+            numbers = {one.patient.number(text) or "", tidy(text)} - {""}
+            written = numbers if one.patient.dicom else {form for number in numbers for form in as_written(number)}
+            names |= {identity.patient(one.namespace, number) for number in written}
     return names
 
 
