@@ -33,8 +33,11 @@ _log = logging.getLogger("cxrsearch")
 
 # Points that are asked for at once.
 _PAGE = 1_000
-# Values that are asked for at once, some 10 MB of them; where there are more, images are counted one by one.
+# Values that are asked for at once; where there are more, images are counted one by one. Of a declared field each may
+# be long; a pseudonym or digest, which every index run counts, is 39 bytes of an answer, some 80 MB together.
 _MOST_VALUES = 250_000
+_MOST_TOKENS = 2_000_000
+_TOKENS = ("patient", "study", "picture", "image_sha256")
 
 
 class ServerStore:
@@ -183,11 +186,11 @@ class ServerStore:
         return self._answers.count(self._ask("points/count", "count", {"exact": True}, expression)["count"])
 
     def values(self, field: str, expression: Expression | None = None) -> Mapping[Scalar, int]:
-        limit = min(_MOST_VALUES, self._limits.answers or _MOST_VALUES)
+        most = _MOST_TOKENS if field in _TOKENS else _MOST_VALUES
+        limit = min(most, self._limits.answers or most)
         hits = self._ask("facet", "hits", {"key": field, "limit": limit, "exact": True}, expression)["hits"]
-        counts = self._answers.values(hits, field)
-        if len(hits) < limit:
-            return counts
+        if not isinstance(hits, list) or len(hits) < limit:
+            return self._answers.values(hits, field)
         return most_frequent_first(
             Counter(
                 value
@@ -251,6 +254,8 @@ class ServerStore:
     def abandon(self) -> None:
         try:
             self._collection.drop()
+        except IndexUnavailable as error:  # why it is abandoned is what the caller raises
+            _log.warning(str(error))
         finally:
             self._close_connections()
 
