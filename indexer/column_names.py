@@ -70,7 +70,7 @@ _PATTERNS: tuple[tuple[Role, str], ...] = (
     (Role.PATIENT, rf"(\w+ )?mrns?( ?([0-9]+|{_NUMBER_OF}))?|(\w+ )?rec(ord)? ?{_NUMBER_OF}|historia( clinica)?"),
     (Role.PATIENT, r"(ur|unit|journal|folder) ?(no|nr|number)"),
     (Role.PATIENT, rf"(n|{_NUMBER_OF}) (de |del |du |der )?{_RECORDS}( \w+)?|{_RECORDS} ?{_NUMBER_OF}|prontuario"),
-    (Role.PATIENT, rf"{_NUMBER_OF} (de |del |du |des |der |do |del )?{_PEOPLE}"),
+    (Role.PATIENT, rf"{_NUMBER_OF} (de |del |du |des |der |do )?{_PEOPLE}"),
     (Role.PATIENT, rf"{_PEOPLE}|({_PEOPLE} ?{_NUMBER_OF})|(pt|hasta) ?{_NUMBER_OF}|pid"),
     (Role.PATIENT, r"номер (карты|пациента)|.*(病历|病案|患者|住院|门诊)(编?号|id)"),
     (Role.STUDY, rf"accession( ?{_NUMBER_OF})?|(study|exam|examination|untersuchungs?)( instance)? ?{_NUMBER_OF}"),

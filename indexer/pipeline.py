@@ -22,7 +22,7 @@ from typing import Protocol, TextIO
 import numpy as np
 
 from cxrsearch.clinical.expression import And, Compare, Equals
-from cxrsearch.clinical.fields import ROW_HASH, Payload
+from cxrsearch.clinical.fields import ROW_HASH, Payload, Value
 from cxrsearch.clinical.identity import Identity
 from cxrsearch.encoder import Encoder
 from cxrsearch.errors import ImageError, Reason
@@ -143,7 +143,7 @@ class _Writer:
         self.changed: dict[str, Payload] = {}  # of stored points, by id
         self.updated = 0  # files that these belong to
         self.thumbnails: dict[str, bytes] = {}
-        self.names: dict[str, set[str]] = {}  # the pseudonyms of each of their patients, older versions' too
+        self.in_hand: dict[str, Record] = {}  # of each patient of these, a row
         self.taken_in: set[str] = set()  # marks of forgotten patients that this run took off
 
     def tasks(self) -> Iterator[Task]:
@@ -183,21 +183,22 @@ class _Writer:
     ) -> bool:
         """Put the images of a file into the batch, or their payloads where the index has these images; False where
         their patient was forgotten. images: None where they are those that the index has."""
-        patient = payloads[0].get("patient")
-        names = set() if patient is None else {str(patient)} | self.points.patients(task.record)
-        if marks := self._marks(names) & self.store.facts.forgotten:
+        patient, forgotten = payloads[0].get("patient"), self.store.facts.forgotten
+        marks = self._marks(patient, task.record) & forgotten if forgotten else set[str]()
+        if marks:
             if not self.options.again:
                 self.summary.forgotten += 1
                 if self.points.id(task.record) in self.known:  # by another of their pseudonyms
-                    self._delete_patients(names)
+                    self._delete_patients(self._names(patient, task.record))
                 return False
-            self.store.declare(replace(self.store.facts, forgotten=self.store.facts.forgotten - marks))
+            self.store.declare(replace(self.store.facts, forgotten=forgotten - marks))
             self.taken_in |= marks
         is_same = images is None or (task.known is not None and task.known.sha256 == payloads[0]["image_sha256"])
         if is_same and task.known is not None and task.known.row_hash == task.row_hash:
             self.summary.unchanged += 1
             return True
-        self.names[str(patient)] = names
+        if patient is not None:
+            self.in_hand[str(patient)] = task.record
         if images is None or is_same:
             self._update(task, payloads)
             return True
@@ -219,17 +220,16 @@ class _Writer:
             self.summary.updated += self.updated - files
             self.summary.forgotten += files
             self.changed, self.updated = {}, 0
-        if not self.batch:
-            self.names = {}
-            return
-        for id, picture in self.thumbnails.items():
-            self.store.thumbnails.put(id, picture)
-        self.store.upsert(self.batch)
-        gone = self._delete_forgotten(point.payload for point in self.batch)
-        self.summary.indexed += len(self.batch) - len(gone)
-        self.summary.forgotten += _files(gone)
-        log.debug(f"stored {self.summary.indexed} images")
-        self.batch, self.thumbnails, self.names = [], {}, {}
+        if self.batch:
+            for id, picture in self.thumbnails.items():
+                self.store.thumbnails.put(id, picture)
+            self.store.upsert(self.batch)
+            gone = self._delete_forgotten(point.payload for point in self.batch)
+            self.summary.indexed += len(self.batch) - len(gone)
+            self.summary.forgotten += _files(gone)
+            log.debug(f"stored {self.summary.indexed} images")
+            self.batch, self.thumbnails = [], {}
+        self.in_hand = {}
 
     def _delete_forgotten(self, stored: Iterable[Payload]) -> list[Payload]:
         """Of what was just stored, delete the patients whom another process has forgotten since the run looked; which
@@ -238,14 +238,18 @@ class _Writer:
         marks = self.store.facts.forgotten - self.taken_in
         if not marks:
             return []
-        forgotten = {patient: names for patient, names in self.names.items() if self._marks(names) & marks}
+        forgotten = {patient for patient, record in self.in_hand.items() if self._marks(patient, record) & marks}
         if gone := [payload for payload in stored if payload.get("patient") in forgotten]:
-            self._delete_patients({name for names in forgotten.values() for name in names})
+            self._delete_patients({name for one in forgotten for name in self._names(one, self.in_hand[one])})
         return gone
 
-    def _marks(self, names: Iterable[str]) -> set[str]:
-        """Those by which a patient may have been forgotten."""
-        return {self.identity.forgotten(name) for name in names}
+    def _names(self, patient: Value | None, record: Record) -> set[str]:
+        """The pseudonyms of a row's patient, older versions' too."""
+        return set() if patient is None else {str(patient)} | self.points.patients(record)
+
+    def _marks(self, patient: Value | None, record: Record) -> set[str]:
+        """Those by which a row's patient may have been forgotten."""
+        return {self.identity.forgotten(name) for name in self._names(patient, record)}
 
     def _delete_patients(self, names: Iterable[str]) -> None:
         self.store.delete(Equals("patient", tuple(sorted(names))))

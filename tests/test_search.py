@@ -272,8 +272,6 @@ def test_a_semicolon_in_a_cell_begins_no_formula_in_a_spreadsheet_that_parts_cel
     cells = ["x;=1+1", "x; @SUM(A1)", 'a "b"', "a; b", ["-1", "=2"], -3.5, None, "x;-1", "plain"]
     report_rows.write_csv([{str(n): cell for n, cell in enumerate(cells)}], list(map(str, range(len(cells)))), out)
     line = out.getvalue().splitlines()[1]
-    assert '"x;\'=1+1"' in line
-    assert '"a; b"' in line
     (read,) = list(csv.reader([line]))
     assert read == ["x;'=1+1", "x; '@SUM(A1)", 'a "b"', "a; b", "'-1; '=2", "-3.5", "", "x;'-1", "plain"]
     assert not [part for cell in line.split(";") for part in [cell.strip('" ')] if part.startswith(("=", "@", "+"))]

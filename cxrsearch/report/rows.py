@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import sys
@@ -15,7 +16,6 @@ from cxrsearch.text import clean
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 # A spreadsheet whose separator is a semicolon begins a cell there, whatever quotes stand around.
 _FORMULA_INSIDE = re.compile(r";(?=[+-])|;\s*(?=[=@])")
-_QUOTED = re.compile(r'[",;\r\n]')
 # Wide enough that nothing is cut in a table that goes into a file or a pipe, where nothing has a width of its own.
 _PIPED_WIDTH = 10_000
 # Width up to which such a table takes optional columns.
@@ -59,10 +59,10 @@ def write(
 
 def write_csv(rows: Iterable[Row], columns: Sequence[str], stream: TextIO, header: bool = True) -> None:
     """Missing cells are empty; several values are joined by ``; ``; formulas are disarmed."""
+    writer = csv.writer(stream, lineterminator="\n")
     if header:
-        stream.write(_csv_line(columns))
-    for row in rows:
-        stream.write(_csv_line([row.get(column) for column in columns]))
+        writer.writerow([_csv_cell(column) for column in columns])
+    writer.writerows([_csv_cell(row.get(column)) for column in columns] for row in rows)
 
 
 def write_jsonl(rows: Iterable[Row], stream: TextIO) -> None:
@@ -146,12 +146,6 @@ def text_of(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) >= 1 or value == 0 else f"{value:.3f}"
     return clean(str(value))
-
-
-def _csv_line(values: Sequence[Any]) -> str:
-    """A record of RFC 4180; cells with a semicolon are quoted too, for readers that take it for the separator."""
-    cells = ['"' + cell.replace('"', '""') + '"' if _QUOTED.search(cell) else cell for cell in map(_csv_cell, values)]
-    return (",".join(cells) or '""') + "\n"
 
 
 def _csv_cell(value: Any) -> str:

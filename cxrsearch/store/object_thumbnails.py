@@ -80,11 +80,8 @@ class ObjectThumbnails(Thumbnails):
             self._try("thumbnails cannot be deleted", lambda: self._files.rm(gone))
             self._known.difference_update(ids)
 
-    def keep_only(self, ids: Collection[str]) -> None:
-        self.remove(self._known.difference(ids))
-
     def remove_all(self) -> None:
-        self.keep_only(())
+        self.remove(set(self._known))
 
     def ids(self) -> Iterator[str]:
         yield from sorted(self._known)

@@ -216,11 +216,12 @@ class ServerStore:
         self.declare(facts)  # first: a run that is killed here can be repeated
         deleted = self.delete(expression)
         done = erasure.rewrite(self._rest)
-        erasure.check_replicas(self.replication(), self._place, f"{deleted} images were deleted from the others")
+        kept = self.replication()
+        erasure.check_replicas(kept, self._place, f"{deleted} images were deleted from the others")
         if self._collection.has_own_place:
             erasure.remove_pictures_without_image(self)
         self._remains = erasure.remains(self._rest, self._place, self.count(), done)
-        if self._collection.replicas > 1 and self.replication() is None:
+        if self._collection.replicas > 1 and kept is None:
             self._remains = [erasure.unknown_replicas(self._place), *self._remains]
         return deleted
 
