@@ -1,5 +1,6 @@
 """Learning from several findings, each known to some datasets: pairs, where learning begins, what is judged how."""
 
+import csv
 import hashlib
 import json
 import re
@@ -110,6 +111,33 @@ def test_a_dataset_says_nothing_of_a_class_that_it_does_not_know(loaded: tuple[C
     assert set(images.sources) == {"hospital", "south"}
 
 
+def test_a_value_that_does_not_say_everything_leaves_classes_open(tmp_path: Path) -> None:
+    path = several(tmp_path)
+    text = path.read_text("utf-8")
+    opened = 'leaves_open = { Pneumonia = ["COVID-19"], ARDS = ["opacity", "COVID-19"] }\nknows ='
+    path.write_text(text.replace("knows =", opened, 1), "utf-8")
+    table = tmp_path / "north" / "facts.csv"
+    said = {
+        "MRN4-0.png": "Pneumonia",
+        "MRN6-0.png": "ARDS",
+        "MRN8-0.png": "Pneumonia|Lipoid",
+        "MRN10-0.png": "ARDS|Pneumonia",
+    }
+    rows = list(csv.DictReader(table.read_text("utf-8").splitlines()))
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(row | {"finding": said.get(row["file"], row["finding"])} for row in rows)
+    images, _ = load(Config.load(path))
+    found = {(d, k): f for d, k, f in zip(images.datasets, images.keys, images.findings.tolist(), strict=True)}
+    assert found["north", "MRN4-0.png"] == [0, 1, -1]
+    assert found["north", "MRN6-0.png"] == [0, -1, -1]
+    assert found["north", "MRN8-0.png"] == [0, 1, 0], "a cause that is said"
+    assert found["north", "MRN10-0.png"] == [0, 1, -1], "in a class, whatever another value leaves open"
+    assert found["north", "MRN2-0.png"] == [0, 1, 1]
+    assert found["south", "SMRN2-0.png"] == [0, 1, -1]
+
+
 def test_images_on_a_list_are_left_out_and_counted(tmp_path: Path) -> None:
     config = Config.load(several(tmp_path))
     images, left = load(config)
@@ -213,6 +241,10 @@ def test_a_class_that_is_no_class_is_refused(tmp_path: Path) -> None:
     path = several(tmp_path)
     path.write_text(path.read_text("utf-8").replace('"nothing", "opacity"]', '"nothing", "opacty"]'), "utf-8")
     with pytest.raises(InputError, match=r"south: knows 'opacty', which is no class.*opacity"):
+        load(Config.load(path))
+    text = path.read_text("utf-8").replace("opacty", "opacity")
+    path.write_text(text.replace("knows =", 'leaves_open = { Pneumonia = ["COVID19"] }\nknows =', 1), "utf-8")
+    with pytest.raises(InputError, match=r"north: leaves_open of 'Pneumonia' has 'COVID19', which is no class"):
         load(Config.load(path))
 
 

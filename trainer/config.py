@@ -35,6 +35,8 @@ class TrainingDataset(_Strict):
     source: the hospital or collection, where several datasets are of one; the mapping's name where it is not given.
     knows: the classes that this dataset speaks of, so that an image which it does not put in one of them is not in it;
     of other classes nothing is known. Not given: the classes that its images are in.
+    leaves_open: of a value that does not say everything, such as "Pneumonia" without its cause, the classes that are
+    neither present nor absent in an image which has only such values.
     leave_out: CSV files whose first column has the file names or paths of images not to be used, such as ones with
     contradicted labels.
     """
@@ -45,6 +47,7 @@ class TrainingDataset(_Strict):
     judged: bool = True
     source: str | None = None
     knows: list[str] = []
+    leaves_open: dict[str, list[str]] = {}
     leave_out: list[str] = []
 
 

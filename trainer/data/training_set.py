@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -192,7 +192,8 @@ def found_in_classes(
 
     classes: the values of the field that put an image in a class; without any, every value is a class. A dataset knows
     of the classes that its description lists, else of those that any of its images is in; of these, an image that has
-    a value of the field is in those its values say, and in no other. Raises InputError for a class that is unknown.
+    a value of the field is in those its values say, and in no other that these values do not leave open. Raises
+    InputError for a class that is unknown.
     """
     values = [{str(value) for value in values_of(payload, label)} for payload in images.payloads]
     groups = classes or {value: [value] for value in sorted(set().union(*values))}
@@ -204,12 +205,29 @@ def found_in_classes(
     has_value = np.array([bool(own) for own in values])
     for name in sorted(set(images.datasets)):
         description = described.get(name, TrainingDataset(mapping=name))
-        strange = [word for word in description.knows if word not in names]
-        if strange:
-            raise InputError(f"{name}: knows {strange[0]!r}, which is no class.{nearest(strange[0], names)}")
+        _check_words(name, description, names)
         mine = datasets == name
         known = np.isin(names, description.knows) if description.knows else present[mine].any(axis=0)
         informed = mine & (has_value if description.knows else present.any(axis=1))
         if description.labelled:
             findings[np.ix_(informed, known)] = present[np.ix_(informed, known)]
+        for image in np.flatnonzero(informed):
+            findings[image, np.isin(names, _left_open(values[image], description)) & ~present[image]] = -1
     return replace(images, classes=names, findings=findings)
+
+
+def _left_open(values: Set[str], description: TrainingDataset) -> list[str]:
+    """The classes of which an image's values tell neither way: none where one of the values says more."""
+    if not values <= description.leaves_open.keys():
+        return []
+    return [name for value in values for name in description.leaves_open[value]]
+
+
+def _check_words(name: str, description: TrainingDataset, classes: Sequence[str]) -> None:
+    """Raises InputError for a class that is none, in what is said of a dataset."""
+    said = {"knows": description.knows}
+    said |= {f"leaves_open of {value!r} has": opened for value, opened in description.leaves_open.items()}
+    for what, words in said.items():
+        for word in words:
+            if word not in classes:
+                raise InputError(f"{name}: {what} {word!r}, which is no class.{nearest(word, classes)}")
