@@ -110,6 +110,12 @@ def test_upsert_replaces_and_set_payload_keeps_the_vector(store: VectorStore) ->
     assert ids(store.scroll(Equals("icu", (True,)))) == [kept.id]
 
 
+def test_a_payload_of_a_point_that_was_deleted_since_ends_nothing(store: VectorStore) -> None:
+    store.upsert([point(n, age=n) for n in (1, 3)])
+    store.set_payloads({point(n).id: {"age": n + 10} for n in range(5)})
+    assert sorted(p.payload["age"] for p in store.scroll()) == [11, 13]
+
+
 def test_query_gives_cosines_best_first(store: VectorStore) -> None:
     store.upsert([point(n, age=n) for n in range(50)])
     hits = store.query(unit(7), 5)

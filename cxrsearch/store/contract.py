@@ -242,7 +242,8 @@ class VectorStore(Protocol):
         ...
 
     def set_payloads(self, payloads: Mapping[str, Payload]) -> None:
-        """Replace the whole payload of stored points, by id; their vectors stay."""
+        """Replace the whole payload of stored points, by id; their vectors stay. A point that is not there stays away:
+        another process may have deleted it since."""
         ...
 
     def query(

@@ -136,7 +136,15 @@ class EdgeStore:
         self._gone -= stored
 
     def set_payloads(self, payloads: Mapping[str, Payload]) -> None:
-        self._update(*(edge.UpdateOperation.overwrite_payload([id], pack(payload)) for id, payload in payloads.items()))
+        # By filter: by id, a point that is not there would end the rest.
+        self._update(
+            *(
+                edge.UpdateOperation.overwrite_payload_by_filter(
+                    edge.Filter(must=[edge.HasIdCondition({id})]), pack(payload)
+                )
+                for id, payload in payloads.items()
+            )
+        )
 
     def query(
         self, vector: Vector, limit: int, expression: Expression | None = None, effort: Effort | None = None

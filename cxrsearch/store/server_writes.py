@@ -112,8 +112,13 @@ class ServerWrites:
         self._call(lambda client: client.upsert(self._name, points=made, wait=True, ordering=_ORDERING))
 
     def set_payloads(self, payloads: Mapping[str, Payload]) -> None:
+        # By filter: by id, the first point that another process has deleted would end the rest.
         operations = [
-            models.OverwritePayloadOperation(overwrite_payload=models.SetPayload(payload=dict(payload), points=[id]))
+            models.OverwritePayloadOperation(
+                overwrite_payload=models.SetPayload(
+                    payload=dict(payload), filter=models.Filter(must=[models.HasIdCondition(has_id=[id])])
+                )
+            )
             for id, payload in payloads.items()
         ]
         self._call(lambda client: client.batch_update_points(self._name, operations, wait=True, ordering=_ORDERING))
