@@ -22,7 +22,7 @@ from factories import Run
 from PIL import Image
 from qdrant_loopback import Loopback, loopback
 
-from cxrsearch.clinical.expression import Equals
+from cxrsearch.clinical.expression import Contains, Equals
 from cxrsearch.clinical.fields import Field, FieldType
 from cxrsearch.errors import IndexUnavailable, InputError, UsageError
 from cxrsearch.store import collection_facts, create_store, new_store, open_store
@@ -144,6 +144,15 @@ def test_a_search_with_a_new_patients_image_is_two_requests(
         )
         assert there.out == folder.out
         assert server.asked == ["GET /collections/chest", "POST /collections/chest/points/query/batch", *of_views]
+
+
+def test_words_of_a_keyword_are_looked_for_by_its_values(server: Loopback) -> None:
+    """Asked for a text, Qdrant 1.18.3 takes a keyword's words for a piece of it, in that case alone."""
+    with create_store(f"{server.url}/chest", FACTS) as store:
+        store.upsert([image(number, site=site) for number, site in enumerate(["Bern", "North West", "west b"])])
+        found = [point.payload["site"] for point in store.scroll(Contains("site", "WEST"))]
+    assert sorted(map(str, found)) == ["North West", "west b"]
+    assert '"text"' not in json.dumps(server.bodies[-1])
 
 
 # ------------------------------------------------------------------ two writers at once

@@ -116,6 +116,14 @@ def test_a_payload_of_a_point_that_was_deleted_since_ends_nothing(store: VectorS
     assert sorted(p.payload["age"] for p in store.scroll()) == [11, 13]
 
 
+def test_words_of_a_keyword_are_whole_and_in_any_case(store: VectorStore) -> None:
+    sites = ["Bern", "North West", "westend", "west b"]
+    store.upsert([point(number, site=site) for number, site in enumerate(sites)])
+    for text, expected in {"west": [1, 3], "West north": [1], "orth": [], "B/": [3], "bern": [0]}.items():
+        assert ids(store.scroll(Contains("site", text))) == sorted(point(number).id for number in expected), text
+    assert store.count(Not(Contains("site", "orth"))) == 4
+
+
 def test_query_gives_cosines_best_first(store: VectorStore) -> None:
     store.upsert([point(n, age=n) for n in range(50)])
     hits = store.query(unit(7), 5)

@@ -6,12 +6,12 @@ list of those constructors, and :func:`translate` the one walk over the tree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cxrsearch.clinical.expression import And, Compare, Contains, Equals, Expression, Mentions, Missing, Not, Or
-from cxrsearch.clinical.fields import AFFIRMED, Scalar
+from cxrsearch.clinical.expression import And, Compare, Contains, Equals, Expression, Mentions, Missing, Not, Or, words
+from cxrsearch.clinical.fields import AFFIRMED, Field, FieldType, Scalar
 
 _BOUND = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 
@@ -42,6 +42,32 @@ SERVER = Engine(
     missing=lambda key: {"is_empty": {"key": key}},
     filter=lambda **parts: parts,
 )
+
+
+def with_values_for_words(
+    expression: Expression, fields: Mapping[str, Field], values: Callable[[str], Iterable[Scalar]]
+) -> Expression:
+    """With the values that have the words in place of each ``Contains`` of a keyword field.
+
+    Servers up to 1.19 know the words of text fields only: of a keyword they would find any piece of the text, in this
+    case alone. ``values``: those that a field has in the index.
+    """
+
+    def changed(node: Expression) -> Expression:
+        match node:
+            case And(parts):
+                return And(tuple(map(changed, parts)))
+            case Or(parts):
+                return Or(tuple(map(changed, parts)))
+            case Not(part):
+                return Not(changed(part))
+            case Contains(field, text) if fields[field].type is FieldType.KEYWORD:
+                wanted = set(words(text))
+                found = tuple(value for value in values(field) if wanted <= set(words(str(value))))
+                return Equals(field, found) if found else And((Missing(field), Not(Missing(field))))  # of no image
+        return node
+
+    return changed(expression)
 
 
 def translate(expression: Expression, engine: Engine, dates: frozenset[str]) -> Any:

@@ -21,7 +21,7 @@ from cxrsearch.store import server_graph
 from cxrsearch.store.address import ServerAddress, parse_address
 from cxrsearch.store.answers import Answers
 from cxrsearch.store.contract import IndexFacts, KnownOrNearest, Point, Scored, Vector, check_vectors
-from cxrsearch.store.filters import SERVER, translate
+from cxrsearch.store.filters import SERVER, translate, with_values_for_words
 from cxrsearch.store.graph import EXACT, Effort, effort_for, has_int8
 from cxrsearch.store.limits import Limits
 from cxrsearch.store.order import most_frequent_first
@@ -287,4 +287,4 @@ class ServerStore:
 
     def _filter(self, expression: Expression) -> Any:
         dates = frozenset(n for n, f in self.facts.all_fields.items() if f.type is FieldType.DATE)
-        return translate(expression, SERVER, dates)
+        return translate(with_values_for_words(expression, self.facts.all_fields, self.values), SERVER, dates)
