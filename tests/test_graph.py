@@ -429,7 +429,12 @@ def test_a_server_that_forbids_exact_searches_is_given_no_graph(monkeypatch: pyt
 
 
 @pytest.mark.docker
-def test_a_server_builds_a_graph_that_is_measured(server_address: Any) -> None:
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_server_builds_a_graph_that_is_measured(
+    server_address: Any, monkeypatch: pytest.MonkeyPatch, int8: bool
+) -> None:
+    if int8:
+        monkeypatch.setattr(graph, "INT8_FROM_KB", graph.EXACT_BELOW_KB)
     store = ServerStore.connect(server_address(), FACTS)
     store.upsert(some(0, 1200))
     assert store.in_graph() == 0
@@ -437,8 +442,11 @@ def test_a_server_builds_a_graph_that_is_measured(server_address: Any) -> None:
     found = store.facts.graph
     assert found is not None
     assert (found.images, found.effort.breadth, store.in_graph()) == (1200, 64, 1200)
+    assert found.effort.int8 == int8
     assert found.recall >= recall.ENOUGH
     query = some(9000, 1)[0].vector
     assert query is not None
-    assert [hit.id for hit in store.query(query, 10)] == [hit.id for hit in store.query(query, 10, effort=EXACT)]
+    exact = store.query(query, 10, effort=EXACT)
+    assert [hit.id for hit in store.query(query, 10)] == [hit.id for hit in exact]
+    assert [hit.score for hit in store.query(query, 10)] == pytest.approx([hit.score for hit in exact], abs=1e-6)
     store.close()
