@@ -512,6 +512,19 @@ def test_a_signed_tiff_of_8_bits_does_not_wrap(photometric: int) -> None:
     assert deviation(Way(tone="none"), image.pixels) < 0.004
 
 
+@pytest.mark.parametrize(("photometric", "samples"), [(5, 4), (6, 3), (8, 3)])
+def test_a_deep_tiff_of_other_colors_is_not_taken_for_red_green_and_blue(photometric: int, samples: int) -> None:
+    """Inks, of which much is dark; brightness beside two differences of color; CIELab."""
+    with pytest.raises(ImageError, match="colors that are not red, green and blue"):
+        decode(tiff(np.dstack([DEEP] * samples), photometric, "<"), "colors")
+
+
+def test_what_is_beside_the_gray_of_a_deep_tiff_is_left_out() -> None:
+    content = tiff(np.dstack([DEEP, *[np.full_like(DEEP, 65535)] * 3]), 1, "<")
+    (image,) = decode(content, "gray")
+    assert deviation(Way(tone="none"), image.pixels) < 0.002
+
+
 @pytest.mark.parametrize("kind", ["float", "big"])
 def test_a_tiff_whose_white_is_zero_is_no_negative(kind: str) -> None:
     dark = (4095 - DEEP).astype(np.float32)

@@ -23,6 +23,7 @@ _PNG_COLOR = (2, 4, 6)  # RGB, gray with alpha, RGB with alpha
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 256, 257, 258, 262, 274, 277
 _PLANAR_CONFIGURATION, _SAMPLE_FORMAT = 284, 339
 _PLANES, _SIGNED = 2, 2  # values of those two
+_GRAY, _RGB = (0, 1), 2  # of the photometric interpretation
 # What brings an image upright, by its EXIF orientation.
 _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: np.fliplr,
@@ -54,7 +55,7 @@ def decode_picture(data: bytes, name: str) -> tuple[NDArray[np.float32], str]:
 def _deep(data: bytes, name: str) -> tuple[NDArray[np.float32], int, str] | None:
     """Grey values, EXIF orientation and kind of what has more than 8 bits and color or alpha, of which Pillow keeps 8
     bits, of gray TIFFs that it does not know, and of signed ones, whose sign it ignores; None for all others."""
-    white_is_zero = False
+    white_is_zero, colored = False, True
     if data[:8] == _PNG and data[24] == 16 and data[25] in _PNG_COLOR:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
             check_size(picture.width, picture.height, name)
@@ -75,6 +76,10 @@ def _deep(data: bytes, name: str) -> tuple[NDArray[np.float32], int, str] | None
             raise ValueError("a TIFF of many samples a pixel")
         if tags.next:
             raise _several_pages(name)
+        colored = tags.get(_PHOTOMETRIC) not in _GRAY
+        if samples > 2 and colored and tags.get(_PHOTOMETRIC) != _RGB:
+            what = "a TIFF with colors that are not red, green and blue"
+            raise ImageError(Reason.UNSUPPORTED, f"{name}: {what}")
         import imagecodecs
 
         turned, kind = tags.get(_ORIENTATION, 1), "tiff"
@@ -86,7 +91,8 @@ def _deep(data: bytes, name: str) -> tuple[NDArray[np.float32], int, str] | None
     else:
         return None
     if values.ndim == 3:
-        values = values[..., 0] if values.shape[2] < 3 else values[..., :3].astype(np.float32) @ LUMINANCE
+        colored = colored and values.shape[2] > 2
+        values = values[..., :3].astype(np.float32) @ LUMINANCE if colored else values[..., 0]
     values = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
     return stretch(-values if white_is_zero else values), turned, kind
 
