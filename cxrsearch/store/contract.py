@@ -242,8 +242,7 @@ class VectorStore(Protocol):
         ...
 
     def set_payloads(self, payloads: Mapping[str, Payload]) -> None:
-        """Replace the whole payload of stored points, by id; their vectors stay. A point that is not there stays away:
-        another process may have deleted it since."""
+        """Replace the whole payload of points that are there, by id; their vectors stay."""
         ...
 
     def query(
