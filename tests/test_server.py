@@ -146,13 +146,16 @@ def test_a_search_with_a_new_patients_image_is_two_requests(
         assert server.asked == ["GET /collections/chest", "POST /collections/chest/points/query/batch", *of_views]
 
 
-def test_words_of_a_keyword_are_looked_for_by_its_values(server: Loopback) -> None:
+def test_words_of_a_keyword_are_looked_for_by_its_values(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for a text, Qdrant 1.18.3 takes a keyword's words for a piece of it, in that case alone."""
+    monkeypatch.setattr("cxrsearch.store.server._PAGE", 1)
     with create_store(f"{server.url}/chest", FACTS) as store:
         store.upsert([image(number, site=site) for number, site in enumerate(["Bern", "North West", "west b"])])
         found = [point.payload["site"] for point in store.scroll(Contains("site", "WEST"))]
     assert sorted(map(str, found)) == ["North West", "west b"]
-    assert '"text"' not in json.dumps(server.bodies[-1])
+    assert '"text"' not in json.dumps(server.bodies)
+    asked = [request.rsplit("/", 1)[1] for request in server.asked]
+    assert (asked.count("facet"), asked.count("scroll")) == (1, 2), "the values are asked for once, not for each page"
 
 
 # ------------------------------------------------------------------ two writers at once

@@ -66,8 +66,8 @@ def _deep(data: bytes, name: str) -> tuple[NDArray[np.float32], int, str] | None
         values = imagecodecs.png_decode(data)
     elif data[:4] in (*_TIFF, *_BIG_TIFF):
         tags = _tags(data)
-        samples, bits = tags.get(_SAMPLES, 1), tags.get(_BITS, (1,))
-        white_is_zero, deepest = tags.get(_PHOTOMETRIC) == 0, max(bits if isinstance(bits, tuple) else (bits,))
+        samples, bits, photometric = tags.get(_SAMPLES, 1), tags.get(_BITS, (1,)), tags.get(_PHOTOMETRIC)
+        white_is_zero, deepest = photometric == 0, max(bits if isinstance(bits, tuple) else (bits,))
         signed = _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
         if not signed and not (deepest > 8 and white_is_zero) and (deepest != 16 or samples == 1):
             return None
@@ -76,8 +76,8 @@ def _deep(data: bytes, name: str) -> tuple[NDArray[np.float32], int, str] | None
             raise ValueError("a TIFF of many samples a pixel")
         if tags.next:
             raise _several_pages(name)
-        colored = tags.get(_PHOTOMETRIC) not in _GRAY
-        if samples > 2 and colored and tags.get(_PHOTOMETRIC) != _RGB:
+        colored = photometric not in _GRAY
+        if samples > 2 and colored and photometric != _RGB:
             what = "a TIFF with colors that are not red, green and blue"
             raise ImageError(Reason.UNSUPPORTED, f"{name}: {what}")
         import imagecodecs

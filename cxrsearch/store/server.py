@@ -136,7 +136,7 @@ class ServerStore:
         return self._query({"recommend": examples}, limit, expression, EXACT)
 
     def query_each(self, vectors: Sequence[Vector], limit: int, expression: Expression | None) -> list[list[Scored]]:
-        condition = {} if expression is None else {"filter": self._filter(expression)}
+        condition = self._condition(expression)
         effort = effort_for(self.facts.graph, limit, expression)
         asked = [{**self._nearest(vector.tolist(), limit, effort), **condition} for vector in vectors]
         found = self._rest.ask_each("points/query/batch", "points", asked)
@@ -153,7 +153,7 @@ class ServerStore:
 
     def known_or_nearest(self, known: Expression, vector: Vector, limit: int) -> KnownOrNearest:
         size = min(_PAGE, self._limits.answers or _PAGE)
-        matching = {"filter": self._filter(known), "limit": size, "with_payload": True, "with_vector": True}
+        matching = {**self._condition(known), "limit": size, "with_payload": True, "with_vector": True}
         both = [matching, self._nearest(vector.tolist(), limit, effort_for(self.facts.graph, limit, None))]
         first, nearest = self._rest.ask_each("points/query/batch", "points", both)
         points = list(self._answers.points(iter([first]), size, vectors=True))
@@ -174,9 +174,10 @@ class ServerStore:
             "limit": size,
             "with_payload": True if fields is None else list(fields),
             "with_vector": vectors,
+            **self._condition(expression),
         }
         while True:
-            page = self._ask("points/scroll", "points", wanted, expression)
+            page = self._rest.ask("points/scroll", "points", wanted)
             yield page["points"]
             if page.get("next_page_offset") is None:
                 return
@@ -275,8 +276,7 @@ class ServerStore:
         return Answers(self._place, self.facts.all_fields, self.facts.dimensions)
 
     def _ask(self, path: str, part: str, body: Mapping[str, Any], expression: Expression | None) -> Any:
-        condition = {} if expression is None else {"filter": self._filter(expression)}
-        return self._rest.ask(path, part, {**body, **condition})
+        return self._rest.ask(path, part, {**body, **self._condition(expression)})
 
     def _check_limit(self, limit: int) -> None:
         if self._limits.answers is not None and limit > self._limits.answers:
@@ -285,6 +285,10 @@ class ServerStore:
                 f" and {limit} are needed. Give a smaller --limit, or have max_query_limit raised on the server."
             )
 
-    def _filter(self, expression: Expression) -> Any:
-        dates = frozenset(n for n, f in self.facts.all_fields.items() if f.type is FieldType.DATE)
-        return translate(with_values_for_words(expression, self.facts.all_fields, self.values), SERVER, dates)
+    def _condition(self, expression: Expression | None) -> dict[str, Any]:
+        """The filter of a request. Of words of a keyword it asks the server for the values that there are."""
+        if expression is None:
+            return {}
+        fields = self.facts.all_fields
+        dates = frozenset(name for name, field in fields.items() if field.type is FieldType.DATE)
+        return {"filter": translate(with_values_for_words(expression, fields, self.values), SERVER, dates)}

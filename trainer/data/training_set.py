@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -212,15 +212,10 @@ def found_in_classes(
         if description.labelled:
             findings[np.ix_(informed, known)] = present[np.ix_(informed, known)]
         for image in np.flatnonzero(informed):
-            findings[image, np.isin(names, _left_open(values[image], description)) & ~present[image]] = -1
+            if values[image] <= description.leaves_open.keys():  # and no value beside them says more
+                opened = [word for value in values[image] for word in description.leaves_open[value]]
+                findings[image, np.isin(names, opened) & ~present[image]] = -1
     return replace(images, classes=names, findings=findings)
-
-
-def _left_open(values: Set[str], description: TrainingDataset) -> list[str]:
-    """The classes of which an image's values tell neither way: none where one of the values says more."""
-    if not values <= description.leaves_open.keys():
-        return []
-    return [name for value in values for name in description.leaves_open[value]]
 
 
 def _check_words(name: str, description: TrainingDataset, classes: Sequence[str]) -> None:
